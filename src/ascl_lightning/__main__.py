@@ -1,0 +1,69 @@
+"""The `ascl` command: answers at once what needs no library, and imports the rest only for a command that runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from ascl_lightning import __version__
+from ascl_lightning.errors import UserError
+
+# command: (module that runs it, line of help)
+COMMANDS = {
+    "fit": ("ascl_lightning.cli", "train; validates each epoch and keeps the checkpoint with the best val/rsum"),
+    "validate": ("ascl_lightning.cli", "metrics of a checkpoint on the validation split"),
+    "test": (
+        "ascl_lightning.cli",
+        "metrics of a checkpoint on the test split, as a table, JSON and a page of examples",
+    ),
+    "predict": ("ascl_lightning.cli", "embeddings of the test split's images and texts, as files"),
+    "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
+}
+
+_EPILOG = """\
+Every command takes --config FILE after its name, and flags that override it:
+  ascl fit --config configs/scenes.yaml --trainer.max_epochs 5
+  ascl test --config configs/scenes.yaml --ckpt_path best
+`ascl COMMAND --help` lists all of them; `ascl COMMAND --config FILE --print_config` shows what would run.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ascl",
+        description="Train, test and serve image-text retrieval with asymmetry-sensitive contrastive learning.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ascl-lightning {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, description) in COMMANDS.items():
+        # the command's own parser shows its help: it knows all flags, and takes seconds to import
+        commands.add_parser(name, help=description, add_help=False)
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        args: Command line without the program's name; None: that of this process.
+
+    Returns:
+        0; 2 after a mistake of the user, which is printed as one line.
+
+    Raises:
+        SystemExit: After --help, --version, or a command that does not exist (code 2).
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    command = _parser().parse_args(args[:1]).command
+    try:
+        import_module(COMMANDS[command][0]).run(args)
+    except UserError as error:
+        print(f"ascl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

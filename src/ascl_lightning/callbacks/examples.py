@@ -1,0 +1,131 @@
+"""A page of what the model retrieves: queries spread over the test split, with their first five results each way."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader, select_autoescape
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from ascl_lightning.callbacks.results import COLUMNS, recall_rows, run_folder
+from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.datasets import SplitView
+from ascl_lightning.data.images import open_image
+
+NUM_QUERIES = 8
+NUM_RESULTS = 5
+_THUMBNAIL = 128
+
+
+@dataclass(frozen=True)
+class Result:
+    """One retrieved row of the split, and whether it belongs to the query."""
+
+    row: int
+    score: float
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """A query row of the split with its best results, best first."""
+
+    query: int
+    results: list[Result]
+
+
+def top_results(scores: Tensor, queries: Tensor, correct: Tensor) -> list[Retrieval]:
+    """The best columns of each row.
+
+    Args:
+        scores: Of each query with each candidate, (Q, C).
+        queries: Row of each query in the split, (Q,).
+        correct: True where a candidate belongs to the query, (Q, C).
+    """
+    values, columns = scores.topk(min(NUM_RESULTS, scores.shape[1]), dim=1)
+    hits = correct.gather(1, columns)
+    rows = zip(queries.tolist(), columns.tolist(), values.tolist(), hits.tolist(), strict=True)
+    return [
+        Retrieval(query, [Result(*result) for result in zip(columns, values, hits, strict=True)])
+        for query, columns, values, hits in rows
+    ]
+
+
+class RetrievedExamples(Callback):
+    """Writes `examples.html` to the run's folder at the end of a test: one file, pictures included."""
+
+    def __init__(self) -> None:
+        self._text_queries: list[Retrieval] = []
+        self._image_queries: list[Retrieval] = []
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores a few queries against the whole gallery, before the module forgets what it encoded."""
+        if trainer.world_size > 1 or trainer.fast_dev_run:
+            return
+        images, texts = pl_module.evaluation.items("image"), pl_module.evaluation.items("text")
+        image_of_text = pl_module.evaluation.image_of_text()
+        device = pl_module.device
+        every_image, every_text = (torch.arange(len(items.ids), device=device) for items in (images, texts))
+        some_images, some_texts = (_spread(len(items.ids), device) for items in (images, texts))
+        with torch.no_grad():
+            self._text_queries = top_results(
+                pl_module.model.score(images.select(every_image, device), texts.select(some_texts, device)).T,
+                some_texts,
+                image_of_text[some_texts, None] == every_image,
+            )
+            self._image_queries = top_results(
+                pl_module.model.score(images.select(some_images, device), texts.select(every_text, device)),
+                some_images,
+                some_images[:, None] == image_of_text,
+            )
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the page."""
+        if not self._text_queries:
+            return
+        view: SplitView = trainer.datamodule.view("test")
+        captions = [caption for of_image in view.split.captions for caption in of_image]
+        metrics = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
+        environment = Environment(
+            loader=PackageLoader("ascl_lightning", "callbacks"), autoescape=select_autoescape(["jinja"])
+        )
+        page = environment.get_template("examples.html.jinja").render(
+            columns=COLUMNS,
+            table=recall_rows(metrics),
+            text_queries=self._text_queries,
+            image_queries=self._image_queries,
+            captions=captions,
+            thumbnail=lambda row: thumbnail(view, row),
+            name=lambda row: view.split.image_ids[row],
+            num_images=len(view.split),
+            num_texts=len(captions),
+        )
+        path = run_folder(trainer) / "examples.html"
+        path.write_text(page, encoding="utf-8")
+        Console().print(f"Examples: {path}", soft_wrap=True)
+
+
+def _spread(size: int, device: torch.device) -> Tensor:
+    """Up to `NUM_QUERIES` rows at even distances."""
+    return torch.linspace(0, size - 1, min(NUM_QUERIES, size), device=device).long()
+
+
+def thumbnail(view: SplitView, row: int) -> str | None:
+    """A small picture of an image as a `data:` address; None where there are only region features."""
+    if not isinstance(view.spec, PixelSpec):
+        return None
+    source = view.split.images[row]
+    image = open_image(source) if isinstance(source, Path) else Image.fromarray(np.asarray(source))
+    scale = _THUMBNAIL / max(image.size)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,146 @@
+"""The command line of training and evaluation: Lightning's own, with what retrieval needs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from ascl_lightning.callbacks.embeddings import EmbeddingWriter
+from ascl_lightning.callbacks.examples import RetrievedExamples
+from ascl_lightning.callbacks.frozen_features import FrozenFeatures
+from ascl_lightning.callbacks.results import TestResults
+from ascl_lightning.checkpoints import find_checkpoint
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.errors import UserError
+from ascl_lightning.modules.retrieval import RetrievalModule
+
+
+class OneLineParser(LightningArgumentParser):
+    """Mistakes on the command line and in configs become a `UserError`, without a page of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Called by the parser with what is wrong."""
+        raise UserError(message)
+
+
+class LogConfig(SaveConfigCallback):
+    """Writes the whole configuration beside the run's metrics, and to every logger."""
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Called once, on rank 0, where the run's folder is known."""
+        dump = self.parser.dump(self.config, skip_none=False)
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": dump})
+
+
+class AsclCLI(LightningCLI):
+    """`ascl fit | validate | test | predict`.
+
+    A checkpoint brings weights and what was mined from the training data, never configuration: a config is code.
+    """
+
+    def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(
+            RetrievalModule,
+            RetrievalDataModule,
+            parser_class=OneLineParser,
+            parser_kwargs={"prog": "ascl"},
+            seed_everything_default=0,
+            trainer_defaults={
+                "default_root_dir": "runs",
+                # the data module's samplers share out the work themselves
+                "use_distributed_sampler": False,
+                "callbacks": [TestResults(), RetrievedExamples(), EmbeddingWriter()],
+            },
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=list(args),
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Links what the encoders need to the data; adds the callbacks that can be configured."""
+        parser.link_arguments("model", "data.image_spec", lambda m: m.model.image_encoder.spec, apply_on="instantiate")
+        parser.link_arguments("model", "data.text_spec", lambda m: m.model.text_encoder.spec, apply_on="instantiate")
+        parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/rsum",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Reads the list that it is given; Lightning would warn about one that is not the process's own."""
+        self.config = parser.parse_args(args)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of the trainer's methods that the methods below set."""
+        fixed = {"model", "datamodule", "weights_only"}
+        evaluation = fixed | {"dataloaders", "verbose"}
+        return {
+            "fit": fixed | {"train_dataloaders", "val_dataloaders"},
+            "validate": evaluation,
+            "test": evaluation,
+            "predict": fixed | {"dataloaders", "return_predictions"},
+        }
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Without a logger in the config, metrics go to CSV, in a new folder for each run."""
+        config = self._get(self.config_init, "trainer")
+        if config.logger is None:
+            kwargs["logger"] = CSVLogger(config.default_root_dir, name=self.subcommand)
+        return super().instantiate_trainer(**kwargs)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains, and says how to test."""
+        self.trainer.fit(**kwargs, weights_only=True)
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if best:
+            rank_zero_info(f"Best checkpoint: {best}\nTest it with the same --config and --ckpt_path {best}")
+
+    def validate(self, **kwargs: Any) -> None:
+        """Evaluates on the validation split."""
+        self.trainer.validate(**kwargs, weights_only=True)
+
+    def test(self, **kwargs: Any) -> None:
+        """Evaluates on the test split."""
+        self.trainer.test(**kwargs, weights_only=True, verbose=False)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Writes embeddings."""
+        self.trainer.predict(**kwargs, weights_only=True, return_predictions=False)
+
+    def _parse_ckpt_path(self) -> None:
+        """In place of Lightning's, which would take configuration out of the checkpoint."""
+        if "subcommand" in self.config:
+            command = self.config[self.config.subcommand]
+            command.ckpt_path = find_checkpoint(command.ckpt_path, Path(command.trainer.default_root_dir))
+
+
+def run(args: Sequence[str]) -> None:
+    """Runs one of Lightning's commands.
+
+    Raises:
+        UserError: For every mistake in the command line, the config, the data or the checkpoint.
+    """
+    try:
+        AsclCLI(args)
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise UserError(f"the checkpoint does not fit the model of the config: {error}") from error

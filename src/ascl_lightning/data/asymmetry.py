@@ -1,0 +1,320 @@
+"""Samples of the three types of information asymmetry, made at word level (AsCL, METHOD section 1).
+
+An operation makes a text out of a caption; the sampler draws operations and keeps T- different from T. Every draw is
+keyed by (seed, epoch, index), so that any number of ranks and workers, and a resumed run, see the same texts.
+"""
+
+
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from ascl_lightning.data.text import Vocabulary, clean_caption
+from ascl_lightning.errors import UserError
+
+AsymmetryType = Literal["I", "II", "III"]
+
+MAX_TRIES = 20
+"""Draws of one operation before it counts as unable to change a text. A shuffle that can change a text does so at least
+every second time, so it fails wrongly less than once in a million."""
+
+# Streams under one key. None is 0: numpy pads keys with zeros, so [seed, epoch, index, 0] is [seed, epoch, index]
+# again, which other parts draw from.
+_POSITIVE_STREAM, _NEGATIVE_STREAM, _POSITIVE_NEGATIVE_STREAM = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """What operations may know beside the caption itself.
+
+    Args:
+        siblings: All captions of the caption's image, itself included.
+        vocabulary: Words mined from the training captions alone.
+
+    Raises:
+        ValueError: If `siblings` is empty.
+    """
+
+    siblings: tuple[str, ...]
+    vocabulary: Vocabulary | None = None
+
+    def __post_init__(self) -> None:
+        if not self.siblings:
+            raise ValueError("siblings must hold at least the caption itself")
+
+
+@dataclass(frozen=True)
+class TextOperation(ABC):
+    """Makes a text that carries other information than its caption.
+
+    A subclass is a frozen dataclass that sets `name` and `type` and says in its docstring where it comes from. It keeps
+    no state between calls and draws from the given generator alone.
+
+    Args:
+        probability: Share among the operations of its list; the shares need not sum to one.
+
+    Raises:
+        UserError: If `probability` is not a positive number.
+    """
+
+    name: ClassVar[str]
+    type: ClassVar[AsymmetryType]
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.probability < math.inf:
+            raise UserError(
+                f"the probability of the text operation {self.name!r} is {self.probability}; "
+                f"give a positive number, or take the operation out of its list"
+            )
+
+    @abstractmethod
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Make a text.
+
+        Args:
+            caption: Cleaned words, separated by single spaces.
+            context: The image's captions, cleaned likewise, and the vocabulary.
+            rng: Where all draws come from.
+
+        Returns:
+            The new text; the caption itself where the operation cannot change it.
+        """
+
+
+@dataclass(frozen=True)
+class JoinCaptions(TextOperation):
+    """Type II, the text says more: two captions of the image, drawn with replacement and joined by a space.
+
+    Source: AsCL, the first author's code (METHOD section 1, type II). The caption itself need not be one of the two.
+    """
+
+    name: ClassVar[str] = "join_captions"
+    type: ClassVar[AsymmetryType] = "II"
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Join two captions of the image; see `TextOperation`."""
+        first, second = rng.integers(len(context.siblings), size=2)
+        return f"{context.siblings[first]} {context.siblings[second]}"
+
+
+@dataclass(frozen=True)
+class FirstHalf(TextOperation):
+    """Type III, the text says less: the first floor(n / 2) of n words, and at least one word.
+
+    Source: AsCL, the first author's code; the minimum of one word is ours (METHOD section 1, type III).
+    """
+
+    name: ClassVar[str] = "first_half"
+    type: ClassVar[AsymmetryType] = "III"
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Keep the first half of the words; see `TextOperation`."""
+        words = caption.split()
+        return " ".join(words[: max(1, len(words) // 2)])
+
+
+@dataclass(frozen=True)
+class ShuffleWords(TextOperation):
+    """Type I, the order is wrong: the words in random order.
+
+    Source: AsCL shuffles word features; ours shuffles the words before the text encoder, where order is seen (METHOD
+    section 1, "The shuffle of word features must go").
+    """
+
+    name: ClassVar[str] = "shuffle_words"
+    type: ClassVar[AsymmetryType] = "I"
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Put the words in random order; see `TextOperation`."""
+        words = caption.split()
+        return " ".join(words[position] for position in rng.permutation(len(words)))
+
+
+@dataclass(frozen=True)
+class DropWord(TextOperation):
+    """Type I, a detail is missing: one random word removed, unless it is the only one.
+
+    Source: ours, type I at word level (METHOD section 1), after AsCL's zeroing of one random word's feature.
+    """
+
+    name: ClassVar[str] = "drop_word"
+    type: ClassVar[AsymmetryType] = "I"
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Remove one word; see `TextOperation`."""
+        words = caption.split()
+        if len(words) < 2:
+            return caption
+        del words[rng.integers(len(words))]
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class ReplaceWord(TextOperation):
+    """Type I, a detail is wrong: one random word replaced by another from the vocabulary of the training captions.
+
+    Source: ours, type I at word level (METHOD section 1), so that the encoder meets a wrong word.
+
+    Raises:
+        ValueError: When called without a vocabulary.
+    """
+
+    name: ClassVar[str] = "replace_word"
+    type: ClassVar[AsymmetryType] = "I"
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Replace one word; see `TextOperation`."""
+        if context.vocabulary is None:
+            raise ValueError(f"{self.name} needs the vocabulary of the training captions in its context")
+        words = caption.split()
+        if not words:
+            return caption
+        position = rng.integers(len(words))
+        words[position] = context.vocabulary.draw(rng, avoid=words[position]) or words[position]
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class AsymmetrySample:
+    """A caption with the texts made from it, all of them cleaned words.
+
+    A T- that is not valid repeats its original and comes from no operation; it counts for nothing.
+    """
+
+    text: str
+    """T, the cleaned caption."""
+    positive: str | None
+    """T+, type II or III; None without positive operations. Up to twice as long as a caption: the tokenizer cuts it."""
+    negative: str | None
+    """T-, made from T; None without negative operations."""
+    negative_valid: bool
+    positive_negative: str | None
+    """(T+)-, made from T+; None where either list of operations is empty."""
+    positive_negative_valid: bool
+    positive_operation: str | None
+    """Name of the operation that made T+, and so on."""
+    negative_operation: str | None
+    positive_negative_operation: str | None
+
+
+class AsymmetrySampler:
+    """Draws T+, T- and (T+)- for a caption (METHOD section 1).
+
+    One T+ a caption and step, by an operation drawn by its probability. A T- that equals its T word for word is drawn
+    again from the same operation, which keeps the operations' shares, and then from the others; only where no operation
+    makes it differ in `MAX_TRIES` draws it is marked invalid.
+
+    Args:
+        positives: Operations that make T+; none for no T+.
+        negatives: Operations that make T- and (T+)-; none for neither.
+    """
+
+    def __init__(self, positives: Sequence[TextOperation], negatives: Sequence[TextOperation]) -> None:
+        self.positives = tuple(positives)
+        self.negatives = tuple(negatives)
+
+    def sample(self, caption: str, context: TextContext, *, seed: int, epoch: int, index: int) -> AsymmetrySample:
+        """Draw the texts of one caption; the same keys give the same texts whatever was drawn before.
+
+        T+ draws from a stream of its own, so that negative operations in the configuration do not change it.
+
+        Args:
+            caption: The caption as it was read; it is cleaned here.
+            context: The captions of its image as they were read, and the vocabulary.
+            seed: The run's seed, not negative.
+            epoch: The epoch, not negative.
+            index: Row of the caption in its split, not negative.
+        """
+        text = clean_caption(caption)
+        cleaned = tuple(filter(None, map(clean_caption, context.siblings)))
+        context = replace(context, siblings=cleaned or (text,))
+        key = (seed, epoch, index)
+        positive, positive_name = self._positive(text, context, np.random.default_rng((*key, _POSITIVE_STREAM)))
+        negative, negative_name = self._negative(text, context, np.random.default_rng((*key, _NEGATIVE_STREAM)))
+        rng = np.random.default_rng((*key, _POSITIVE_NEGATIVE_STREAM))
+        positive_negative, positive_negative_name = self._negative(positive, context, rng)
+        return AsymmetrySample(
+            text=text,
+            positive=positive,
+            negative=negative,
+            negative_valid=negative_name is not None,
+            positive_negative=positive_negative,
+            positive_negative_valid=positive_negative_name is not None,
+            positive_operation=positive_name,
+            negative_operation=negative_name,
+            positive_negative_operation=positive_negative_name,
+        )
+
+    def _positive(
+        self, text: str, context: TextContext, rng: np.random.Generator
+    ) -> tuple[str, str] | tuple[None, None]:
+        """T+ and the name of its operation; None twice without operations."""
+        if not self.positives:
+            return None, None
+        operation = _choose(self.positives, rng)
+        return _apply(operation, text, context, rng), operation.name
+
+    def _negative(
+        self, text: str | None, context: TextContext, rng: np.random.Generator
+    ) -> tuple[str | None, str | None]:
+        """T- of a text and the name of its operation: None twice without either, no name where no T- differs."""
+        if text is None or not self.negatives:
+            return None, None
+        remaining = list(self.negatives)
+        while remaining:
+            operation = _choose(remaining, rng)
+            for _ in range(MAX_TRIES):
+                candidate = _apply(operation, text, context, rng)
+                if candidate != text:
+                    return candidate, operation.name
+            remaining.remove(operation)
+        return text, None
+
+
+def _choose(operations: Sequence[TextOperation], rng: np.random.Generator) -> TextOperation:
+    """Draw an operation by its probability."""
+    bounds = list(accumulate(operation.probability for operation in operations))
+    return operations[bisect_right(bounds, rng.random() * bounds[-1], hi=len(bounds) - 1)]
+
+
+def _apply(operation: TextOperation, text: str, context: TextContext, rng: np.random.Generator) -> str:
+    """The operation's text, cleaned but not cut (the tokenizer cuts and counts); the text itself where none is left."""
+    return clean_caption(operation(text, context, rng), max_words=None) or text
+
+
+_MASK_64 = 2**64 - 1
+
+
+def sampling_key(seed: int, epoch: int, index: int) -> int:
+    """Hash (seed, epoch, index) into the key of a row's draws on features.
+
+    Distinct indices of one seed and epoch have distinct keys, as every step is a bijection.
+
+    Args:
+        seed: The run's seed.
+        epoch: The epoch.
+        index: Row of the caption in its split.
+
+    Returns:
+        A signed 64-bit integer, as a torch tensor holds it.
+    """
+    state = 0
+    for part in (seed, epoch, index):
+        state = _mix(state ^ (part & _MASK_64))
+    return state - 2**64 if state >= 2**63 else state
+
+
+def _mix(state: int) -> int:
+    """One step of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014)."""
+    state = (state + 0x9E3779B97F4A7C15) & _MASK_64
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK_64
+    return state ^ (state >> 31)

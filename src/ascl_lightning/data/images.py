@@ -1,0 +1,138 @@
+"""The one door through which a picture enters: from a file of any usual kind to square uint8 pixels."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow knows some 40 others, of which one starts an external program (EPS)."""
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused by their header: a file of some kilobytes can unpack to gigabytes."""
+
+BACKGROUND = (255, 255, 255, 255)
+"""White, on which transparent pictures are laid."""
+
+CROP_AREA = (0.5, 1.0)
+"""Share of the picture that a random crop keeps."""
+
+CROP_ASPECT = (3 / 4, 4 / 3)
+"""Width over height of a random crop; relative to the picture's where the encoder squashes."""
+
+_Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels."""
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def open_image(path: Path, min_side: int | None = None) -> Image.Image:
+    """Decode a picture as it is meant to be seen.
+
+    Orientation from EXIF is applied; transparency is laid on white; grey, palette and CMYK pictures become RGB; 16-bit
+    and floating-point ones are scaled to 8 bits; of an animation the first frame is taken.
+
+    Args:
+        path: A JPEG, PNG, WebP, GIF, BMP or TIFF file, whatever its name ends with.
+        min_side: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where both sides stay at least this long, which is
+            quicker. None: at full size.
+
+    Returns:
+        The picture, in mode RGB.
+
+    Raises:
+        UserError: If the file is missing, is no such picture, is damaged or cut short, or has more than `MAX_PIXELS`.
+    """
+    # a pipe in the place of a file would block for ever
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such image file")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return _decode(image, min_side)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: has more than {MAX_PIXELS:,} pixels; make the picture smaller") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: not a picture of a known kind ({', '.join(FORMATS)})") from error
+    except Exception as error:
+        # on damaged files the decoders raise nearly anything: SyntaxError, struct.error, IndexError, OverflowError...
+        raise UserError(f"{path}: the picture cannot be read: {error or type(error).__name__}") from error
+
+
+def to_square(
+    image: Image.Image, spec: PixelSpec, rng: np.random.Generator | None = None
+) -> UInt8[np.ndarray, "3 S S"]:
+    """Cut and resize a picture to what an encoder wants.
+
+    Args:
+        image: An RGB picture of any size.
+        spec: The encoder's size, filter and way to make a picture square.
+        rng: Draws a random crop for training: `CROP_AREA` of the picture (less where a long one leaves no room) with
+            `CROP_ASPECT` (beside the picture's own where `spec.crop` is squash), resized to the square. It is never
+            mirrored, as captions say left and right. None: the picture as evaluation sees it.
+
+    Returns:
+        Pixels in 0..255, (3, S, S).
+    """
+    box = _center_box(image.size, spec) if rng is None else _random_box(image.size, spec, rng)
+    # with a gap of 3 the quick reduction before the filter cannot be seen (Pillow's documentation of `resize`)
+    square = image.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box, reducing_gap=3.0)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _decode(image: Image.Image, min_side: int | None) -> Image.Image:
+    if min_side is not None:
+        image.draft(None, (min_side, min_side))
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):
+        return _to_8_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale a grey picture of 16 or 32 bits, where Pillow's own conversion would cut all bright values to white."""
+    values = np.asarray(image).astype(np.float32)
+    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else _value_range(values, image.mode)
+    return Image.fromarray(np.rint((values - low) * (255.0 / (high - low))).astype(np.uint8))
+
+
+def _value_range(values: np.ndarray, mode: str) -> tuple[float, float]:
+    """The values that stand for black and white: the first usual range that holds all, or else the picture's own."""
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(high - low):
+        raise ValueError("it holds values that are not finite numbers")
+    for usual in (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0):
+        if low >= 0 and high <= usual:
+            return 0.0, usual
+    return low, high if high > low else low + 1
+
+
+def _center_box(size: tuple[int, int], spec: PixelSpec) -> _Box:
+    width, height = float(size[0]), float(size[1])
+    if spec.crop == "squash":
+        return 0.0, 0.0, width, height
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _random_box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator) -> _Box:
+    width, height = float(size[0]), float(size[1])
+    area = rng.uniform(*CROP_AREA)
+    aspect = np.exp(rng.uniform(*np.log(CROP_ASPECT)))
+    # where evaluation squashes the whole picture, a crop of the picture's own shape is squashed just as much
+    unit = (width, height) if spec.crop == "squash" else ((width * height) ** 0.5,) * 2
+    box_width, box_height = unit[0] * (area * aspect) ** 0.5, unit[1] * (area / aspect) ** 0.5
+    fit = min(1.0, width / box_width, height / box_height)
+    box_width, box_height = min(box_width * fit, width), min(box_height * fit, height)
+    left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
+    return left, top, min(left + box_width, width), min(top + box_height, height)

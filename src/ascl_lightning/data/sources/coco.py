@@ -1,0 +1,108 @@
+"""MSCOCO's own caption files (Lin et al., ECCV 2014; Chen et al., 2015)."""
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from ascl_lightning.data.sources.base import Source, Split, missing_split
+from ascl_lightning.data.sources.files import claim, data_folder, image_folder, path_inside, read_json
+from ascl_lightning.errors import UserError
+
+
+class CocoCaptions(Source):
+    """`captions_*.json` of COCO 2014 or 2017, one file and one folder of images a split.
+
+    An image's id is its COCO id. An image without annotations is an image without captions. Where there is only a
+    training file, `val_share` and `test_share` set parts of it aside; which images depends on their ids and the seed
+    alone, never on their order in the file.
+
+    Args:
+        annotations: For each split the caption file, under the root.
+        images: For each split the folder of images, under the root.
+        val_share: Share of the training file's images that becomes `val`, in [0, 1), at least one image unless 0.
+        test_share: Likewise for `test`.
+        seed: Which images are set aside.
+
+    Raises:
+        UserError: If a split lacks its folder, the shares leave nothing to train on, or a split has a file and a share.
+    """
+
+    def __init__(
+        self,
+        annotations: dict[str, str],
+        images: dict[str, str],
+        val_share: float = 0.0,
+        test_share: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        shares = {"test": test_share, "val": val_share}
+        if min(shares.values()) < 0 or sum(shares.values()) >= 1:
+            raise UserError(
+                f"val_share ({val_share}) and test_share ({test_share}) must be >= 0 and sum to less than 1"
+            )
+        self.annotations = annotations
+        self.images = images
+        self.seed = seed
+        self.shares = {split: share for split, share in shares.items() if share > 0}
+        for split in annotations.keys() - images.keys():
+            raise UserError(f"images: give the folder of split '{split}', as annotations gives its file")
+        for split in self.shares.keys() & annotations.keys():
+            raise UserError(f"split '{split}' has a file of its own, so leave {split}_share at 0")
+        if self.shares and "train" not in annotations:
+            raise UserError("val_share and test_share take their images from split 'train': give it in annotations")
+
+    def read(self, root: Path | None, split: str) -> Split:
+        """Read one split; see `Source.read`."""
+        root = data_folder(root, ", ".join(self.annotations.values()))
+        origin = "train" if split in self.shares else split
+        if origin not in self.annotations:
+            sizes = {name: len(self.read(root, name)) for name in (*self.annotations, *self.shares)}
+            raise missing_split(split, sizes, str(root))
+        whole = _read_file(root / self.annotations[origin], image_folder(root / self.images[origin]))
+        if origin != "train" or not self.shares:
+            return whole
+        drawn = _draw(whole.image_ids, self.shares, self.seed)
+        rows = [row for row, image_id in enumerate(whole.image_ids) if drawn.get(image_id, "train") == split]
+        if not rows:
+            raise UserError(f"{root / self.annotations[origin]}: {len(whole)} images are too few for the shares")
+        return _rows_of(whole, rows)
+
+
+def _read_file(file: Path, folder: Path) -> Split:
+    content = read_json(file)
+    places: dict[str, str] = {}
+    paths: list[Path] = []
+    captions: dict[str, list[str]] = {}
+    for image in content.records("images"):
+        image_id = image.identifier("id")
+        claim(places, image_id, image, "id")
+        paths.append(path_inside(folder, image, "file_name"))
+        captions[image_id] = []
+    if not paths:
+        content.fail("images", "is empty")
+    for annotation in content.records("annotations"):
+        image_id = annotation.identifier("image_id")
+        if image_id not in captions:
+            annotation.fail("image_id", f"names the image {image_id}, which is not among the file's images")
+        captions[image_id].append(annotation.text("caption"))
+    return Split(list(captions), [tuple(texts) for texts in captions.values()], paths)
+
+
+def _draw(image_ids: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """The split of each image that is set aside: the images are lined up by a keyed hash of their ids and cut."""
+    line = sorted(image_ids, key=lambda image_id: blake2b(f"{seed}:{image_id}".encode()).digest())
+    drawn: dict[str, str] = {}
+    start = 0
+    for split, share in shares.items():
+        end = start + max(1, round(share * len(line)))
+        drawn.update(dict.fromkeys(line[start:end], split))
+        start = end
+    return drawn
+
+
+def _rows_of(split: Split, rows: Sequence[int]) -> Split:
+    return Split(
+        [split.image_ids[row] for row in rows],
+        [split.captions[row] for row in rows],
+        [split.images[row] for row in rows],
+    )

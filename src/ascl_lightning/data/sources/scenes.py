@@ -1,0 +1,164 @@
+"""Scenes: rendered pictures of a few objects and captions that each tell part of them, with the truth known."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from ascl_lightning.data.sources.base import Source, Split, missing_split
+from ascl_lightning.data.sources.scene_captions import SceneCaption
+from ascl_lightning.data.sources.scene_grammar import draw_captions
+from ascl_lightning.data.sources.scene_rendering import render
+from ascl_lightning.data.sources.scene_truth import SceneTruth, draw_scenes
+from ascl_lightning.errors import UserError
+
+_STREAMS = {"train": 0, "val": 1, "test": 2}
+_CAPTION_STREAM = 1000
+_RECALL_DEPTHS = (1, 5, 10)
+
+
+class Scenes(Source):
+    """The embedded data set: nothing to download, drawn anew from its seed each time (METHOD.md, section 1).
+
+    A scene shows two to four objects, each with a shape, a colour, a size and a place, on a background. A caption
+    tells part of it. Scene i of a split is a function of `seed`, the split and i alone, and caption j of it of these
+    and j: a smaller split is the beginning of a larger one.
+
+    Args:
+        num_train: Number of scenes of the split `train`.
+        num_val: Number of scenes of the split `val`.
+        num_test: Number of scenes of the split `test`.
+        captions_per_image: Number of captions of each scene, at most 20.
+        image_size: Height and width of the pictures in pixels, at least 16.
+        seed: Another seed gives other scenes.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        num_train: int = 4000,
+        num_val: int = 200,
+        num_test: int = 500,
+        captions_per_image: int = 5,
+        image_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        _check_range("num_train", num_train, 1)
+        _check_range("num_val", num_val, 1)
+        _check_range("num_test", num_test, 1)
+        _check_range("captions_per_image", captions_per_image, 1, 20)
+        _check_range("image_size", image_size, 16)
+        _check_range("seed", seed, 0)
+        self._sizes = {"train": num_train, "val": num_val, "test": num_test}
+        self._captions_per_image = captions_per_image
+        self._image_size = image_size
+        self._seed = seed
+
+    def read(self, root: Path | None, split: str) -> Split:
+        """Draw one split.
+
+        Args:
+            root: Ignored: nothing is read.
+            split: `train`, `val` or `test`.
+
+        Returns:
+            Pictures (N, S, S, 3), and the captions of each.
+
+        Raises:
+            UserError: If there is no such split.
+        """
+        truth = self.truth(split)
+        return Split(
+            image_ids=[f"{split}-{row:05d}" for row in range(len(truth))],
+            captions=[tuple(caption.text for caption in captions) for captions in self._captions(truth, split)],
+            images=render(truth, self._image_size),
+        )
+
+    def ceiling(self, root: Path | None, split: str) -> dict[str, float]:
+        """What a scorer that knows the truth can be expected to reach: `ceiling_of_truth` of the split.
+
+        Args:
+            root: Ignored: nothing is read.
+            split: `train`, `val` or `test`.
+
+        Returns:
+            Expected recalls in percent, and `rsum`.
+
+        Raises:
+            UserError: If there is no such split.
+        """
+        truth = self.truth(split)
+        captions = self._captions(truth, split)
+        holds = np.stack([caption.holds(truth) for of_image in captions for caption in of_image])
+        return ceiling_of_truth(holds, np.repeat(np.arange(len(truth)), self._captions_per_image))
+
+    def truth(self, split: str) -> SceneTruth:
+        """What is in the scenes of a split, row by row with its images.
+
+        Raises:
+            UserError: If there is no such split.
+        """
+        if split not in self._sizes:
+            raise missing_split(split, self._sizes, "scenes")
+        return draw_scenes(self._sizes[split], self._seed, _STREAMS[split])
+
+    def structured_captions(self, split: str) -> list[tuple[SceneCaption, ...]]:
+        """The captions of a split as what they claim, row by row with its images; `.text` is what `read` gives.
+
+        Raises:
+            UserError: If there is no such split.
+        """
+        return self._captions(self.truth(split), split)
+
+    def _captions(self, truth: SceneTruth, split: str) -> list[tuple[SceneCaption, ...]]:
+        stream = _CAPTION_STREAM + _STREAMS[split]
+        return [
+            draw_captions(
+                truth.objects(row),
+                truth.background(row),
+                self._captions_per_image,
+                np.random.default_rng([self._seed, stream, row]),
+            )
+            for row in range(len(truth))
+        ]
+
+
+def ceiling_of_truth(holds: Bool[np.ndarray, "M N"], text_image_ids: Int[np.ndarray, " M"]) -> dict[str, float]:
+    """Expected recalls of a scorer that gives 1 where a text holds and 0 elsewhere, ties broken at random.
+
+    A text that holds for c images finds its own among the first k with probability min(1, k / c). An image of which T
+    texts hold, g of them its own, finds one of its own with probability 1 - C(T - g, k) / C(T, k).
+
+    Args:
+        holds: Of which images each text is true; of its own always, (M, N).
+        text_image_ids: For each text the row of its image, (M,).
+
+    Returns:
+        `image_to_text/recall_at_1` and so on for 1, 5 and 10, in percent, the same for `text_to_image`, and their sum
+        `rsum`.
+
+    Raises:
+        ValueError: If a text does not hold for its own image, or an image has no text.
+    """
+    num_images = holds.shape[1]
+    num_own = np.bincount(text_image_ids, minlength=num_images)
+    if not holds[np.arange(len(holds)), text_image_ids].all() or not num_own.all():
+        raise ValueError("every image needs a text, and every text must hold for its own image")
+    num_true = holds.sum(axis=0)
+    metrics = {}
+    for k in _RECALL_DEPTHS:
+        # C(T - g, k) / C(T, k), factor by factor; k >= T draws every text.
+        drawn = np.arange(k)[:, None]
+        misses = np.maximum(num_true - num_own - drawn, 0) / np.maximum(num_true - drawn, 1)
+        metrics[f"image_to_text/recall_at_{k}"] = 100 * float((1 - misses.prod(axis=0)).mean())
+    for k in _RECALL_DEPTHS:
+        metrics[f"text_to_image/recall_at_{k}"] = 100 * float(np.minimum(1, k / holds.sum(axis=1)).mean())
+    return metrics | {"rsum": sum(metrics.values())}
+
+
+def _check_range(name: str, value: int, least: int, most: int | None = None) -> None:
+    if value < least or (most is not None and value > most):
+        limits = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise UserError(f"scenes: {name} is {value}; it must be {limits}")

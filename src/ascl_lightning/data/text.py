@@ -1,0 +1,287 @@
+"""From a caption to token ids: clean-up, the vocabulary mined from training captions, and tokenizers.
+
+Callers clean first (`clean_caption`) and tokenise then; a tokenizer takes the words as they come, so that a joined T+
+longer than the clean-up's limit is cut, and counted, by the tokenizer alone (METHOD section 1).
+"""
+
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from ascl_lightning.data.batch import TextSpec, TokenizedTexts
+from ascl_lightning.errors import UserError
+
+MAX_WORDS = 60
+"""Words of a caption that the clean-up keeps."""
+PADDING_ID = 0
+UNKNOWN_ID = 1
+FIRST_WORD_ID = 2
+
+
+class _CleanUpTable(dict[int, int | str | None]):
+    """Translation table of the clean-up, filled as characters are met (all of Unicode would take 0.2 s at import)."""
+
+    def __missing__(self, codepoint: int) -> int | str | None:
+        character = chr(codepoint)
+        category = unicodedata.category(character)
+        if category == "Pd" or character == "/":
+            self[codepoint] = " "
+        elif category.startswith("P") or character in string.punctuation:
+            self[codepoint] = None
+        else:
+            self[codepoint] = codepoint
+        return self[codepoint]
+
+
+_CLEAN_UP = _CleanUpTable()
+
+
+def clean_text(text: str, max_words: int | None = MAX_WORDS) -> str:
+    """Clean a caption as the published code does (METHOD section 1, "Text clean-up").
+
+    Lower case; punctuation removed without a gap ("don't" becomes "dont"); dashes and `/` become spaces; white space
+    collapsed; cut to `max_words` words. Punctuation is Unicode's, and all of ASCII's (`$`, `+` and the like);
+    letters of any script, accents and emoji stay. Cleaning twice changes nothing more.
+
+    Args:
+        text: A caption.
+        max_words: Most words that are kept; None keeps all.
+
+    Returns:
+        Words separated by single spaces; "" where nothing but punctuation and white space was there. Callers that must
+        not lose a caption use `clean_caption`.
+
+    Examples:
+        >>> clean_text("A black-and-white dog,  isn't it?")
+        'a black and white dog isnt it'
+    """
+    return " ".join(text.lower().translate(_CLEAN_UP).split()[:max_words])
+
+
+def clean_caption(text: str, max_words: int | None = MAX_WORDS) -> str:
+    """Clean a caption, but never lose it: where `clean_text` leaves nothing, the original words stay as they are.
+
+    Args:
+        text: A caption.
+        max_words: Most words that are kept; None keeps all.
+
+    Returns:
+        Words separated by single spaces; "" only for a blank text.
+
+    Examples:
+        >>> clean_caption("A dog!"), clean_caption(" ?!  ... ")
+        ('a dog', '?! ...')
+    """
+    return clean_text(text, max_words) or " ".join(text.split()[:max_words])
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words mined from training captions, in order of their ids: 0 is padding, 1 an unknown word, words follow from 2.
+
+    Args:
+        words: Distinct words; the first has id 2.
+
+    Raises:
+        ValueError: If a word comes twice.
+    """
+
+    words: tuple[str, ...] = field(repr=False)
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ids = {word: FIRST_WORD_ID + position for position, word in enumerate(self.words)}
+        if len(ids) != len(self.words):
+            raise ValueError("the words of a vocabulary must be distinct")
+        object.__setattr__(self, "_ids", ids)
+
+    @classmethod
+    def mine(cls, captions: Iterable[str], capacity: int | None) -> "Vocabulary":
+        """Collect the words of captions, the most frequent first, those of equal frequency by alphabet.
+
+        Args:
+            captions: Raw training captions; they are cleaned here. Never those of another split.
+            capacity: Most ids, padding and the unknown word included (`TextSpec.vocab_size`); None keeps every word.
+
+        Raises:
+            ValueError: If `capacity` leaves no room for a word.
+        """
+        if capacity is not None and capacity <= FIRST_WORD_ID:
+            raise ValueError(f"a vocabulary needs a capacity of at least {FIRST_WORD_ID + 1} ids, got {capacity}")
+        counts: Counter[str] = Counter()
+        for caption in captions:
+            counts.update(clean_text(caption).split())
+        ordered = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(tuple(ordered if capacity is None else ordered[: capacity - FIRST_WORD_ID]))
+
+    def id_of(self, word: str) -> int:
+        """Id of a cleaned word; that of the unknown word where it was not mined."""
+        return self._ids.get(word, UNKNOWN_ID)
+
+    def draw(self, rng: np.random.Generator, avoid: str) -> str | None:
+        """Draw a word that replaces another, uniformly.
+
+        Args:
+            rng: Where the draw comes from.
+            avoid: The word to replace, which is never drawn.
+
+        Returns:
+            A word of the vocabulary, or None where it holds none but `avoid`.
+        """
+        avoided = self._ids.get(avoid)
+        candidates = len(self.words) - (avoided is not None)
+        if candidates == 0:
+            return None
+        position = int(rng.integers(candidates))
+        if avoided is not None and position >= avoided - FIRST_WORD_ID:
+            position += 1
+        return self.words[position]
+
+    def state(self) -> list[str]:
+        """The words as a plain list, which a checkpoint carries under `weights_only` loading."""
+        return list(self.words)
+
+    @classmethod
+    def from_state(cls, state: Sequence[str]) -> "Vocabulary":
+        """Rebuild a vocabulary from `state()`."""
+        return cls(tuple(state))
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Turns cleaned texts into ids, padded on the right to the longest; gives too how many texts the limit cut."""
+
+    def __call__(self, texts: Sequence[str]) -> tuple[TokenizedTexts, int]:
+        """Tokenise M texts; no texts give tensors of shape (0, 1)."""
+        ...
+
+
+class WordTokenizer:
+    """One token for each word of a mined vocabulary; no special tokens. A text without words reads as one unknown word.
+
+    Args:
+        vocabulary: Words and their ids.
+        max_length: Longest sequence in tokens.
+        vocab_size: Ids that the text encoder has room for; words of higher ids are unknown.
+
+    Raises:
+        ValueError: If `max_length` is below 1 or `vocab_size` has no room for padding and the unknown word.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, max_length: int, vocab_size: int) -> None:
+        if max_length < 1 or vocab_size < FIRST_WORD_ID:
+            raise ValueError(f"max_length {max_length} must be at least 1, vocab_size {vocab_size} at least 2")
+        self.vocabulary = vocabulary
+        self.max_length = max_length
+        self.vocab_size = vocab_size
+
+    def __call__(self, texts: Sequence[str]) -> tuple[TokenizedTexts, int]:
+        """Tokenise M cleaned texts; gives too how many of them the limit cut."""
+        rows = [[self._id_of(word) for word in text.split()] or [UNKNOWN_ID] for text in texts]
+        num_cut = sum(len(row) > self.max_length for row in rows)
+        rows = [row[: self.max_length] for row in rows]
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        width = max(map(len, rows), default=1)
+        padded = [row + [PADDING_ID] * (width - len(row)) for row in rows]
+        mask = torch.arange(width) < lengths[:, None]
+        input_ids = torch.tensor(padded, dtype=torch.long).reshape(len(rows), width)
+        return TokenizedTexts(input_ids=input_ids, attention_mask=mask, special_mask=~mask), num_cut
+
+    def _id_of(self, word: str) -> int:
+        word_id = self.vocabulary.id_of(word)
+        return word_id if word_id < self.vocab_size else UNKNOWN_ID
+
+
+class PretrainedTokenizer:
+    """A fast tokenizer of `transformers`; code that a repository brings is never run.
+
+    It keeps only the `tokenizers` back end, which pickles into worker processes without importing `transformers` there.
+
+    Args:
+        name: Local folder or hub id.
+        max_length: Longest sequence in tokens, special tokens included.
+
+    Raises:
+        UserError: If nothing can be loaded from `name`, if what is there is no fast tokenizer or has no vocabulary, if
+            it can neither pad nor end a text, or if `max_length` leaves no room beside the special tokens.
+    """
+
+    def __init__(self, name: str, max_length: int) -> None:
+        tokenizer = _load_pretrained(name)
+        num_special = tokenizer.num_special_tokens_to_add()
+        if max_length <= num_special:
+            raise UserError(
+                f"tokenizer {name!r} adds {num_special} special tokens, so max_length {max_length} leaves no room "
+                f"for a word; raise the text encoder's max_length"
+            )
+        pad_token = tokenizer.pad_token or tokenizer.eos_token
+        if pad_token is None:
+            raise UserError(f"tokenizer {name!r} has no padding and no end-of-text token; set one in its folder")
+        self.name = name
+        self.max_length = max_length
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.enable_truncation(max_length, direction="right")
+        pad_id = tokenizer.convert_tokens_to_ids(pad_token)
+        self._backend.enable_padding(direction="right", pad_id=pad_id, pad_token=pad_token)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[TokenizedTexts, int]:
+        """Tokenise M cleaned texts; gives too how many of them the limit cut."""
+        encodings = self._backend.encode_batch(list(texts))
+        width = len(encodings[0].ids) if encodings else 1
+        shape = (len(encodings), width)
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings], dtype=torch.bool)
+        special = torch.tensor([encoding.special_tokens_mask for encoding in encodings], dtype=torch.bool)
+        tokenized = TokenizedTexts(
+            input_ids=torch.tensor([encoding.ids for encoding in encodings], dtype=torch.long).reshape(shape),
+            attention_mask=mask.reshape(shape),
+            special_mask=special.reshape(shape),  # padding counts as special there too
+        )
+        return tokenized, sum(bool(encoding.overflowing) for encoding in encodings)
+
+
+def _load_pretrained(name: str) -> Any:  # transformers' classes are untyped here
+    """Load a fast `transformers` tokenizer with words in it, or say in one line why not."""
+    from transformers import AutoTokenizer  # seconds of import, needed by no other tokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # broken files raise bare exceptions of several libraries
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if Path(name).is_dir():
+            advice = "it should hold tokenizer.json and tokenizer_config.json"
+            raise UserError(f"tokenizer folder {name!r} cannot be read ({reason}); {advice}") from error
+        raise UserError(
+            f"tokenizer {name!r} is no folder here, and the hub did not give it ({reason}); "
+            f"check the path or the id, or the network"
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(f"tokenizer {name!r} has no fast version; save one as tokenizer.json in its folder")
+    # a folder with a model but no tokenizer files loads without complaint, and every word is then unknown
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UserError(f"tokenizer {name!r} has no vocabulary; its folder should hold tokenizer.json")
+    return tokenizer
+
+
+def build_tokenizer(spec: TextSpec, vocabulary: Vocabulary | None) -> Tokenizer:
+    """Build what a text encoder asks for.
+
+    Args:
+        spec: The encoder's needs.
+        vocabulary: Words mined from the training captions; used where `spec` names no tokenizer.
+
+    Raises:
+        ValueError: If `spec` names no tokenizer and the vocabulary or its size is missing.
+        UserError: If the named tokenizer cannot be used.
+    """
+    if spec.tokenizer is not None:
+        return PretrainedTokenizer(spec.tokenizer, spec.max_length)
+    if vocabulary is None or spec.vocab_size is None:
+        raise ValueError("a text encoder without a tokenizer of its own needs a mined vocabulary and a vocab_size")
+    return WordTokenizer(vocabulary, spec.max_length, spec.vocab_size)

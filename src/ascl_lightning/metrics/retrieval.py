@@ -1,0 +1,181 @@
+"""Collects encoded images and texts over an evaluation and ranks them against each other at its end."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Integer
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from ascl_lightning.data.batch import Features
+from ascl_lightning.metrics.embedding_quality import alignment, uniformity
+from ascl_lightning.metrics.functional import fold_metrics, metrics_from_ranks, streamed_ranks
+
+Score = Callable[[Features, Features], Tensor]
+"""Given n images and m texts, projected and on one device, their scores, (n, m)."""
+
+
+class RetrievalMetrics(Metric):
+    """Retrieval metrics of a whole split, both ways, with the score that the model ranks by (METHOD section 5).
+
+    Items are kept as encoded, tokens without their padding, and scored tile by tile in `compute`. An item that comes
+    twice, as a distributed sampler may have it, counts once. Under distribution each process needs at least one batch.
+
+    Args:
+        score: Scores images against texts. The metric does not own it: it is in neither the metric's `state_dict` nor
+            its copies, and follows no `to`.
+        fold_size: Also give the mean over folds of so many images, as `folds/...` (COCO 1K: 1000), where the split
+            holds a whole fold; images are taken in the order of their ids.
+        **kwargs: Passed on to `torchmetrics.Metric`.
+
+    Example:
+        >>> def score(images, texts):
+        ...     return images.pooled @ texts.pooled.T
+        >>> items = Features(torch.eye(3), torch.zeros(3, 1, 3), torch.ones(3, 1, dtype=torch.bool))
+        >>> metric, ids = RetrievalMetrics(score), torch.arange(3)
+        >>> metric.update(items, ids, items, ids, ids, image_embeds=items.pooled, text_embeds=items.pooled)
+        >>> metric.compute()["rsum"]
+        600.0
+    """
+
+    full_state_update: bool = False
+    is_differentiable: bool = False
+
+    def __init__(self, score: Score, fold_size: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fold_size = fold_size
+        self._scorer = _Unowned(score)
+        for kind in ("image", "text"):
+            for field in ("ids", "pooled", "tokens", "lengths", "embeds"):
+                self.add_state(f"{kind}_{field}", default=[], dist_reduce_fx="cat")
+        self.add_state("text_image_ids", default=[], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        images: Features,
+        image_ids: Integer[Tensor, " N"],
+        texts: Features,
+        text_ids: Integer[Tensor, " M"],
+        text_image_ids: Integer[Tensor, " M"],
+        image_embeds: Float[Tensor, "N D"],
+        text_embeds: Float[Tensor, "M D"],
+    ) -> None:
+        """Add a batch. An image's texts may come with it, in other batches, or not at all.
+
+        Args:
+            images: Projected images, pooled (N, P), tokens (N, K, T), mask (N, K).
+            image_ids: One number for each image of the split, (N,).
+            texts: Projected texts, pooled (M, P), tokens (M, L, T), mask (M, L).
+            text_ids: One number for each text of the split, (M,).
+            text_image_ids: The id of each text's image, (M,).
+            image_embeds: Independent embeddings, L2-normalised, (N, D).
+            text_embeds: Independent embeddings, L2-normalised, (M, D).
+        """
+        self._append("image", images, image_ids, image_embeds)
+        self._append("text", texts, text_ids, text_embeds)
+        self.text_image_ids.append(text_image_ids.long())
+
+    def _append(self, kind: str, items: Features, ids: Tensor, embeds: Tensor) -> None:
+        state = {
+            "ids": ids.long(),
+            "pooled": items.pooled,
+            "tokens": items.tokens[items.mask],
+            "lengths": items.mask.sum(dim=1),
+            "embeds": embeds,
+        }
+        for field, value in state.items():
+            getattr(self, f"{kind}_{field}").append(value.detach())
+
+    def compute(self) -> dict[str, float]:
+        """Rank everything that came.
+
+        Returns:
+            The keys of `retrieval_metrics`; `alignment`, `uniformity/image`, `uniformity/text`; and with folds the
+            keys of `retrieval_metrics` again, under `folds/`.
+
+        Raises:
+            ValueError: If a text came without its image, or no text at all.
+        """
+        images, texts = self._gallery("image"), self._gallery("text")
+        text_image_ids = dim_zero_cat(self.text_image_ids).to(self.device)[texts.rows]
+        image_of_text = _rows_of(text_image_ids, images.ids)
+
+        def score_block(image_numbers: Tensor, text_numbers: Tensor) -> Tensor:
+            return self._scorer.score(images.select(image_numbers), texts.select(text_numbers))
+
+        metrics = metrics_from_ranks(*streamed_ranks(score_block, len(images.ids), image_of_text))
+        metrics["alignment"] = alignment(images.embeds, texts.embeds, image_of_text)
+        metrics["uniformity/image"] = uniformity(images.embeds)
+        metrics["uniformity/text"] = uniformity(texts.embeds)
+        if self.fold_size is not None and self.fold_size <= len(images.ids):
+            folds = fold_metrics(score_block, len(images.ids), image_of_text, self.fold_size)
+            metrics |= {f"folds/{name}": value for name, value in folds.items()}
+        return metrics
+
+    def _gallery(self, kind: str) -> "_Gallery":
+        names = ("ids", "pooled", "tokens", "lengths", "embeds")
+        state = {name: dim_zero_cat(getattr(self, f"{kind}_{name}")) for name in names}
+        return _Gallery(**state, device=self.device)
+
+
+class _Unowned:
+    """Keeps the scorer from becoming a sub-module of the metric, and from being copied with it."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Unowned":
+        return self
+
+
+class _Gallery:
+    """The distinct items of one kind, numbered in the order of their ids.
+
+    Args:
+        ids: With repetitions, (R,).
+        pooled: (R, P).
+        tokens: The valid tokens of all items, one item after the other, (sum of lengths, T).
+        lengths: Number of tokens of each item, (R,).
+        embeds: (R, D).
+        device: Where selected items go; what came may lie elsewhere.
+    """
+
+    def __init__(
+        self,
+        ids: Int[Tensor, " R"],
+        pooled: Float[Tensor, "R P"],
+        tokens: Float[Tensor, "S T"],
+        lengths: Int[Tensor, " R"],
+        embeds: Float[Tensor, "R D"],
+        device: torch.device,
+    ) -> None:
+        sorted_ids, order = ids.to(device).sort(stable=True)
+        is_first = torch.ones_like(sorted_ids, dtype=torch.bool)
+        is_first[1:] = sorted_ids[1:] != sorted_ids[:-1]
+        self.rows = order[is_first]
+        self.ids = sorted_ids[is_first]
+        self.embeds = embeds.to(device)[self.rows]
+        self._pooled = pooled
+        self._tokens = tokens
+        self._lengths = lengths
+        self._starts = lengths.cumsum(0) - lengths
+        self._device = device
+
+    def select(self, numbers: Int[Tensor, " n"]) -> Features:
+        """The items of these numbers, their tokens padded to the longest, on the gallery's device."""
+        rows = self.rows[numbers].to(self._tokens.device)
+        lengths, starts = self._lengths[rows], self._starts[rows]
+        positions = torch.arange(int(lengths.max()), device=rows.device)
+        mask = positions < lengths[:, None]
+        tokens = self._tokens.new_zeros(*mask.shape, self._tokens.shape[1])
+        tokens[mask] = self._tokens[(starts[:, None] + positions)[mask]]
+        return Features(self._pooled[rows].to(self._device), tokens.to(self._device), mask.to(self._device))
+
+
+def _rows_of(ids: Int[Tensor, " M"], sorted_ids: Int[Tensor, " N"]) -> Int[Tensor, " M"]:
+    missing = ids[~torch.isin(ids, sorted_ids)]
+    if len(missing):
+        raise ValueError(f"a text of image {missing[0].item()} came, but not the image itself")
+    return torch.searchsorted(sorted_ids, ids)

@@ -1,0 +1,94 @@
+"""Backbones, projections and the fused score, joined into one plain module."""
+
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ascl_lightning.data.batch import Features, TokenizedTexts
+from ascl_lightning.models.fusion import FusedSimilarity
+from ascl_lightning.models.image_encoders import ImageEncoder
+from ascl_lightning.models.text_encoders import TextEncoder
+
+
+class Projection(nn.Module):
+    """Brings a tower's global vector and tokens to the common width D (METHOD section 2)."""
+
+    def __init__(self, pooled_dim: int, token_dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.pooled = nn.Linear(pooled_dim, embed_dim)
+        self.tokens = nn.Linear(token_dim, embed_dim)
+
+    def forward(self, features: Features) -> Features:
+        """(B, P) and (B, K, T) to (B, D) and (B, K, D)."""
+        return Features(self.pooled(features.pooled), self.tokens(features.tokens), features.mask)
+
+
+class ImageTextModel(nn.Module):
+    """Image tower, text tower and similarity.
+
+    Args:
+        image_encoder: Gives a global vector and local tokens of a picture.
+        text_encoder: Gives a global vector and one vector a word.
+        similarity: Scores projected images against projected texts; its `embed_dim` is the width of the projections.
+        project: False keeps the towers' own vectors, as a pretrained CLIP or SigLIP pair needs to stay aligned.
+
+    Raises:
+        ValueError: If `project` is False and a tower's width is not `similarity.embed_dim`.
+    """
+
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        text_encoder: TextEncoder,
+        similarity: FusedSimilarity,
+        project: bool = True,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
+        self.similarity = similarity
+        self.image_projection = _projection(image_encoder, similarity.embed_dim, project)
+        self.text_projection = _projection(text_encoder, similarity.embed_dim, project)
+
+    def encode_images(self, images: UInt8[Tensor, "N 3 S S"] | Features) -> Features:
+        """Projected image features: pooled (N, D), tokens (N, K, D) L2-normalised.
+
+        `Features` in place of pictures are what the tower gives (extracted regions, or a frozen tower's stored output).
+        """
+        features = images if isinstance(images, Features) else self.image_encoder(images)
+        projected = self.image_projection(features)
+        return Features(projected.pooled, F.normalize(projected.tokens.float(), dim=-1), projected.mask)
+
+    def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
+        """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (METHOD section 2)."""
+        features = texts if isinstance(texts, Features) else self.text_encoder(texts)
+        projected: Features = self.text_projection(features)
+        return projected
+
+    def score(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
+        """The score that the configuration ranks by, of every encoded image with every encoded text."""
+        scores: Tensor = self.similarity(images, texts)
+        return scores
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Trainable parameters: one group for each tower with a learning rate of its own, one for the rest."""
+        groups: list[dict[str, object]] = []
+        own: set[int] = set()
+        for encoder in (self.image_encoder, self.text_encoder):
+            if encoder.learning_rate is not None:
+                parameters = [p for p in encoder.parameters() if p.requires_grad]
+                own.update(map(id, parameters))
+                groups.append({"params": parameters, "lr": encoder.learning_rate})
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+        return [{"params": rest}, *(group for group in groups if group["params"])]
+
+
+def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool) -> nn.Module:
+    if project:
+        return Projection(encoder.pooled_dim, encoder.token_dim, embed_dim)
+    if encoder.pooled_dim != embed_dim or encoder.token_dim != embed_dim:
+        raise ValueError(
+            f"{type(encoder).__name__} gives vectors of width {encoder.pooled_dim} and {encoder.token_dim}, "
+            f"similarity.embed_dim is {embed_dim}: set embed_dim to that width, or project to true"
+        )
+    return nn.Identity()

