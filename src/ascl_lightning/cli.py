@@ -1,5 +1,6 @@
 """The command line of training and evaluation: Lightning's own, with what retrieval needs."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,15 @@ from ascl_lightning.checkpoints import find_checkpoint
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
+
+
+# of Lightning, about what is meant to be so
+_EXPECTED_WARNINGS = (
+    "The dirpath has changed",  # a test has a folder of its own
+    ".*in eval mode at the start of training",  # frozen towers
+    ".*does not have many workers",
+    ".*LeafSpec.* is deprecated",
+)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -97,6 +107,13 @@ class AsclCLI(LightningCLI):
             "predict": fixed | {"dataloaders", "return_predictions"},
         }
 
+    def instantiate_classes(self) -> None:
+        """Builds everything; a value that a class refuses is a mistake in the config."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise UserError(f"the config does not work: {error}") from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Without a logger in the config, metrics go to CSV, in a new folder for each run."""
         config = self._get(self.config_init, "trainer")
@@ -136,6 +153,8 @@ def run(args: Sequence[str]) -> None:
     Raises:
         UserError: For every mistake in the command line, the config, the data or the checkpoint.
     """
+    for message in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
     try:
         AsclCLI(args)
     except MisconfigurationException as error:

@@ -182,11 +182,13 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(8001, 8000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
 def test_huge_pictures_are_refused_by_their_header(tmp_path: Path, size: tuple[int, int]) -> None:
+    noise().save(tmp_path / "first.png")
+    open_image(tmp_path / "first.png")  # the first picture of a process loads the decoders
     (tmp_path / "a.png").write_bytes(png(*size, 8, 2, b""))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UserError, match=r"a\.png: has more than 64,000,000 pixels"):
         open_image(tmp_path / "a.png")
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 def test_the_largest_size_is_decoded(tmp_path: Path) -> None:
@@ -336,6 +338,16 @@ def test_random_crops_keep_to_their_limits(width: int, height: int, crop: str) -
     assert areas.max() > 0.9
     assert aspects.min() < 0.8
     assert aspects.max() > 1.25
+
+
+@pytest.mark.parametrize(("width", "height"), [(900, 225), (225, 900)])
+def test_random_crops_of_long_pictures_are_not_distorted(width: int, height: int) -> None:
+    image = coordinates(width, height)
+    for i in range(50):
+        crop = crop_of(to_square(image, spec(64), np.random.default_rng([7, i])))
+        assert 0.72 < crop[0] / crop[1] * width / height < 1.38
+        # the whole of the short side, as there is no room for half of the area otherwise
+        assert max(crop) == pytest.approx(1, abs=0.04)
 
 
 def test_random_crops_are_keyed() -> None:

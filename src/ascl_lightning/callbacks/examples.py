@@ -68,21 +68,19 @@ class RetrievedExamples(Callback):
         """Scores a few queries against the whole gallery, before the module forgets what it encoded."""
         if trainer.world_size > 1 or trainer.fast_dev_run:
             return
-        images, texts = pl_module.evaluation.items("image"), pl_module.evaluation.items("text")
-        image_of_text = pl_module.evaluation.image_of_text()
-        device = pl_module.device
-        every_image, every_text = (torch.arange(len(items.ids), device=device) for items in (images, texts))
-        some_images, some_texts = (_spread(len(items.ids), device) for items in (images, texts))
+        gallery = pl_module.evaluation.gallery()
+        some_images, every_image = _queries(gallery.images.ids)
+        some_texts, every_text = _queries(gallery.texts.ids)
         with torch.no_grad():
             self._text_queries = top_results(
-                pl_module.model.score(images.select(every_image, device), texts.select(some_texts, device)).T,
+                gallery.score(every_image, some_texts).T,
                 some_texts,
-                image_of_text[some_texts, None] == every_image,
+                gallery.image_of_text[some_texts, None] == every_image,
             )
             self._image_queries = top_results(
-                pl_module.model.score(images.select(some_images, device), texts.select(every_text, device)),
+                gallery.score(some_images, every_text),
                 some_images,
-                some_images[:, None] == image_of_text,
+                some_images[:, None] == gallery.image_of_text,
             )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,9 +109,11 @@ class RetrievedExamples(Callback):
         Console().print(f"Examples: {path}", soft_wrap=True)
 
 
-def _spread(size: int, device: torch.device) -> Tensor:
-    """Up to `NUM_QUERIES` rows at even distances."""
-    return torch.linspace(0, size - 1, min(NUM_QUERIES, size), device=device).long()
+def _queries(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Up to `NUM_QUERIES` numbers at even distances, and all of them."""
+    size = len(ids)
+    spread = torch.linspace(0, size - 1, min(NUM_QUERIES, size), device=ids.device).long()
+    return spread, torch.arange(size, device=ids.device)
 
 
 def thumbnail(view: SplitView, row: int) -> str | None:

@@ -4,8 +4,6 @@ An operation makes a text out of a caption; the sampler draws operations and kee
 keyed by (seed, epoch, index), so that any number of ranks and workers, and a resumed run, see the same texts.
 """
 
-
-
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right

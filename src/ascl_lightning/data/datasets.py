@@ -57,7 +57,7 @@ class SplitView:
         if isinstance(self.spec, RegionSpec):
             return load_regions(image, self.spec)
         if not isinstance(image, np.ndarray):
-            return to_square(open_image(image), self.spec, rng)
+            return to_square(open_image(image, min_side=2 * self.spec.size), self.spec, rng)
         if rng is None and image.shape[0] == self.spec.size:
             return image.transpose(2, 0, 1)
         return to_square(Image.fromarray(image), self.spec, rng)

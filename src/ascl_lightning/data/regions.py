@@ -57,4 +57,5 @@ def _open_array(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:
         # on damaged headers numpy raises nearly anything: ValueError, EOFError, SyntaxError, tokenize.TokenError...
-        raise UserError(f"{path}: not a readable .npy array: {error}") from error
+        reason = " ".join(str(error).split())  # some of its messages have several lines
+        raise UserError(f"{path}: not a readable .npy array: {reason}") from error

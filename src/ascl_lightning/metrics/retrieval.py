@@ -1,6 +1,7 @@
 """Collects encoded images and texts over an evaluation and ranks them against each other at its end."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -98,26 +99,31 @@ class RetrievalMetrics(Metric):
         Raises:
             ValueError: If a text came without its image, or no text at all.
         """
-        images, texts = self._gallery("image"), self._gallery("text")
-        text_image_ids = dim_zero_cat(self.text_image_ids).to(self.device)[texts.rows]
-        image_of_text = _rows_of(text_image_ids, images.ids)
-
-        def score_block(image_numbers: Tensor, text_numbers: Tensor) -> Tensor:
-            return self._scorer.score(images.select(image_numbers), texts.select(text_numbers))
-
-        metrics = metrics_from_ranks(*streamed_ranks(score_block, len(images.ids), image_of_text))
-        metrics["alignment"] = alignment(images.embeds, texts.embeds, image_of_text)
-        metrics["uniformity/image"] = uniformity(images.embeds)
-        metrics["uniformity/text"] = uniformity(texts.embeds)
-        if self.fold_size is not None and self.fold_size <= len(images.ids):
-            folds = fold_metrics(score_block, len(images.ids), image_of_text, self.fold_size)
+        gallery = self.gallery()
+        num_images, image_of_text = len(gallery.images.ids), gallery.image_of_text
+        metrics = metrics_from_ranks(*streamed_ranks(gallery.score, num_images, image_of_text))
+        metrics["alignment"] = alignment(gallery.images.embeds, gallery.texts.embeds, image_of_text)
+        metrics["uniformity/image"] = uniformity(gallery.images.embeds)
+        metrics["uniformity/text"] = uniformity(gallery.texts.embeds)
+        if self.fold_size is not None and self.fold_size <= num_images:
+            folds = fold_metrics(gallery.score, num_images, image_of_text, self.fold_size)
             metrics |= {f"folds/{name}": value for name, value in folds.items()}
         return metrics
 
-    def _gallery(self, kind: str) -> "_Gallery":
+    def gallery(self) -> "Gallery":
+        """What this process has collected so far, ready to be scored.
+
+        Raises:
+            ValueError: If a text came without its image.
+        """
+        images, texts = self._items("image"), self._items("text")
+        text_image_ids = dim_zero_cat(self.text_image_ids).to(self.device)[texts.rows]
+        return Gallery(images, texts, _rows_of(text_image_ids, images.ids), self._scorer.score)
+
+    def _items(self, kind: str) -> "Items":
         names = ("ids", "pooled", "tokens", "lengths", "embeds")
         state = {name: dim_zero_cat(getattr(self, f"{kind}_{name}")) for name in names}
-        return _Gallery(**state, device=self.device)
+        return Items(**state, device=self.device)
 
 
 class _Unowned:
@@ -130,7 +136,22 @@ class _Unowned:
         return self
 
 
-class _Gallery:
+@dataclass(frozen=True)
+class Gallery:
+    """Distinct images and texts that can be scored by number."""
+
+    images: "Items"
+    texts: "Items"
+    image_of_text: Int[Tensor, " M"]
+    """Number of each text's image."""
+    scorer: Score
+
+    def score(self, image_numbers: Int[Tensor, " n"], text_numbers: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
+        """Scores of some images with some texts, (n, m)."""
+        return self.scorer(self.images.select(image_numbers), self.texts.select(text_numbers))
+
+
+class Items:
     """The distinct items of one kind, numbered in the order of their ids.
 
     Args:
@@ -158,19 +179,20 @@ class _Gallery:
         self.ids = sorted_ids[is_first]
         self.embeds = embeds.to(device)[self.rows]
         self._pooled = pooled
-        self._tokens = tokens
+        self._tokens = torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])])
         self._lengths = lengths
         self._starts = lengths.cumsum(0) - lengths
         self._device = device
 
     def select(self, numbers: Int[Tensor, " n"]) -> Features:
-        """The items of these numbers, their tokens padded to the longest, on the gallery's device."""
+        """The items of these numbers, their tokens padded to the longest, on the device of the metric."""
         rows = self.rows[numbers].to(self._tokens.device)
         lengths, starts = self._lengths[rows], self._starts[rows]
         positions = torch.arange(int(lengths.max()), device=rows.device)
         mask = positions < lengths[:, None]
-        tokens = self._tokens.new_zeros(*mask.shape, self._tokens.shape[1])
-        tokens[mask] = self._tokens[(starts[:, None] + positions)[mask]]
+        # one gather, padding included: the last row of all is zero
+        sources = torch.where(mask, starts[:, None] + positions, len(self._tokens) - 1)
+        tokens = self._tokens.index_select(0, sources.flatten()).unflatten(0, mask.shape)
         return Features(self._pooled[rows].to(self._device), tokens.to(self._device), mask.to(self._device))
 
 

@@ -1,12 +1,12 @@
 """The Lightning hooks around the model: training step, evaluation, optimiser."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from ascl_lightning.data.batch import Features, ImageTextBatch, NegativeTexts
 from ascl_lightning.losses import ContrastiveLoss
@@ -53,7 +53,7 @@ class RetrievalModule(LightningModule):
         type_i_weight: float = 0.5,
         type_ii_iii_weight: float = 0.5,
         project: bool = True,
-        optimizer: OptimizerCallable = AdamW,
+        optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
         schedule: WarmupCosine = WarmupCosine(),
         fold_size: int | None = None,
     ) -> None:

@@ -1,0 +1,175 @@
+"""The commands end to end, in this process, on small data."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ascl_lightning.__main__ import main
+from tests.datasets import write_karpathy
+
+TINY = str(Path(__file__).parent / "configs" / "tiny.yaml")
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with data that has no test split, and a run on it."""
+    root = tmp_path_factory.mktemp("trained")
+    write_karpathy(root / "data", {"train": 9, "val": 4}, captions=[2, 3, 1])
+    assert main(["fit", "--config", TINY, *at(root, root / "data")]) == 0
+    return root
+
+
+def at(root: Path, data: Path) -> list[str]:
+    return ["--trainer.default_root_dir", str(root / "runs"), "--data.root", str(data)]
+
+
+def test_fit_leaves_metrics_checkpoints_and_its_configuration(trained):
+    run = only(trained, "runs/fit/version_0")
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    with (run / "metrics.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    assert {"train/loss", "train/loss_type_i", "train/loss_type_ii_iii", "val/rsum"} <= logged[0].keys()
+    assert {f"val/{way}/recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)} <= logged[0].keys()
+    assert len([row for row in logged if row["val/rsum"]]) == 2
+    assert "FirstHalf" in (run / "config.yaml").read_text()
+
+
+def test_the_best_checkpoint_is_the_one_with_the_highest_rsum(trained):
+    checkpoint = torch.load(only(trained, "runs/fit/*/checkpoints/best.ckpt"), weights_only=True)
+    with only(trained, "runs/fit/*/metrics.csv").open() as file:
+        rsums = [float(row["val/rsum"]) for row in csv.DictReader(file) if row["val/rsum"]]
+    state = next(value for name, value in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    assert float(state["best_model_score"]) == pytest.approx(max(rsums))
+
+
+def test_a_checkpoint_is_tested_on_another_folder_with_a_test_split_alone(trained, tmp_path, capsys):
+    write_karpathy(tmp_path / "other", {"test": 5}, captions=[1, 0, 7])
+    checkpoint = str(only(trained, "runs/fit/*/checkpoints/best.ckpt"))
+    assert main(["test", "--config", TINY, *at(tmp_path, tmp_path / "other"), "--ckpt_path", checkpoint]) == 0
+    shown = capsys.readouterr().out
+    run = only(tmp_path, "runs/test/version_0")
+    metrics = json.loads((run / "test_metrics.json").read_text())
+    recalls = [metrics[f"test/{way}/recall_at_{k}"] for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    assert metrics["test/rsum"] == pytest.approx(sum(recalls))
+    assert f"{metrics['test/rsum']:.1f}" in shown
+    assert "image to text" in shown
+    assert "<h2>Text to image</h2>" in (run / "examples.html").read_text()
+
+
+def test_the_same_checkpoint_gives_the_same_figures_whatever_was_mined_since(trained, tmp_path):
+    """The vocabulary comes from the checkpoint, not from the data under test."""
+    for name in ("a", "b"):
+        write_karpathy(tmp_path / name, {"test": 4} | ({"train": 30} if name == "b" else {}), captions=2)
+        if name == "b":  # the same test images and captions in both
+            (tmp_path / "b" / "dataset_flickr8k.json").write_text(
+                json.dumps(
+                    {
+                        "images": json.loads((tmp_path / "a" / "dataset_flickr8k.json").read_text())["images"]
+                        + [
+                            image
+                            for image in json.loads((tmp_path / "b" / "dataset_flickr8k.json").read_text())["images"]
+                            if image["split"] == "train"
+                        ]
+                    }
+                )
+            )
+        arguments = [*at(tmp_path / name, tmp_path / name), "--ckpt_path"]
+        main(["test", "--config", TINY, *arguments, str(only(trained, "runs/fit/*/checkpoints/last.ckpt"))])
+    first, second = (json.loads(only(tmp_path / name, "runs/test/*/test_metrics.json").read_text()) for name in "ab")
+    assert first == second
+
+
+def test_best_is_found_under_the_root(trained, tmp_path, capsys):
+    assert main(["validate", "--config", TINY, *at(trained, trained / "data"), "--ckpt_path", "best"]) == 0
+    assert "val/rsum" in capsys.readouterr().out
+
+
+def test_predict_writes_embeddings_with_their_names(trained, tmp_path):
+    write_karpathy(tmp_path / "other", {"test": 3}, captions=[2, 0, 1])
+    checkpoint = str(only(trained, "runs/fit/*/checkpoints/best.ckpt"))
+    assert main(["predict", "--config", TINY, *at(tmp_path, tmp_path / "other"), "--ckpt_path", checkpoint]) == 0
+    run = only(tmp_path, "runs/predict/version_0")
+    tensors, items = load_file(run / "embeddings-0.safetensors"), json.loads((run / "items-0.json").read_text())
+    assert tensors["image_embeds"].shape == (3, 16)
+    assert tensors["text_embeds"].shape == (3, 16)
+    assert tensors["text_image_ids"].tolist() == [0, 0, 2]
+    assert items["image_ids"] == ["test_0000.jpg", "test_0001.jpg", "test_0002.jpg"]
+    assert len(items["captions"]) == 3
+
+
+def test_samples_shows_what_training_sees(trained, capsys):
+    arguments = ["samples", "--config", TINY, "--data.root", str(trained / "data"), "--count", "3"]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    assert first.count("shuffle_words") == 2 * 3
+    assert "join_captions" in first or "first_half" in first
+    main([*arguments, "--epoch", "1"])
+    assert capsys.readouterr().out != first
+    main(arguments)
+    assert capsys.readouterr().out == first
+
+
+MISTAKES = {
+    "missing config": (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    "missing folder": (["fit", "--config", TINY, "--data.root", "nowhere"], "there is no folder 'nowhere'"),
+    "no folder": (["fit", "--config", TINY], "--data.root"),
+    "unknown backbone": (
+        ["fit", "--config", TINY, "--model.image_encoder", "TimmImageEncoder", "--model.image_encoder.name", "resnet51"],
+        "resnet50",
+    ),
+    "unknown class": (["fit", "--config", TINY, "--model.loss", "TripletLos"], "TripletLos"),
+    "unknown flag": (["fit", "--config", TINY, "--data.rooot", "x"], "rooot"),
+    "no such checkpoint": (["test", "--config", TINY, "--ckpt_path", "nowhere.ckpt"], "no such file"),
+    "no run yet": (["test", "--config", TINY, "--ckpt_path", "best", "--trainer.default_root_dir", "nowhere"], "ascl fit"),
+    "heads do not divide": (["fit", "--config", TINY, "--model.similarity.num_heads", "3"], "3 heads"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_code_2(mistake, capsys):
+    args, advice = MISTAKES[mistake]
+    assert main(args) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[-1].startswith("ascl: error: ")
+    assert advice in shown[-1]
+    assert not any("Traceback" in line for line in shown)
+
+
+def test_broken_json_is_one_line_that_names_the_file(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "dataset_flickr8k.json").write_text('{"images": [')
+    assert main(["fit", "--config", TINY, *at(tmp_path, tmp_path)]) == 2
+    assert "dataset_flickr8k.json" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_missing_split_is_named(trained, capsys):
+    arguments = at(trained, trained / "data")
+    assert main(["test", "--config", TINY, *arguments, "--ckpt_path", "last"]) == 2
+    assert "no split 'test'" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_checkpoint_of_another_model_is_one_line(trained, tmp_path, capsys):
+    write_karpathy(tmp_path, {"test": 2})
+    checkpoint = str(only(trained, "runs/fit/*/checkpoints/best.ckpt"))
+    other = ["--model.similarity.embed_dim", "8"]
+    assert main(["test", "--config", TINY, *at(tmp_path, tmp_path), "--ckpt_path", checkpoint, *other]) == 2
+    assert "does not fit the model" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_configuration_in_a_checkpoint_is_not_read(trained, tmp_path):
+    """A config is code: what a checkpoint calls its class must never be imported."""
+    write_karpathy(tmp_path, {"test": 2})
+    checkpoint = torch.load(only(trained, "runs/fit/*/checkpoints/best.ckpt"), weights_only=True)
+    checkpoint["hyper_parameters"] = {"_class_path": "antigravity.Model", "loss": "nonsense"}
+    torch.save(checkpoint, tmp_path / "planted.ckpt")
+    arguments = [*at(tmp_path, tmp_path), "--ckpt_path", str(tmp_path / "planted.ckpt")]
+    assert main(["test", "--config", TINY, *arguments]) == 0
