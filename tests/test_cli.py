@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from ascl_lightning.__main__ import main
 from tests.datasets import write_karpathy
 
+from ascl_lightning.__main__ import main
+
+WAYS = ("image_to_text", "text_to_image")
 TINY = str(Path(__file__).parent / "configs" / "tiny.yaml")
 
 
@@ -38,7 +39,9 @@ def test_fit_leaves_metrics_checkpoints_and_its_configuration(trained):
     with (run / "metrics.csv").open() as file:
         logged = list(csv.DictReader(file))
     assert {"train/loss", "train/loss_type_i", "train/loss_type_ii_iii", "val/rsum"} <= logged[0].keys()
-    assert {f"val/{way}/recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)} <= logged[0].keys()
+    assert {f"val/{way}/recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)} <= logged[
+        0
+    ].keys()
     assert len([row for row in logged if row["val/rsum"]]) == 2
     assert "FirstHalf" in (run / "config.yaml").read_text()
 
@@ -58,7 +61,7 @@ def test_a_checkpoint_is_tested_on_another_folder_with_a_test_split_alone(traine
     shown = capsys.readouterr().out
     run = only(tmp_path, "runs/test/version_0")
     metrics = json.loads((run / "test_metrics.json").read_text())
-    recalls = [metrics[f"test/{way}/recall_at_{k}"] for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    recalls = [metrics[f"test/{way}/recall_at_{k}"] for way in WAYS for k in (1, 5, 10)]
     assert metrics["test/rsum"] == pytest.approx(sum(recalls))
     assert f"{metrics['test/rsum']:.1f}" in shown
     assert "image to text" in shown
@@ -123,13 +126,24 @@ MISTAKES = {
     "missing folder": (["fit", "--config", TINY, "--data.root", "nowhere"], "there is no folder 'nowhere'"),
     "no folder": (["fit", "--config", TINY], "--data.root"),
     "unknown backbone": (
-        ["fit", "--config", TINY, "--model.image_encoder", "TimmImageEncoder", "--model.image_encoder.name", "resnet51"],
+        [
+            "fit",
+            "--config",
+            TINY,
+            "--model.image_encoder",
+            "TimmImageEncoder",
+            "--model.image_encoder.name",
+            "resnet51",
+        ],
         "resnet50",
     ),
     "unknown class": (["fit", "--config", TINY, "--model.loss", "TripletLos"], "TripletLos"),
     "unknown flag": (["fit", "--config", TINY, "--data.rooot", "x"], "rooot"),
     "no such checkpoint": (["test", "--config", TINY, "--ckpt_path", "nowhere.ckpt"], "no such file"),
-    "no run yet": (["test", "--config", TINY, "--ckpt_path", "best", "--trainer.default_root_dir", "nowhere"], "ascl fit"),
+    "no run yet": (
+        ["test", "--config", TINY, "--ckpt_path", "best", "--trainer.default_root_dir", "nowhere"],
+        "ascl fit",
+    ),
     "heads do not divide": (["fit", "--config", TINY, "--model.similarity.num_heads", "3"], "3 heads"),
 }
 

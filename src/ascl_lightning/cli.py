@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from ascl_lightning.callbacks.embeddings import EmbeddingWriter
 from ascl_lightning.callbacks.examples import RetrievedExamples
@@ -20,7 +20,6 @@ from ascl_lightning.checkpoints import find_checkpoint
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
-
 
 # of Lightning, about what is meant to be so
 _EXPECTED_WARNINGS = (

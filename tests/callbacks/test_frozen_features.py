@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from tests.datasets import write_karpathy
+from tests.encoders import MeanColour, WordTable
 
 from ascl_lightning.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.data.asymmetry import FirstHalf
@@ -15,8 +17,6 @@ from ascl_lightning.losses import InfoNCE
 from ascl_lightning.models import FusedSimilarity
 from ascl_lightning.models.encoder import Encoder
 from ascl_lightning.modules.retrieval import RetrievalModule
-from tests.datasets import write_karpathy
-from tests.encoders import MeanColour, WordTable
 
 NUM_IMAGES = 6 + 4  # train and val
 NUM_TEXTS = 2 * NUM_IMAGES

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.datasets import write_karpathy
+from tests.hub_models import write_bert, write_clip, write_siglip
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.data.batch import RegionSpec
-from tests.datasets import write_karpathy
-from tests.hub_models import write_bert, write_clip, write_siglip
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SPLITS = {"train": 4, "val": 3, "test": 3}

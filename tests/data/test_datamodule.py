@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.datasets import write_karpathy
 
 from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions, ReplaceWord
 from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec, TextSpec
@@ -11,7 +12,6 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import FeatureTable, FeatureWriter
 from ascl_lightning.data.sources import KarpathyJson, Scenes
 from ascl_lightning.errors import UserError
-from tests.datasets import write_karpathy
 
 PIXELS = PixelSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 WORDS = TextSpec(max_length=8, vocab_size=50)
@@ -60,7 +60,6 @@ def test_rows_of_a_batch_belong_together(tmp_path):
         assert batch.images.shape == (len(batch.image_ids), 3, 16, 16)
         for made in (batch.negatives.texts, batch.positives, batch.positive_negatives.texts):
             assert len(made.input_ids) == len(batch.image_ids)
-        assert batch.negatives.valid.all()
         for row, text in enumerate(batch.text_ids.tolist()):
             words = [datamodule.vocabulary.id_of(word) for word in captions[text].lower().strip(" .").split()][:8]
             assert batch.texts.input_ids[row][batch.texts.attention_mask[row]].tolist() == words
@@ -70,9 +69,7 @@ def test_draws_depend_on_seed_epoch_and_index_alone(tmp_path):
     arguments = {"positives": [JoinCaptions(), FirstHalf()], "negatives": [DropWord()], "augment": True}
     alone = {key: value for batch in epoch(karpathy(tmp_path, **arguments), 3) for key, value in by_key(batch)}
     batched = {
-        key: value
-        for batch in epoch(karpathy(tmp_path, **arguments, batch_size=1), 3)
-        for key, value in by_key(batch)
+        key: value for batch in epoch(karpathy(tmp_path, **arguments, batch_size=1), 3) for key, value in by_key(batch)
     }
     assert alone.keys() == batched.keys()
     assert all(torch.equal(alone[key], batched[key]) for key in alone)
@@ -128,6 +125,17 @@ def test_texts_beyond_the_limit_are_counted(tmp_path):
     too_long = sum(len(caption.strip(" .").split()) > 8 for caption in captions)
     assert too_long > 0
     assert sum(batch.num_truncated for batch in epoch(datamodule)) == too_long
+
+
+def test_a_negative_that_differs_in_no_token_is_not_valid(tmp_path):
+    # every caption ends in a word of its own ("... number 3"), and two words fit: what is dropped beyond is not seen
+    datamodule = karpathy(tmp_path, negatives=[DropWord()], text_spec=TextSpec(max_length=2, vocab_size=50))
+    same = []
+    for batch in epoch(datamodule):
+        same.append((batch.negatives.texts.input_ids == batch.texts.input_ids).all(dim=1))
+        assert torch.equal(batch.negatives.valid, ~same[-1])
+    # one of eight or more words is dropped, and only the first two of the rest are seen
+    assert torch.cat(same).float().mean() > 0.5
 
 
 def test_regions_come_as_features(tmp_path):

@@ -1,10 +1,10 @@
 import pytest
 import torch
+from tests.encoders import MeanColour, WordTable
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.model import ImageTextModel
-from tests.encoders import MeanColour, WordTable
 
 
 def model(embed_dim: int = 4, **towers) -> ImageTextModel:

@@ -1,148 +1,242 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from ascl_lightning.data.batch import Features
+from ascl_lightning.errors import UserError
 from ascl_lightning.models.perturb import (
     FeatureDropout,
     GaussianNoise,
     PerturbWords,
+    WordPerturbation,
     ZeroOut,
     keyed_normal,
     keyed_uniform,
 )
 
-MASK_64 = 2**64 - 1
+OPERATIONS = [GaussianNoise(), FeatureDropout(), ZeroOut()]
 
 
-def mix(state: int) -> int:
-    """SplitMix64's finaliser on plain integers."""
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & MASK_64
-    return state ^ (state >> 31)
-
-
-@pytest.mark.parametrize("key", [0, 1, -1, 2**63 - 1, -(2**63), 123_456_789])
-def test_uniform_numbers_are_those_of_the_hash_on_plain_integers(key):
-    got = keyed_uniform(torch.tensor([key]), 3, stream=2)[0].tolist()
-    row = mix((mix(key & MASK_64) + 2) & MASK_64)
-    words = [mix((row + position * 0x9E3779B97F4A7C15) & MASK_64) for position in (1, 2, 3)]
-    assert got == [(((word >> 40) & (2**23 - 1)) + 0.5) / 2**23 for word in words]
-
-
-def test_moments_of_the_draws():
-    # 200,000 numbers: the mean of uniforms has a deviation of 6.5e-4, that of normals 2.2e-3; bounds are five of them
-    keys = torch.arange(200)
-    uniform, normal = keyed_uniform(keys, 1000, 0), keyed_normal(keys, 1000, 0)
-    assert abs(uniform.mean() - 0.5) < 3.3e-3
-    assert abs(uniform.var() - 1 / 12) < 1e-3
-    assert uniform.min() > 0
-    assert uniform.max() < 1
-    assert abs(normal.mean()) < 1.2e-2
-    assert abs(normal.var() - 1) < 1.6e-2
-    assert abs((normal**4).mean() - 3) < 0.12
-    # neither neighbouring positions nor neighbouring keys know of each other
-    for first, second in ((normal[:, 1:], normal[:, :-1]), (normal[1:], normal[:-1])):
-        assert abs((first * second).mean()) < 1.2e-2
-    assert abs((keyed_normal(keys, 1000, 1) * normal).mean()) < 1.2e-2
-
-
-def batch(lengths: list[int], width: int = 6, seed: int = 0) -> Features:
+def make_texts(num_texts: int, length: int = 6, dim: int = 8, seed: int = 0) -> Features:
+    """Random words, every text with at least one, masks with holes."""
     generator = torch.Generator().manual_seed(seed)
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    tokens = torch.randn(*mask.shape, width, generator=generator)
-    return Features(torch.randn(len(lengths), width, generator=generator), tokens, mask)
+    mask = torch.rand(num_texts, length, generator=generator) < 0.6
+    mask[:, 0] |= ~mask.any(1)
+    tokens = torch.randn(num_texts, length, dim, generator=generator)
+    return Features(torch.randn(num_texts, dim, generator=generator), tokens, mask)
 
 
-@pytest.mark.parametrize("operation", [GaussianNoise(), FeatureDropout(), ZeroOut()])
-@settings(max_examples=10, deadline=None)
-@given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.integers(-(2**63), 2**63 - 10))
-def test_a_row_is_the_same_alone_and_padding_is_untouched(operation, lengths, key):
-    texts, keys = batch(lengths), torch.arange(len(lengths)) + key
-    perturb = PerturbWords([operation])
-    together, valid = perturb(texts, keys)
-    assert torch.equal(together.tokens[~texts.mask], texts.tokens[~texts.mask])
-    assert together.mask is texts.mask
-    for row, length in enumerate(lengths):
-        fields = texts.pooled, texts.tokens[:, :length], texts.mask[:, :length]
-        single = Features(*(field[row : row + 1] for field in fields))
-        alone, alone_valid = perturb(single, keys[row : row + 1])
-        assert torch.equal(alone.tokens[0], together.tokens[row, :length])
-        assert torch.equal(alone.pooled[0], together.pooled[row])
-        assert alone_valid.item() == valid[row].item()
+def splitmix64(state: int, count: int) -> list[int]:
+    """The published generator, on Python's integers."""
+    numbers = []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        mixed = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) % 2**64
+        numbers.append(mixed ^ (mixed >> 31))
+    return numbers
 
 
-def test_noise_is_standard_normal_on_words_and_the_global_vector():
-    texts = batch([7] * 300, width=16)
-    perturbed, valid = PerturbWords([GaussianNoise()])(texts, torch.arange(300))
-    for noise in (perturbed.tokens - texts.tokens, perturbed.pooled - texts.pooled):
-        bound = 5 / noise.numel() ** 0.5
-        assert abs(noise.mean()) < bound
-        assert abs(noise.var() - 1) < 1.5 * bound
+def test_the_reference_generator_gives_its_published_numbers() -> None:
+    assert splitmix64(1234567, 3) == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@given(key=st.integers(-(2**63), 2**63 - 1), stream=st.integers(0, 5))
+@settings(max_examples=30, deadline=None)
+def test_uniform_is_splitmix64(key: int, stream: int) -> None:
+    step = 0x9E3779B97F4A7C15
+    start = splitmix64((key + stream * step) % 2**64, 1)[0]
+    expected = [number >> 40 for number in splitmix64(start, 6)]
+    numbers = keyed_uniform(torch.tensor([key]), (2, 3), stream) * 2**24
+    assert numbers.flatten().tolist() == expected
+
+
+def test_uniform_fills_the_unit_interval_evenly() -> None:
+    numbers = keyed_uniform(torch.arange(200), (1000,), 1).double()
+    count = numbers.numel()
+    assert 0 <= numbers.min() < 1e-4
+    assert 1 - 1e-4 < numbers.max() < 1
+    # five standard errors each: variances of u, (u - 1/2)^2 and of a bin's count
+    assert abs(numbers.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / count)
+    assert abs(numbers.var() - 1 / 12) < 5 * math.sqrt((1 / 80 - 1 / 144) / count)
+    bins = torch.histc(numbers, 20, 0, 1)
+    assert ((bins - count / 20).abs() < 5 * math.sqrt(count * 0.05 * 0.95)).all()
+
+
+def test_normal_has_the_moments_of_a_standard_normal() -> None:
+    numbers = keyed_normal(torch.arange(200), (1000,), 1).double()
+    count = numbers.numel()
+    # E z^2k = 1, 3, 15, 105 for k = 1 to 4
+    assert abs(numbers.mean()) < 5 * math.sqrt(1 / count)
+    assert abs(numbers.square().mean() - 1) < 5 * math.sqrt(2 / count)
+    assert abs((numbers**3).mean()) < 5 * math.sqrt(15 / count)
+    assert abs((numbers**4).mean() - 3) < 5 * math.sqrt((105 - 9) / count)
+    assert abs((numbers.abs() < 1).double().mean() - 0.6827) < 5 * math.sqrt(0.6827 * 0.3173 / count)
+    assert numbers.isfinite().all()
+
+
+@pytest.mark.parametrize("draw", [keyed_uniform, keyed_normal])
+def test_neighbouring_keys_streams_and_positions_are_uncorrelated(draw: object) -> None:
+    keys = torch.arange(300)
+    base, other_stream = draw(keys, (300,), 1), draw(keys, (300,), 2)
+    next_key = draw(keys + 1, (300,), 1)
+    limit = 5 / math.sqrt(base.numel() - 300)
+    for first, second in ((base, other_stream), (base, next_key), (base[:, 1:], base[:, :-1]), (base[1:], base[:-1])):
+        assert not torch.equal(first, second)
+        correlation = torch.corrcoef(torch.stack([first.flatten(), second.flatten()]).double())[0, 1]
+        assert abs(correlation) < limit
+
+
+@pytest.mark.parametrize("draw", [keyed_uniform, keyed_normal])
+def test_draws_depend_on_nothing_but_key_and_position(draw: object) -> None:
+    keys = torch.randint(-(2**62), 2**62, (37,))
+    whole = draw(keys, (5, 7), 3)
+    assert torch.equal(torch.cat([draw(part, (5, 7), 3) for part in keys.split(10)]), whole)
+    assert torch.equal(draw(keys, (9, 7), 3)[:, :5], whole)  # more padding
+    assert torch.equal(draw(keys.flip(0), (5, 7), 3).flip(0), whole)
+    assert draw(keys, (), 3).shape == (37,)
+    assert draw(keys[:0], (5, 7), 3).shape == (0, 5, 7)
+
+
+def test_gaussian_noise_has_its_deviation() -> None:
+    texts = make_texts(200, 20, 16)
+    noisy = GaussianNoise(std=2.0)(texts, torch.arange(200))
+    for noise in (noisy.tokens - texts.tokens, noisy.pooled - texts.pooled):
+        count = noise.numel()
+        assert abs(noise.mean()) < 5 * 2 / math.sqrt(count)
+        assert abs(noise.square().mean() - 4) < 5 * 4 * math.sqrt(2 / count)
+    noise = GaussianNoise()(Features(torch.zeros(3, 8), torch.zeros(3, 2, 8), texts.mask[:3, :2]), torch.arange(3))
+    assert not (noise.tokens[:, 0] == noise.pooled).any()
+
+
+def test_feature_dropout_drops_a_share_and_scales_the_rest() -> None:
+    texts = make_texts(200, 20, 16)
+    dropped = FeatureDropout(p=0.2)(texts, torch.arange(200))
+    for before, after in ((texts.tokens, dropped.tokens), (texts.pooled, dropped.pooled)):
+        zero = after == 0
+        assert abs(zero.double().mean() - 0.2) < 5 * math.sqrt(0.2 * 0.8 / zero.numel())
+        torch.testing.assert_close(after[~zero], before[~zero] / 0.8)
+
+
+def test_zero_out_takes_one_word_or_one_dimension_with_equal_chance() -> None:
+    texts = make_texts(2000, 5, 4)
+    zeroed = ZeroOut()(texts, torch.arange(2000))
+    zero = (zeroed.tokens == 0) & texts.mask[..., None]
+    words, dims = zero.all(2), (zero | ~texts.mask[..., None]).all(1)
+    pooled = zeroed.pooled == 0
+    # a text of one word of which one dimension is zero has no zero word, and the other way round
+    is_word = words.any(1)
+    assert (words.sum(1)[is_word] == 1).all()
+    assert (dims.sum(1)[~is_word] == 1).all()
+    assert torch.equal(zero.sum((1, 2))[is_word], torch.full_like(zero.sum((1, 2))[is_word], 4))
+    assert torch.equal(zero.sum((1, 2))[~is_word], texts.mask.sum(1)[~is_word])
+    assert not pooled[is_word].any()
+    assert torch.equal(pooled[~is_word], dims[~is_word])
+    assert abs(is_word.double().mean() - 0.5) < 5 * 0.5 / math.sqrt(2000)
+    # each word of the texts with 3 words, and each dimension, with equal chance
+    three = is_word & (texts.mask.sum(1) == 3)
+    rank = (texts.mask.cumsum(1) - 1)[three][words[three]]
+    assert (rank.bincount(minlength=3) - three.sum() / 3).abs().max() < 5 * math.sqrt(three.sum() * 2 / 9)
+    counts = dims[~is_word].sum(0)
+    assert (counts - counts.sum() / 4).abs().max() < 5 * math.sqrt(counts.sum() * 3 / 16)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_only_words_change(operation: WordPerturbation) -> None:
+    texts = make_texts(50)
+    texts.tokens[~texts.mask] = float("nan")
+    negatives, valid = PerturbWords([operation])(texts, torch.arange(50))
+    assert torch.equal(negatives.mask, texts.mask)
+    assert negatives.tokens[~texts.mask].isnan().all()
     assert valid.all()
+    changed = (negatives.tokens != texts.tokens) & texts.mask[..., None]
+    assert changed.flatten(1).any(1).all()
+    assert negatives.tokens[texts.mask].isfinite().all()
 
 
-def test_dropout_zeroes_half_and_doubles_the_rest():
-    texts = batch([9] * 100, width=16)
-    perturbed, _ = PerturbWords([FeatureDropout()])(texts, torch.arange(100))
-    zero = perturbed.tokens == 0
-    torch.testing.assert_close(perturbed.tokens[~zero], 2 * texts.tokens[~zero])
-    assert abs(zero.float().mean() - 0.5) < 2.5 / zero.numel() ** 0.5
+@given(split=st.integers(1, 23), padding=st.integers(0, 3))
+@settings(max_examples=15, deadline=None)
+def test_splitting_and_padding_a_batch_change_nothing(split: int, padding: int) -> None:
+    texts, keys = make_texts(23), torch.arange(23) * 7919
+    perturb = PerturbWords()
+    whole, _ = perturb(texts, keys)
+
+    def part(rows: slice) -> Features:
+        tokens = torch.nn.functional.pad(texts.tokens[rows], (0, 0, 0, padding))
+        mask = torch.nn.functional.pad(texts.mask[rows], (0, padding))
+        return perturb(Features(texts.pooled[rows], tokens, mask), keys[rows])[0]
+
+    parts = [part(slice(start, start + split)) for start in range(0, 23, split)]
+    assert torch.equal(torch.cat([negatives.pooled for negatives in parts]), whole.pooled)
+    assert torch.equal(torch.cat([negatives.tokens for negatives in parts])[:, :6], whole.tokens)
 
 
-def test_zero_out_takes_one_word_or_one_dimension():
-    texts = batch([3, 5] * 200, width=4)
-    perturbed, valid = PerturbWords([ZeroOut()])(texts, torch.arange(400))
-    assert valid.all()
-    words = dimensions = 0
-    hit = set()
-    for row in range(400):
-        real = texts.mask[row]
-        zero = (perturbed.tokens[row] == 0)[real]
-        assert torch.equal(perturbed.tokens[row][real][~zero], texts.tokens[row][real][~zero])
-        if zero.all(1).any():
-            assert zero.all(1).sum() == 1
-            assert zero.sum() == 4
-            assert torch.equal(perturbed.pooled[row], texts.pooled[row])
-            words += 1
-            hit.add((len(zero), int(zero.all(1).nonzero())))
-        else:
-            assert zero.all(0).sum() == 1
-            assert zero.sum() == len(zero)
-            assert (perturbed.pooled[row] == 0).sum() == 1
-            dimensions += 1
-    assert words + dimensions == 400
-    assert 150 < words < 250  # five deviations of a fair coin
-    assert hit == {(length, place) for length in (3, 5) for place in range(length)}
+def test_operations_are_drawn_by_their_shares_and_leave_the_others_alone() -> None:
+    texts, keys = make_texts(4000, 3, 2), torch.arange(4000)
+    operations = [GaussianNoise(probability=1.0), ZeroOut(probability=3.0)]
+    negatives, _ = PerturbWords(operations)(texts, keys)
+    alone = [PerturbWords([operation])(texts, keys)[0] for operation in operations]
+
+    def equals(other: Features) -> Tensor:
+        return (negatives.tokens == other.tokens).flatten(1).all(1) & (negatives.pooled == other.pooled).all(1)
+
+    noisy, zeroed = equals(alone[0]), equals(alone[1])
+    assert torch.equal(noisy, ~zeroed)
+    assert abs(noisy.double().mean() - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 4000)
 
 
-def test_what_no_draw_changes_is_not_valid():
-    texts = batch([2, 2])
-    texts.tokens[0] = texts.pooled[0] = 0
-    perturb = PerturbWords([ZeroOut(), FeatureDropout()])
-    _, valid = perturb(texts, torch.tensor([1, 2]))
-    assert valid.tolist() == [False, True]
+def test_keys_decide() -> None:
+    texts = make_texts(1)
+    many = Features(texts.pooled.expand(20, -1), texts.tokens.expand(20, -1, -1), texts.mask.expand(20, -1))
+    same, _ = PerturbWords()(many, torch.full((20,), 5))
+    assert (same.tokens == same.tokens[:1]).all()
+    different, _ = PerturbWords([GaussianNoise()])(many, torch.arange(20))
+    assert len(different.tokens.flatten(1).unique(dim=0)) == 20
 
 
-def test_operations_come_by_their_shares():
-    texts = batch([2] * 1000)
-    perturbed, _ = PerturbWords([GaussianNoise(probability=3.0), ZeroOut()])(texts, torch.arange(1000))
-    zeroed = (perturbed.tokens == 0).flatten(1).any(1).sum().item()
-    assert 180 < zeroed < 320  # a quarter, five deviations of 13.7
+def test_a_negative_that_equals_its_text_is_not_valid() -> None:
+    texts = make_texts(4)
+    texts.tokens[1] = 0  # nothing left to zero
+    texts.mask[2] = False  # no words
+    texts.tokens[~texts.mask] = float("nan")
+    _, valid = PerturbWords([ZeroOut()])(texts, torch.arange(4))
+    assert valid.tolist() == [True, False, False, True]
+    _, valid = PerturbWords([GaussianNoise(std=0.0)])(texts, torch.arange(4))
+    assert not valid.any()
 
 
-def test_gradients_reach_the_words():
-    texts = batch([3, 2])
+def test_gradients_reach_the_words() -> None:
+    texts = make_texts(30)
     texts.tokens.requires_grad_()
-    perturbed, _ = PerturbWords()(texts, torch.tensor([5, 6]))
-    perturbed.tokens.sum().backward()
-    assert texts.tokens.grad is not None
-    assert texts.tokens.grad.abs().sum() > 0
+    negatives, _ = PerturbWords([FeatureDropout(p=0.5)])(texts, torch.arange(30))
+    (gradient,) = torch.autograd.grad(negatives.tokens.sum(), texts.tokens)
+    kept = (negatives.tokens != 0) & texts.mask[..., None]
+    torch.testing.assert_close(gradient, torch.where(texts.mask[..., None], 2.0 * kept, 1.0))
 
 
-def test_nothing_to_draw_from_is_refused():
-    with pytest.raises(ValueError, match="at least one operation"):
-        PerturbWords([])
-    with pytest.raises(ValueError, match="positive"):
-        GaussianNoise(probability=0.0)
+def test_half_precision_stays_half_precision() -> None:
+    texts = make_texts(9)
+    texts.tokens, texts.pooled = texts.tokens.bfloat16(), texts.pooled.bfloat16()
+    negatives, _ = PerturbWords()(texts, torch.arange(9))
+    assert negatives.tokens.dtype == negatives.pooled.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GaussianNoise(probability=0.0), "probability of the word perturbation 'gaussian_noise' is 0.0"),
+        (lambda: FeatureDropout(p=1.0), "p of the word perturbation 'feature_dropout' is 1.0"),
+        (lambda: PerturbWords([]), "empty"),
+    ],
+)
+def test_mistakes_are_explained(make: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_nothing_of_it_is_stored() -> None:
+    assert not PerturbWords().state_dict()

@@ -3,6 +3,8 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from tests.datasets import write_karpathy
+from tests.encoders import MeanColour, WordTable
 
 from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions
 from ascl_lightning.data.datamodule import RetrievalDataModule
@@ -12,8 +14,6 @@ from ascl_lightning.metrics import retrieval_metrics
 from ascl_lightning.models import FusedSimilarity, GaussianNoise, PerturbWords
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.modules.schedule import WarmupCosine
-from tests.datasets import write_karpathy
-from tests.encoders import MeanColour, WordTable
 
 ASCL = {"positives": [JoinCaptions(), FirstHalf()], "negatives": [DropWord()]}
 
@@ -140,9 +140,7 @@ def test_validation_metrics_are_those_of_the_whole_matrix(tmp_path):
 
 
 def test_training_lowers_the_loss(tmp_path):
-    module = build(
-        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.02), schedule=WarmupCosine(0.0, 1.0)
-    )
+    module = build(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.02), schedule=WarmupCosine(0.0, 1.0))
     shown = trainer(tmp_path, max_epochs=1)
     shown.fit(module, data(module, tmp_path, **ASCL))
     first = shown.callback_metrics["train/loss"].item()

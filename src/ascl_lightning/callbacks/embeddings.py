@@ -9,6 +9,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ascl_lightning.callbacks.parts import retrieval_data
 from ascl_lightning.callbacks.results import run_folder
 
 
@@ -36,7 +37,7 @@ class EmbeddingWriter(Callback):
         """Writes the files."""
         tensors = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
         self._parts.clear()
-        split = trainer.datamodule.view("test").split
+        split = retrieval_data(trainer).view("test").split
         captions = [caption for captions in split.captions for caption in captions]
         items = {
             "image_ids": [split.image_ids[row] for row in tensors.pop("image_ids").tolist()],

@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
+from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module
 from ascl_lightning.callbacks.results import COLUMNS, recall_rows, run_folder
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.datasets import SplitView
@@ -66,9 +67,9 @@ class RetrievedExamples(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scores a few queries against the whole gallery, before the module forgets what it encoded."""
-        if trainer.world_size > 1 or trainer.fast_dev_run:
+        if trainer.world_size > 1 or is_trial(trainer):
             return
-        gallery = pl_module.evaluation.gallery()
+        gallery = retrieval_module(pl_module).evaluation.gallery()
         some_images, every_image = _queries(gallery.images.ids)
         some_texts, every_text = _queries(gallery.texts.ids)
         with torch.no_grad():
@@ -87,7 +88,7 @@ class RetrievedExamples(Callback):
         """Writes the page."""
         if not self._text_queries:
             return
-        view: SplitView = trainer.datamodule.view("test")
+        view = retrieval_data(trainer).view("test")
         captions = [caption for of_image in view.split.captions for caption in of_image]
         metrics = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
         environment = Environment(

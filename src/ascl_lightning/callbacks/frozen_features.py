@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import track
 from torch import nn
 
+from ascl_lightning.callbacks.parts import retrieval_data, retrieval_module
 from ascl_lightning.data.batch import Features, PixelSpec, TokenizedTexts
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import FeatureTable, FeatureWriter
@@ -36,8 +37,8 @@ class FrozenFeatures(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Encodes, and gives the tables to the data module before it builds its loaders."""
-        model: ImageTextModel = pl_module.model
-        datamodule: RetrievalDataModule = trainer.datamodule
+        model = retrieval_module(pl_module).model
+        datamodule = retrieval_data(trainer)
         pixels = isinstance(model.image_encoder.spec, PixelSpec)
         images = pixels and model.image_encoder.frozen and not datamodule.augment
         texts = model.text_encoder.frozen

@@ -7,6 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Column, Table
 
+from ascl_lightning.callbacks.parts import is_trial, retrieval_data
+
 COLUMNS = ("R@1", "R@5", "R@10", "median rank", "mean rank", "rSum")
 _KEYS = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "mean_rank")
 _DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
@@ -50,12 +52,12 @@ class TestResults(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the ceiling, where the data's source knows the truth."""
-        ceiling = trainer.datamodule.ceiling("test")
+        ceiling = retrieval_data(trainer).ceiling("test")
         pl_module.log_dict({f"test/ceiling/{name}": value for name, value in ceiling.items()}, rank_zero_only=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank 0 writes; the keys are those of the logger."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         path = run_folder(trainer) / "test_metrics.json"

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextContext, sampling_key
@@ -172,11 +173,10 @@ class Collate:
         text_ids = torch.tensor([item.text_row for item in items])
         samples = [item.texts for item in items]
         texts, cut = self._texts(text_ids, [s.text for s in samples])
-        positives, positives_cut = self._optional([s.positive for s in samples])
-        negatives, negatives_cut = self._optional([s.negative for s in samples])
-        both, both_cut = self._optional([s.positive_negative for s in samples])
-        valid = torch.tensor([s.negative_valid for s in samples])
-        both_valid = torch.tensor([s.positive_negative_valid for s in samples])
+        positives, positives_cut = self._made([s.positive for s in samples])
+        negatives, negatives_cut = self._made([s.negative for s in samples])
+        both, both_cut = self._made([s.positive_negative for s in samples])
+        originals = None if negatives is None else self.tokenizer([s.text for s in samples])[0]
         return ImageTextBatch(
             images=self.view.collate(image_ids, [item.picture for item in items]),
             image_ids=image_ids,
@@ -184,9 +184,9 @@ class Collate:
             text_ids=text_ids,
             text_image_ids=image_ids,
             sampling_keys=torch.tensor([item.key for item in items]),
-            negatives=None if negatives is None else NegativeTexts(negatives, valid),
+            negatives=_negatives(negatives, originals, [s.negative_valid for s in samples]),
             positives=positives,
-            positive_negatives=None if both is None else NegativeTexts(both, both_valid),
+            positive_negatives=_negatives(both, positives, [s.positive_negative_valid for s in samples]),
             num_truncated=cut + positives_cut + negatives_cut + both_cut,
         )
 
@@ -211,6 +211,23 @@ class Collate:
             return self.view.text_table.gather(rows), 0
         return self.tokenizer(texts)
 
-    def _optional(self, texts: list[str | None]) -> tuple[TokenizedTexts | None, int]:
+    def _made(self, texts: list[str | None]) -> tuple[TokenizedTexts | None, int]:
         given = [text for text in texts if text is not None]
         return self.tokenizer(given) if given else (None, 0)
+
+
+def _negatives(
+    texts: TokenizedTexts | None, originals: TokenizedTexts | None, valid: list[bool]
+) -> NegativeTexts | None:
+    """T- with its validity: words that differ can still be the same tokens, beyond the limit or unknown alike."""
+    if texts is None or originals is None:
+        return None
+    length = max(texts.input_ids.shape[1], originals.input_ids.shape[1])
+    differs = (_padded_ids(texts, length) != _padded_ids(originals, length)).any(dim=1)
+    return NegativeTexts(texts, torch.tensor(valid) & differs)
+
+
+def _padded_ids(texts: TokenizedTexts, length: int) -> Tensor:
+    """Token ids, -1 at padding, (M, length)."""
+    ids = texts.input_ids.masked_fill(~texts.attention_mask, -1)
+    return F.pad(ids, (0, length - ids.shape[1]), value=-1)

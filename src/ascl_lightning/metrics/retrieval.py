@@ -121,9 +121,9 @@ class RetrievalMetrics(Metric):
         return Gallery(images, texts, _rows_of(text_image_ids, images.ids), self._scorer.score)
 
     def _items(self, kind: str) -> "Items":
-        names = ("ids", "pooled", "tokens", "lengths", "embeds")
-        state = {name: dim_zero_cat(getattr(self, f"{kind}_{name}")) for name in names}
-        return Items(**state, device=self.device)
+        state = {name: dim_zero_cat(getattr(self, f"{kind}_{name}")) for name in ("ids", "pooled", "lengths", "embeds")}
+        tokens = getattr(self, f"{kind}_tokens")
+        return Items(**state, tokens=[tokens] if isinstance(tokens, Tensor) else tokens, device=self.device)
 
 
 class _Unowned:
@@ -157,9 +157,9 @@ class Items:
     Args:
         ids: With repetitions, (R,).
         pooled: (R, P).
-        tokens: The valid tokens of all items, one item after the other, (sum of lengths, T).
         lengths: Number of tokens of each item, (R,).
         embeds: (R, D).
+        tokens: The valid tokens of all items, one item after the other, in any number of parts, (sum of lengths, T).
         device: Where selected items go; what came may lie elsewhere.
     """
 
@@ -167,9 +167,9 @@ class Items:
         self,
         ids: Int[Tensor, " R"],
         pooled: Float[Tensor, "R P"],
-        tokens: Float[Tensor, "S T"],
         lengths: Int[Tensor, " R"],
         embeds: Float[Tensor, "R D"],
+        tokens: list[Tensor],
         device: torch.device,
     ) -> None:
         sorted_ids, order = ids.to(device).sort(stable=True)
@@ -179,7 +179,7 @@ class Items:
         self.ids = sorted_ids[is_first]
         self.embeds = embeds.to(device)[self.rows]
         self._pooled = pooled
-        self._tokens = torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])])
+        self._tokens = torch.cat([*tokens, tokens[0].new_zeros(1, tokens[0].shape[1])])
         self._lengths = lengths
         self._starts = lengths.cumsum(0) - lengths
         self._device = device
@@ -190,7 +190,7 @@ class Items:
         lengths, starts = self._lengths[rows], self._starts[rows]
         positions = torch.arange(int(lengths.max()), device=rows.device)
         mask = positions < lengths[:, None]
-        # one gather, padding included: the last row of all is zero
+        # one gather, padding included: the very last row is zero
         sources = torch.where(mask, starts[:, None] + positions, len(self._tokens) - 1)
         tokens = self._tokens.index_select(0, sources.flatten()).unflatten(0, mask.shape)
         return Features(self._pooled[rows].to(self._device), tokens.to(self._device), mask.to(self._device))

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ascl_lightning.data.batch import Features
+from ascl_lightning.errors import UserError
 from ascl_lightning.models.scoring import (
     CrossAttention,
     PairAttention,
     TokenSet,
-    check_heads,
     inverse_norm,
     mean_similarity,
     score_in_tiles,
@@ -101,7 +101,7 @@ class FusedSimilarity(nn.Module):
         text_gate: Whether the text's own global vector joins its context through a gate, as the image's does.
 
     Raises:
-        ValueError: If D is not divisible by `num_heads`, `local_weight` is outside [0, 1], `global_fusion` is
+        UserError: If D is not divisible by `num_heads`, `local_weight` is outside [0, 1], `global_fusion` is
             unknown, or a `text_gate` is asked for without fusion.
     """
 
@@ -117,14 +117,14 @@ class FusedSimilarity(nn.Module):
         text_gate: bool = False,
     ) -> None:
         super().__init__()
-        check_heads(embed_dim, num_heads)
+        if num_heads < 1 or embed_dim % num_heads:
+            raise UserError(f"embed_dim {embed_dim} does not split into num_heads {num_heads}; choose a divisor of it")
         if not 0.0 <= local_weight <= 1.0:
-            raise ValueError(f"local_weight is {local_weight}, but must lie in [0, 1]")
+            raise UserError(f"local_weight is {local_weight}; give a number from 0 (global alone) to 1 (local alone)")
         if global_fusion not in get_args(GlobalFusion):
-            raise ValueError(f"global_fusion is {global_fusion!r}, but must be pairwise, independent or none")
+            raise UserError(f"global_fusion is {global_fusion!r}; choose from {', '.join(get_args(GlobalFusion))}")
         if text_gate and global_fusion == "none":
-            raise ValueError("text_gate needs a global_fusion other than 'none': there is no context to join")
-        self.embed_dim = embed_dim
+            raise UserError("text_gate joins a context to the text's vector, and global_fusion none has no context")
         self.embed_dim = embed_dim
         self.local_weight = local_weight
         self.normalize_words = normalize_words

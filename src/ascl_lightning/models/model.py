@@ -1,5 +1,7 @@
 """Backbones, projections and the fused score, joined into one plain module."""
 
+from typing import Any
+
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,9 +72,9 @@ class ImageTextModel(nn.Module):
         scores: Tensor = self.similarity(images, texts)
         return scores
 
-    def parameter_groups(self) -> list[dict[str, object]]:
+    def parameter_groups(self) -> list[dict[str, Any]]:
         """Trainable parameters: one group for each tower with a learning rate of its own, one for the rest."""
-        groups: list[dict[str, object]] = []
+        groups: list[dict[str, Any]] = []
         own: set[int] = set()
         for encoder in (self.image_encoder, self.text_encoder):
             if encoder.learning_rate is not None:

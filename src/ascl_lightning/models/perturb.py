@@ -1,16 +1,20 @@
-"""Type I on word features: T- made after the text projection (AsCL, section III-A; METHOD section 1).
+"""Type I negatives on word features: T-, a text with a wrong detail, made after the encoder's projection.
 
-The published fourth operation, shuffling the words' features, is not here: every score is a sum over words, so a
-shuffled T- would score exactly as T. Words are shuffled before the text encoder instead (`data/asymmetry.py`).
+Source: AsCL (arXiv 2405.10029) and the code of its follow-up: noise, dropout, zeroing. The shuffle of word features
+that is published with them is left out: scores do not depend on the order of words, so T- would equal T and the loss
+could learn nothing from it. (The published one differs only because it mixes padding into the words.) Words are
+shuffled before the text encoder, where order is seen.
 
-Draws come from a counter-based hash of each row's key, so that a row meets the same noise whatever batch, rank or
-device it is on.
+Every number is a hash of a sample's key and of the number's position: it does not depend on the rest of the batch, on
+padding or on the device, and needs no generator per sample.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -18,69 +22,66 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ascl_lightning.data.batch import Features
+from ascl_lightning.errors import UserError
 
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_FIRST_FACTOR = 0xBF58476D1CE4E5B9 - 2**64
-_SECOND_FACTOR = 0x94D049BB133111EB - 2**64
-# half a step above a multiple of 2^-23 is exact in float32, and so never rounds to 1
-_UNIT = 2**23
-
-# one stream for each decision, so that none of them moves another
-_OPERATION, _NOISE, _DROP, _KIND, _WORD, _DIMENSION = range(6)
+# splitmix64 (Steele, Lea and Flood 2014): the step of the counter and the two multipliers of the finaliser
+_STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def keyed_uniform(keys: Int[Tensor, " B"], count: int, stream: int) -> Float[Tensor, "B C"]:
-    """Numbers in (0, 1) that depend on key, position and stream alone.
+class Stream(IntEnum):
+    """Independent series of numbers under one key."""
+
+    OPERATION = 0
+    WORDS = 1
+    POOLED = 2
+    KIND = 3
+    INDEX = 4
+
+
+def keyed_uniform(keys: Int[Tensor, " B"], shape: tuple[int, ...], stream: int) -> Float[Tensor, "B ..."]:
+    """Uniform numbers in [0, 1) that depend on their key, the stream and their position alone.
+
+    The last axis counts first, so a longer first axis (more padding) only adds numbers.
 
     Args:
-        keys: One key a row, (B,).
-        count: Numbers a row.
-        stream: Distinguishes independent draws under one key.
+        keys: One key for each sample, (B,).
+        shape: The shape of a sample's numbers.
+        stream: Which of the key's series.
 
     Returns:
-        float32, 23 bits each, (B, C); the first c of C numbers are those of a smaller count.
+        Multiples of 2^-24 in float32, (B, *shape).
     """
-    return _to_unit(_bits(keys, count, stream) >> 40)
+    start = _mix(keys.long() + _signed((stream + 1) * _STEP))
+    counter = torch.arange(1, math.prod(shape) + 1, device=keys.device) * _signed(_STEP)
+    bits = _mix(start[:, None] + counter)
+    return (_shift_right(bits, 40).float() * 2.0**-24).reshape(len(keys), *shape)
 
 
-def keyed_normal(keys: Int[Tensor, " B"], count: int, stream: int) -> Float[Tensor, "B C"]:
-    """Standard normal numbers, keyed as in `keyed_uniform` (Box and Muller 1958); none lies beyond 6."""
-    bits = _bits(keys, count, stream)
-    radius = (-2 * _to_unit(bits >> 40).log()).sqrt()
-    return radius * (2 * math.pi * _to_unit(bits)).cos()
+def keyed_normal(keys: Int[Tensor, " B"], shape: tuple[int, ...], stream: int) -> Float[Tensor, "B ..."]:
+    """Standard normal numbers, keyed as those of `keyed_uniform`, by Box and Muller's method.
 
+    Computed in float64 where the device has it: rounding to float32 hides the last bits, in which logarithms and
+    cosines of different devices differ.
 
-def _to_unit(bits: Tensor) -> Tensor:
-    """The lowest 23 bits as a number in (0, 1)."""
-    return ((bits & (_UNIT - 1)).float() + 0.5) / _UNIT
-
-
-def _bits(keys: Tensor, count: int, stream: int) -> Tensor:
-    """64 random bits for each row and position, (B, C): SplitMix64 (Steele, Lea and Flood 2014), seeded by the row."""
-    rows = _mix(_mix(keys) + stream)
-    return _mix(rows[:, None] + torch.arange(1, count + 1, device=keys.device) * _GOLDEN)
-
-
-def _mix(state: Tensor) -> Tensor:
-    state = (state ^ _shift(state, 30)) * _FIRST_FACTOR
-    state = (state ^ _shift(state, 27)) * _SECOND_FACTOR
-    return state ^ _shift(state, 31)
-
-
-def _shift(state: Tensor, places: int) -> Tensor:
-    """Logical shift to the right; torch's own keeps the sign."""
-    return (state >> places) & (2 ** (64 - places) - 1)
+    Returns:
+        float32, (B, *shape).
+    """
+    precise = torch.float32 if keys.device.type == "mps" else torch.float64
+    radius, angle = keyed_uniform(keys, (*shape, 2), stream).to(precise).unbind(-1)
+    return (torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)).float()
 
 
 @dataclass(frozen=True)
-class FeatureOperation(ABC):
-    """Makes vectors that fit their image a little less.
+class WordPerturbation(ABC):
+    """Puts a wrong detail into projected word features.
+
+    It need not spare padding: `PerturbWords` does. A subclass sets `name` and says in its docstring what it changes.
 
     Args:
         probability: Share among the operations of its list; the shares need not sum to one.
 
     Raises:
-        ValueError: If `probability` is not a positive number.
+        UserError: If `probability` is not a positive number.
     """
 
     name: ClassVar[str]
@@ -88,110 +89,148 @@ class FeatureOperation(ABC):
 
     def __post_init__(self) -> None:
         if not 0 < self.probability < math.inf:
-            raise ValueError(f"the probability of {self.name} is {self.probability}, but must be a positive number")
+            raise UserError(
+                f"the probability of the word perturbation {self.name!r} is {self.probability}; "
+                f"give a positive number, or take the operation out of its list"
+            )
 
     @abstractmethod
-    def __call__(
-        self, vectors: Float[Tensor, "B V D"], mask: Bool[Tensor, "B V"], keys: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B V D"]:
-        """Change the vectors of each row by draws from its key.
-
-        Args:
-            vectors: The text's global vector, then its words, (B, 1 + L, D).
-            mask: True for the global vector and for real words, (B, 1 + L); what is changed elsewhere is discarded.
-            keys: One key a row, (B,).
-        """
+    def __call__(self, text: Features, keys: Int[Tensor, " B"]) -> Features:
+        """Perturbed features of B texts; all draws derive from `keys`."""
 
 
 @dataclass(frozen=True)
-class GaussianNoise(FeatureOperation):
-    """Adds standard Gaussian noise to every vector (METHOD section 1)."""
+class GaussianNoise(WordPerturbation):
+    """Adds normal noise to every feature of the words, and of the global vector.
+
+    Args:
+        probability: Share among the operations of its list.
+        std: Standard deviation; 1 as published.
+    """
 
     name: ClassVar[str] = "gaussian_noise"
+    std: float = 1.0
 
-    def __call__(
-        self, vectors: Float[Tensor, "B V D"], mask: Bool[Tensor, "B V"], keys: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B V D"]:
-        """See `FeatureOperation`."""
-        return vectors + keyed_normal(keys, vectors[0].numel(), _NOISE).view_as(vectors).to(vectors.dtype)
+    def __call__(self, text: Features, keys: Int[Tensor, " B"]) -> Features:
+        """See `WordPerturbation`."""
+        word_noise = self.std * keyed_normal(keys, tuple(text.tokens.shape[1:]), Stream.WORDS)
+        pooled_noise = self.std * keyed_normal(keys, tuple(text.pooled.shape[1:]), Stream.POOLED)
+        pooled = text.pooled + pooled_noise.to(text.pooled.dtype)
+        return Features(pooled, text.tokens + word_noise.to(text.tokens.dtype), text.mask)
 
 
 @dataclass(frozen=True)
-class FeatureDropout(FeatureOperation):
-    """Sets every number to zero with probability 1/2 and doubles the others, as dropout does (METHOD section 1)."""
+class FeatureDropout(WordPerturbation):
+    """Sets features of the words, and of the global vector, to zero at random and scales the rest by 1 / (1 - p).
+
+    Args:
+        probability: Share among the operations of its list.
+        p: Probability of each feature to be dropped; 0.5 as published.
+
+    Raises:
+        UserError: If `p` is outside [0, 1).
+    """
 
     name: ClassVar[str] = "feature_dropout"
+    p: float = 0.5
 
-    def __call__(
-        self, vectors: Float[Tensor, "B V D"], mask: Bool[Tensor, "B V"], keys: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B V D"]:
-        """See `FeatureOperation`."""
-        keep = keyed_uniform(keys, vectors[0].numel(), _DROP).view_as(vectors) < 0.5
-        return torch.where(keep, 2 * vectors, 0.0)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.p < 1:
+            raise UserError(f"p of the word perturbation {self.name!r} is {self.p}; give a number in [0, 1)")
+
+    def __call__(self, text: Features, keys: Int[Tensor, " B"]) -> Features:
+        """See `WordPerturbation`."""
+        pooled = self._drop(text.pooled, keys, Stream.POOLED)
+        return Features(pooled, self._drop(text.tokens, keys, Stream.WORDS), text.mask)
+
+    def _drop(self, features: Tensor, keys: Tensor, stream: Stream) -> Tensor:
+        dropped = keyed_uniform(keys, tuple(features.shape[1:]), stream) < self.p
+        return (features / (1 - self.p)).masked_fill(dropped, 0.0)
 
 
 @dataclass(frozen=True)
-class ZeroOut(FeatureOperation):
-    """Sets one random word, or one random feature dimension of all vectors, to zero, with equal chance (METHOD section 1).
+class ZeroOut(WordPerturbation):
+    """Sets one random word, or one random feature dimension of all words, to zero, with equal chance.
 
-    A zeroed word leaves the global vector as it is: the encoder has already read the word into it.
+    The dimension is zeroed in the global vector as well; a lost word leaves that vector as it is, for nobody knows what
+    the encoder would have made of the rest.
     """
 
     name: ClassVar[str] = "zero_out"
 
-    def __call__(
-        self, vectors: Float[Tensor, "B V D"], mask: Bool[Tensor, "B V"], keys: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B V D"]:
-        """See `FeatureOperation`."""
-        _, num_vectors, width = vectors.shape
-        is_word = mask.clone()
-        is_word[:, 0] = False
-        # the largest of independent uniform draws lies at every word with equal chance
-        draws = keyed_uniform(keys, num_vectors, _WORD).masked_fill(~is_word, 0.0)
-        word = torch.arange(num_vectors, device=keys.device) == draws.argmax(1, keepdim=True)
-        drawn = (keyed_uniform(keys, 1, _DIMENSION) * width).long()
-        dimension = torch.arange(width, device=keys.device) == drawn
-        by_word = keyed_uniform(keys, 1, _KIND)[..., None] < 0.5
-        zeroed = torch.where(by_word, (word & is_word)[..., None], dimension[:, None])
-        return vectors.masked_fill(zeroed, 0.0)
+    def __call__(self, text: Features, keys: Int[Tensor, " B"]) -> Features:
+        """See `WordPerturbation`."""
+        whole_word = keyed_uniform(keys, (1,), Stream.KIND) < 0.5
+        share = keyed_uniform(keys, (1,), Stream.INDEX)
+        rank = text.mask.cumsum(1) - 1
+        chosen_word = rank == (share * text.mask.sum(1, keepdim=True)).long()
+        width = text.tokens.shape[2]
+        chosen_dim = torch.arange(width, device=keys.device) == (share * width).long()
+        word_zeros = torch.where(whole_word[..., None], chosen_word[..., None], chosen_dim[:, None])
+        pooled = text.pooled.masked_fill(chosen_dim & ~whole_word, 0.0)
+        return Features(pooled, text.tokens.masked_fill(word_zeros, 0.0), text.mask)
 
 
 class PerturbWords(nn.Module):
-    """T-: each text's word features changed by one operation, drawn by its probability.
+    """Makes T- from projected texts: one operation for each sample, drawn from its key.
+
+    The global vector is perturbed with the words: left as it is, it would score a wrong text as the true one wherever
+    it counts (`global_fusion` `"none"`, a gated text).
 
     Args:
-        operations: What may happen to a text.
+        operations: The alternatives; None for noise, dropout and zeroing with equal shares.
 
     Raises:
-        ValueError: If there is no operation.
+        UserError: If `operations` is empty.
     """
 
-    def __init__(
-        self, operations: Sequence[FeatureOperation] = (GaussianNoise(), FeatureDropout(), ZeroOut())
-    ) -> None:
-        super().__init__()
-        if not operations:
-            raise ValueError("word_features needs at least one operation; leave it out for no T- on word features")
-        self.operations = tuple(operations)
+    thresholds: Tensor
 
-    def forward(self, texts: Features, keys: Int[Tensor, " B"]) -> tuple[Features, Bool[Tensor, " B"]]:
-        """Perturb a batch of texts.
+    def __init__(self, operations: Sequence[WordPerturbation] | None = None) -> None:
+        super().__init__()
+        self.operations = (GaussianNoise(), FeatureDropout(), ZeroOut()) if operations is None else tuple(operations)
+        if not self.operations:
+            raise UserError("the list of word perturbations is empty; name at least one, or do without PerturbWords")
+        *sums, total = accumulate(operation.probability for operation in self.operations)
+        self.register_buffer("thresholds", torch.tensor([part / total for part in sums]), persistent=False)
+
+    def forward(self, text: Features, keys: Int[Tensor, " B"]) -> tuple[Features, Bool[Tensor, " B"]]:
+        """Perturbs the words of each text.
 
         Args:
-            texts: Projected texts, pooled (B, D), tokens (B, L, D).
-            keys: One key a text, (B,).
+            text: Projected features of B texts, pooled (B, D) and tokens (B, L, D).
+            keys: One key for each text, (B,); texts with the same key get the same draws.
 
         Returns:
-            The perturbed texts, padding as it was, and False for each text that no draw changed (B,).
+            T- with the mask and the padding of T, and whether any word of T- differs from T's, (B,); where none does
+            (it was zero already), T- must not count as a negative.
         """
-        vectors = torch.cat([texts.pooled[:, None], texts.tokens], 1)
-        mask = torch.cat([torch.ones_like(texts.mask[:, :1]), texts.mask], 1)
-        shares = torch.tensor([operation.probability for operation in self.operations], device=keys.device)
-        bounds = shares.cumsum(0) / shares.sum()
-        chosen = (keyed_uniform(keys, 1, _OPERATION) > bounds[:-1]).sum(1)
-        perturbed = vectors
-        for number, operation in enumerate(self.operations):
-            affected = (chosen == number)[:, None] & mask
-            perturbed = torch.where(affected[..., None], operation(vectors, mask, keys), perturbed)
-        valid = (perturbed != vectors).flatten(1).any(1)
-        return Features(perturbed[:, 0], perturbed[:, 1:], texts.mask), valid
+        choice = torch.bucketize(keyed_uniform(keys, (), Stream.OPERATION), self.thresholds, right=True)
+        pooled, words = text.pooled, text.tokens
+        for index, operation in enumerate(self.operations):
+            rows = torch.nonzero(choice == index).flatten()
+            changed = operation(Features(text.pooled[rows], text.tokens[rows], text.mask[rows]), keys[rows])
+            pooled, words = pooled.index_copy(0, rows, changed.pooled), words.index_copy(0, rows, changed.tokens)
+        is_word = text.mask[..., None]
+        words = torch.where(is_word, words, text.tokens)
+        valid = ((words != text.tokens) & is_word).flatten(1).any(1)
+        return Features(pooled, words, text.mask), valid
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """The finaliser of splitmix64, on int64 that wraps around."""
+    bits = (bits ^ _shift_right(bits, 30)) * _signed(_FIRST)
+    bits = (bits ^ _shift_right(bits, 27)) * _signed(_SECOND)
+    return bits ^ _shift_right(bits, 31)
+
+
+def _shift_right(bits: Tensor, count: int) -> Tensor:
+    """Shift that fills with zeros; int64's own fills with the sign."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the low 64 bits of an integer."""
+    value %= 1 << 64
+    return value - (1 << 64) if value >> 63 else value

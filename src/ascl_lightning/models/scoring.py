@@ -152,7 +152,8 @@ def local_similarity(
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction is {direction!r}, but must be one of {', '.join(DIRECTIONS)}")
-    check_heads(image_tokens.shape[-1], num_heads)
+    if num_heads < 1 or image_tokens.shape[-1] % num_heads:
+        raise ValueError(f"{image_tokens.shape[-1]} dimensions do not split into {num_heads} heads of equal size")
     dtype = scoring_dtype(image_tokens, text_tokens)
     attention = CrossAttention(num_heads, image_to_text_scale, text_to_image_scale)
 
@@ -170,12 +171,6 @@ def local_similarity(
     pair_elements = num_heads * image_tokens.shape[1] * text_tokens.shape[1]
     with torch.autocast(image_tokens.device.type, enabled=False):
         return score_in_tiles(image_tokens.shape[0], text_tokens.shape[0], pair_elements, score_tile)
-
-
-def check_heads(embed_dim: int, num_heads: int) -> None:
-    """Raises ValueError unless the heads split the feature dimension evenly."""
-    if num_heads < 1 or embed_dim % num_heads:
-        raise ValueError(f"the feature dimension {embed_dim} does not split into {num_heads} heads of equal size")
 
 
 def scoring_dtype(*tensors: Tensor) -> torch.dtype:

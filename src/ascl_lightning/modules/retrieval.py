@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
@@ -70,14 +71,16 @@ class RetrievalModule(LightningModule):
         """Loss of one batch of pairs."""
         images, texts = self.model.encode_images(batch.images), self.model.encode_texts(batch.texts)
         keys = batch.sampling_keys
+        if keys is None:
+            raise ValueError("a training batch must bring sampling_keys; evaluation batches cannot be trained on")
         terms = {"type_i": self._term(batch, images, texts, batch.negatives, keys)}
         if batch.positives is not None:
             positives = self.model.encode_texts(batch.positives)
             terms["type_ii_iii"] = self._term(
                 batch, images, positives, batch.positive_negatives, keys ^ _POSITIVE_STREAM
             )
-        weights = self._weights[: len(terms)]
-        loss = sum(weight * term for weight, term in zip(weights, terms.values(), strict=True)) / sum(weights)
+        weights = torch.tensor(self._weights[: len(terms)], device=keys.device)
+        loss = (weights * torch.stack(list(terms.values()))).sum() / weights.sum()
         size = len(batch.image_ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
         self.log_dict({f"train/loss_{name}": term for name, term in terms.items()}, batch_size=size)
@@ -98,7 +101,7 @@ class RetrievalModule(LightningModule):
         images: Features,
         texts: Features,
         word_level: NegativeTexts | None,
-        keys: Tensor | None,
+        keys: Tensor,
     ) -> Tensor:
         """L(I, T, T-), with T- from the batch, from the features of T, or from both side by side."""
         negatives: list[tuple[Features, Tensor]] = []
@@ -142,10 +145,10 @@ class RetrievalModule(LightningModule):
             "text_image_ids": batch.text_image_ids,
         }
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser over all trainable parameters, and the schedule per step."""
-        groups = self.model.parameter_groups()
-        groups[0]["params"] = [*groups[0]["params"], *self.loss.parameters()]
+        rest, *towers = self.model.parameter_groups()
+        groups = [{"params": [*rest["params"], *self.loss.parameters()]}, *towers]
         optimizer = self._optimizer(groups)
         scheduler = self._schedule.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

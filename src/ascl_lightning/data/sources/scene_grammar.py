@@ -25,9 +25,9 @@ LEAST_BITS = 11.3
 
 _SHARE_OF_ONE, _SHARE_OF_THREE = 0.08, 0.35
 """How many captions mention one object, and, where there are as many, three; the others two."""
-_SHARE_OF_RELATIONS = 0.6
+_SHARE_OF_RELATIONS = 0.3
 """How many sentences with two objects may relate them; the others may say where they are."""
-_SHARE_OF_VAGUE = 0.3
+_SHARE_OF_VAGUE = 0.15
 """How often a corner is called by one of its sides, a background by its tone."""
 
 # What a fact tells, and how early it tends to be told.
@@ -38,7 +38,7 @@ _BITS = {
     "relation": math.log2(3),
     "count": math.log2(len(COUNTS)),
 }
-_EAGERNESS = {"shape": 8.0, "colour": 8.0, "relation": 4.0, "place": 1.0, "size": 1.0, "background": 1.0, "count": 0.6}
+_EAGERNESS = {"shape": 6.0, "colour": 12.0, "relation": 4.0, "place": 3.0, "size": 2.0, "background": 2.0, "count": 0.6}
 _AMBIGUITY = {
     mentioned: math.log2(sum(math.perm(count, mentioned) for count in COUNTS) / len(COUNTS)) for mentioned in (1, 2, 3)
 }

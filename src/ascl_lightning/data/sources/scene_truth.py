@@ -20,11 +20,11 @@ COUNTS = (2, 3, 4)
 """How many objects a scene may have."""
 MAX_OBJECTS = max(COUNTS)
 
-OBJECT_RADII = (0.085, 0.135)
+OBJECT_RADII = (0.1, 0.145)
 """Half the width of a small and of a large object, as a share of the picture's side."""
-CELL_CENTRES = (0.18, 0.5, 0.82)
+CELL_CENTRES = (0.17, 0.5, 0.83)
 """Objects sit in different cells of a 3 x 3 grid, so that none hides another, ..."""
-CELL_JITTER = 0.045
+CELL_JITTER = 0.02
 """... each up to this far from its cell's centre, in x and in y (shares of the side)."""
 OBJECT_TINT = 13.0
 BACKGROUND_TINT = 7.0

@@ -1,0 +1,34 @@
+"""The project's own parts behind Lightning's generic ones."""
+
+from lightning.pytorch import LightningModule, Trainer
+
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.modules.retrieval import RetrievalModule
+
+
+def retrieval_data(trainer: Trainer) -> RetrievalDataModule:
+    """The data module of a run.
+
+    Raises:
+        TypeError: If it is of another class, or loaders were given in its place.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    if not isinstance(datamodule, RetrievalDataModule):
+        raise TypeError(f"this callback needs a RetrievalDataModule, not {type(datamodule).__name__}")
+    return datamodule
+
+
+def retrieval_module(pl_module: LightningModule) -> RetrievalModule:
+    """The module of a run.
+
+    Raises:
+        TypeError: If it is of another class.
+    """
+    if not isinstance(pl_module, RetrievalModule):
+        raise TypeError(f"this callback needs a RetrievalModule, not {type(pl_module).__name__}")
+    return pl_module
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether this is a `fast_dev_run`, which leaves nothing behind."""
+    return bool(getattr(trainer, "fast_dev_run", False))
