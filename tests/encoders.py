@@ -17,6 +17,7 @@ class MeanColour(ImageEncoder):
         super().__init__(frozen, learning_rate)
         self.spec = PixelSpec(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.scale = nn.Parameter(torch.ones(3))
+        self.register_buffer("num_batches", torch.tensor(0))  # of no dimension, as BatchNorm has one
         self.pictures_seen = 0
         self._finish()
 

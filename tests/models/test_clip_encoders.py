@@ -213,7 +213,7 @@ def test_every_weight_of_a_trained_tower_gets_a_gradient(folder: Path) -> None:
         (ClipImageEncoder(str(folder)), pictures()),
         (ClipTextEncoder(str(folder)), tokenized(folder, TEXTS)),
     ):
-        assert encoder.tower.training
+        assert all(module.training for module in encoder.modules())
         features = encoder(inputs)
         (features.pooled.sum() + features.tokens.square().sum()).backward()
         assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []

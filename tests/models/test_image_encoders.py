@@ -251,16 +251,17 @@ def test_convolutional_encoder_describes_itself() -> None:
 @torch.no_grad()
 def test_convolutional_encoder_knows_where_things_are() -> None:
     torch.manual_seed(0)
-    encoder = ConvImageEncoder(image_size=128, width=8).eval()
+    encoder = ConvImageEncoder(image_size=128, width=8, token_dim=32).eval()
     # far from the borders a step of 16 pixels moves the tokens by one and changes nothing else
     left, right = torch.zeros(2, 1, 3, 128, 128, dtype=torch.uint8)
     left[..., 50:62, 50:62] = 255
     right[..., 50:62, 66:78] = 255
+    assert (encoder(left).pooled - encoder(right).pooled).abs().max() > 1e-4
     assert (encoder(left).tokens.sum(dim=1) - encoder(right).tokens.sum(dim=1)).abs().max() > 1e-4
     encoder.positions.zero_()
     torch.testing.assert_close(encoder(left).tokens.sum(dim=1), encoder(right).tokens.sum(dim=1))
-    # the global vector tells them apart by the order of the tokens alone
-    assert (encoder(left).pooled - encoder(right).pooled).abs().max() > 1e-4
+    grid, moved = (encoder(picture).tokens.unflatten(1, (8, 8)) for picture in (left, right))
+    torch.testing.assert_close(grid[:, 1:6, 1:6], moved[:, 1:6, 2:7])
 
 
 def test_frozen_convolutional_encoder_keeps_its_batch_statistics() -> None:

@@ -224,6 +224,8 @@ def test_row_of_padding_is_finite_both_ways() -> None:
     assert features.pooled[1].abs().max() == 0
     (features.pooled.sum() + features.tokens.square().sum()).backward()
     assert features.tokens.isfinite().all()
+    with torch.no_grad():  # torch takes another path here
+        assert encoder.eval()(words([2, 3], [], length=4)).tokens.isfinite().all()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
 
@@ -245,6 +247,8 @@ def test_frozen_word_transformer_does_not_drop_out() -> None:
     assert not torch.equal(trained(texts).pooled, trained(texts).pooled)
     frozen: TextEncoder = WordTransformer(width=16, dropout=0.5, frozen=True)
     assert torch.equal(frozen.train()(texts).pooled, frozen(texts).pooled)
+    assert not frozen(texts).pooled.requires_grad
+    frozen.requires_grad_(True)  # as something from outside may do
     assert not frozen(texts).pooled.requires_grad
 
 

@@ -134,7 +134,7 @@ def _fingerprint(encoder: nn.Module, items: Iterable[str]) -> str:
     digest = hashlib.sha256(repr(encoder.spec).encode())
     for name, value in encoder.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     for item in items:
         digest.update(item.encode() + b"\0")
     return digest.hexdigest()

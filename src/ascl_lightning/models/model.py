@@ -4,11 +4,11 @@ from typing import Any
 
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ascl_lightning.data.batch import Features, TokenizedTexts
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import ImageEncoder
+from ascl_lightning.models.scoring import unit_vectors
 from ascl_lightning.models.text_encoders import TextEncoder
 
 
@@ -59,7 +59,7 @@ class ImageTextModel(nn.Module):
         """
         features = images if isinstance(images, Features) else self.image_encoder(images)
         projected = self.image_projection(features)
-        return Features(projected.pooled, F.normalize(projected.tokens.float(), dim=-1), projected.mask)
+        return Features(projected.pooled, unit_vectors(projected.tokens.float()), projected.mask)
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
         """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (METHOD section 2)."""

@@ -52,8 +52,8 @@ def test_captions_are_short_and_mostly_of_several_objects(captions):
     texts = [caption.text for of_scene in captions for caption in of_scene]
     lengths = [len(text.split()) for text in texts]
     assert min(lengths) >= 5
-    assert 10 < np.mean(lengths) < 15
-    assert np.mean(np.array(lengths) <= 16) > 0.8
+    assert 14 < np.mean(lengths) < 20
+    assert np.mean(np.array(lengths) <= 24) > 0.9
     mentioned = Counter(len(caption.sentences[0].mentions) for of_scene in captions for caption in of_scene)
     assert set(mentioned) == {1, 2, 3}
     assert mentioned[1] < 0.15 * len(texts)
@@ -73,10 +73,10 @@ def test_every_kind_of_fact_is_told(captions):
     assert not any(mention.colour is None and mention.shape is None for mention in mentions)
 
 
-def test_the_captions_of_a_scene_rarely_tell_everything(scenes, captions):
-    def tells_all(row: int) -> bool:
+def test_a_caption_tells_only_part_of_its_scene(scenes, captions):
+    def tells_all(row: int, caption: SceneCaption) -> bool:
         told = [set() for _ in scenes.objects(row)]
-        sentences = [caption.sentences[0] for caption in captions[row]]
+        sentences = caption.sentences
         for mention in (mention for sentence in sentences for mention in sentence.mentions):
             meant = [i for i, thing in enumerate(scenes.objects(row)) if naive_scenes.fits(thing, mention)]
             if len(meant) == 1:
@@ -84,13 +84,13 @@ def test_the_captions_of_a_scene_rarely_tell_everything(scenes, captions):
         whole = any(sentence.background for sentence in sentences) and any(sentence.count for sentence in sentences)
         return whole and all(len(names) == 4 for names in told)
 
-    assert np.mean([tells_all(row) for row in range(len(scenes))]) < 0.1
+    assert np.mean([tells_all(row, caption) for row in range(len(scenes)) for caption in captions[row]]) < 0.01
 
 
 def test_a_caption_is_true_of_few_other_scenes(captions):
     pool = draw_scenes(2000, seed=13, stream=0)
     share = np.mean([caption.holds(pool).mean() for of_scene in captions[:60] for caption in of_scene])
-    assert 2**-14 < share < 2**-11
+    assert share < 2**-13
 
 
 def test_fewer_captions_are_the_first_ones(scenes):

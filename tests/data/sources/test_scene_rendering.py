@@ -113,9 +113,9 @@ def test_large_is_larger_than_small():
 
 def test_later_objects_are_painted_over_earlier_ones():
     scene = scene_of(("large", "red", "square", 0.5, 0.5), ("small", "green", "square", 0.5, 0.5))
-    picture = render(scene, 64)[0]
-    np.testing.assert_allclose(picture[32, 32], COLOUR_LEVELS["green"], atol=1)
-    np.testing.assert_allclose(picture[32, 26], COLOUR_LEVELS["red"], atol=12)
+    picture = render(scene, 256)[0]
+    np.testing.assert_allclose(picture[128, 128], COLOUR_LEVELS["green"], atol=1)
+    np.testing.assert_allclose(picture[128, 103], COLOUR_LEVELS["red"], atol=12)
 
 
 def test_larger_pictures_show_the_same():
