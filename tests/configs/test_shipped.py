@@ -55,11 +55,12 @@ def coco_regions(root: Path) -> list[str]:
     return [*bert(root), "--data.root", str(root), "--data.num_workers", "0"]
 
 
-def clip(root: Path, write: Callable[[Path], None] = write_clip) -> list[str]:
+def clip(root: Path, write: Callable[[Path], None] = write_clip, width: int = 20) -> list[str]:
     write_karpathy(root, SPLITS, filename="dataset_flickr30k.json", folder="flickr30k-images")
     write(root / "pair")
     paths = (f"--model.{side}_encoder.init_args.path={root / 'pair'}" for side in ("image", "text"))
-    return [*paths, "--data.root", str(root), "--data.num_workers", "0", "--model.similarity.embed_dim", "32"]
+    shape = (f"--model.similarity.embed_dim={width}", "--model.similarity.num_heads=4")
+    return [*paths, "--data.root", str(root), "--data.num_workers", "0", *shape]
 
 
 SMALL = {
@@ -98,7 +99,7 @@ def test_one_batch_runs(command, config, tmp_path):
 
 
 def test_a_siglip_pair_takes_the_place_of_clip(tmp_path):
-    overrides = clip(tmp_path, write_siglip)
+    overrides = clip(tmp_path, write_siglip, width=16)
     assert run("fit", "clip", tmp_path, overrides) == 0
 
 

@@ -21,8 +21,8 @@ from ascl_lightning.data.sources.scene_truth import (
 )
 
 LEAST_BITS = 15.0
-"""A caption goes on until it tells about this much. Eleven bits would single a scene out among 500 with a perfect reader;
-the others let a model that misses a detail still find it."""
+"""A caption goes on until it tells about this much. Eleven bits would single a scene out among 500 for a perfect
+reader; the others let a model that misses a detail still find it."""
 
 _SHARE_OF_ONE, _SHARE_OF_THREE = 0.05, 0.5
 """How many captions mention one object, and, where there are as many, three; the others two."""
