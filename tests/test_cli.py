@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 from safetensors.torch import load_file
 from tests.datasets import write_karpathy
 
@@ -13,6 +14,8 @@ from ascl_lightning.__main__ import main
 
 WAYS = ("image_to_text", "text_to_image")
 TINY = str(Path(__file__).parent / "configs" / "tiny.yaml")
+CONFIGS = Path(__file__).parents[1] / "configs"
+COCO_MINI = Path(__file__).parents[2] / "shared" / "coco_mini"
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -187,3 +190,28 @@ def test_configuration_in_a_checkpoint_is_not_read(trained, tmp_path):
     torch.save(checkpoint, tmp_path / "planted.ckpt")
     arguments = [*at(tmp_path, tmp_path), "--ckpt_path", str(tmp_path / "planted.ckpt")]
     assert main(["test", "--config", TINY, *arguments]) == 0
+
+
+def test_wandb_logs_offline_without_an_account(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    logger = str(CONFIGS / "logger" / "wandb.yaml")
+    arguments = ["--data.root", str(trained / "data"), "--trainer.max_epochs", "1"]
+    assert main(["fit", "--config", TINY, "--config", logger, *arguments]) == 0
+    wandb.finish()  # as the end of the process does
+    recorded = only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
+    assert b"val/rsum" in recorded
+    assert (only(tmp_path, "runs/fit/version_0") / "metrics.csv").is_file()
+
+
+@pytest.mark.skipif(not COCO_MINI.is_dir(), reason="needs the 80 MSCOCO photos of shared/coco_mini")
+def test_real_coco_files_train_and_test_with_splits_drawn_by_share(tmp_path):
+    arguments = [
+        *("--config", TINY, "--data", str(CONFIGS / "data" / "coco_captions.yaml")),
+        *at(tmp_path, COCO_MINI),
+        *("--trainer.max_epochs", "1", "--model.text_encoder.vocab_size", "600"),
+    ]
+    assert main(["fit", *arguments]) == 0
+    assert main(["test", *arguments, "--ckpt_path", "last"]) == 0
+    metrics = json.loads(only(tmp_path, "runs/test/*/test_metrics.json").read_text())
+    assert 0 <= metrics["test/rsum"] <= 600
