@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import wandb
 from safetensors.torch import load_file
 from tests.datasets import write_karpathy
 
@@ -192,15 +194,14 @@ def test_configuration_in_a_checkpoint_is_not_read(trained, tmp_path):
     assert main(["test", "--config", TINY, *arguments]) == 0
 
 
-def test_wandb_logs_offline_without_an_account(trained, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+def test_wandb_logs_offline_without_an_account(trained, tmp_path):
+    """In a process of its own: the recording is complete when it ends."""
     logger = str(CONFIGS / "logger" / "wandb.yaml")
+    command = [sys.executable, "-m", "ascl_lightning", "fit", "--config", TINY, "--config", logger]
     arguments = ["--data.root", str(trained / "data"), "--trainer.max_epochs", "1"]
-    assert main(["fit", "--config", TINY, "--config", logger, *arguments]) == 0
-    wandb.finish()  # as the end of the process does
-    recorded = only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
-    assert b"val/rsum" in recorded
+    environment = os.environ | {"HOME": str(tmp_path / "home")}
+    subprocess.run([*command, *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert b"val/rsum" in only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
     assert (only(tmp_path, "runs/fit/version_0") / "metrics.csv").is_file()
 
 
