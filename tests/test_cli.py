@@ -149,7 +149,7 @@ MISTAKES = {
         ["test", "--config", TINY, "--ckpt_path", "best", "--trainer.default_root_dir", "nowhere"],
         "ascl fit",
     ),
-    "heads do not divide": (["fit", "--config", TINY, "--model.similarity.num_heads", "3"], "3 heads"),
+    "heads do not divide": (["fit", "--config", TINY, "--model.similarity.num_heads", "3"], "num_heads 3"),
 }
 
 

@@ -109,6 +109,6 @@ def test_print_config_shows_the_whole_experiment(config, tmp_path, capsys):
         main(["fit", "--config", str(CONFIGS / f"{config}.yaml"), "--print_config"])
     assert stop.value.code == 0
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert shown["model"]["similarity"]["num_heads"] in (4, 8)
+    assert shown["model"]["similarity"]["init_args"]["num_heads"] in (1, 8)
     assert shown["trainer"]["gradient_clip_val"] > 0
     assert shown["data"]["source"]["class_path"].startswith("ascl_lightning.data.sources")
