@@ -123,8 +123,8 @@ def local_similarity(
 ) -> Float[Tensor, "N M"]:
     """Local similarity of every image with every text (AsCL, section III-C; S_local).
 
-    Nothing is normalised beforehand. Computed in float32, or float64 if a token tensor is, also under autocast.
-    A zero vector has cosine 0; a text without words, or an image without regions, scores 0.
+    Nothing is normalised beforehand. Computed in float32, or float64 if a token tensor is, also under autocast. A zero
+    vector has cosine 0; a text without words, or an image without regions, scores 0.
 
     Args:
         image_tokens: Region vectors, (N, K, D).
@@ -146,9 +146,8 @@ def local_similarity(
     Example:
         >>> regions = torch.eye(2)[:, None]  # two images of one region each
         >>> words = torch.tensor([[[3.0, 0.0], [9.0, 9.0]]])  # a text of one word and padding
-        >>> local_similarity(regions, words, torch.tensor([[1, 0]]), num_heads=1)
-        tensor([[1.],
-                [0.]])
+        >>> local_similarity(regions, words, torch.tensor([[1, 0]]), num_heads=1).tolist()
+        [[1.0], [0.0]]
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction is {direction!r}, but must be one of {', '.join(DIRECTIONS)}")

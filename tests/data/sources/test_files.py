@@ -21,7 +21,7 @@ from ascl_lightning.data.sources.files import (
 from ascl_lightning.errors import UserError
 
 
-def fails(*parts: str) -> AbstractContextManager[Any]:
+def raises_naming(*parts: str) -> AbstractContextManager[Any]:
     """The error is one line that says all of `parts`, in this order."""
     return pytest.raises(UserError, match="^.*" + ".*".join(map(re.escape, parts)) + ".*$")
 
@@ -57,13 +57,13 @@ def test_fields_are_given_as_they_are() -> None:
     ],
 )
 def test_wrong_fields_are_named(method: str, value: object, problem: str) -> None:
-    with fails(f"file, line 3: field {problem}"):
+    with raises_naming(f"file, line 3: field {problem}"):
         getattr(Record({"key": value}, "file, line 3"), method)("key")
 
 
 @pytest.mark.parametrize("method", ["text", "texts", "identifier"])
 def test_missing_fields_are_named(method: str) -> None:
-    with fails("file, line 3: field 'key' is missing"):
+    with raises_naming("file, line 3: field 'key' is missing"):
         getattr(Record({}, "file, line 3"), method)("key")
 
 
@@ -71,13 +71,13 @@ def test_nested_records_know_where_they_are() -> None:
     record = Record({"images": [{"a": "x"}, 5]}, "f.json")
     records = record.records("images")
     assert next(records).where == "f.json, images[0]"
-    with fails("f.json, images[1]: expected an object with fields, found a number"):
+    with raises_naming("f.json, images[1]: expected an object with fields, found a number"):
         next(records)
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", ".", "a\0b.jpg"])
 def test_no_name_leads_outside_the_folder(tmp_path: Path, name: str) -> None:
-    with fails("f, line 2: field 'image'", "must name a path inside", str(tmp_path)):
+    with raises_naming("f, line 2: field 'image'", "must name a path inside", str(tmp_path)):
         path_inside(tmp_path, Record({"image": name}, "f, line 2"), "image")
 
 
@@ -89,18 +89,18 @@ def test_names_inside_the_folder_are_joined(tmp_path: Path) -> None:
 def test_repeated_ids_name_both_places() -> None:
     places = {"a": "f, line 1"}
     claim(places, "b", Record({}, "f, line 2"), "id")
-    with fails("f, line 3: field 'id' repeats the image 'b' of f, line 2"):
+    with raises_naming("f, line 3: field 'id' repeats the image 'b' of f, line 2"):
         claim(places, "b", Record({}, "f, line 3"), "id")
 
 
 def test_folders_must_exist(tmp_path: Path) -> None:
     assert data_folder(tmp_path, "x.json") == tmp_path
     assert image_folder(tmp_path) == tmp_path
-    with fails("set --data.root to the folder that holds x.json"):
+    with raises_naming("set --data.root to the folder that holds x.json"):
         data_folder(None, "x.json")
-    with fails("--data.root", str(tmp_path / "no"), "x.json"):
+    with raises_naming("--data.root", str(tmp_path / "no"), "x.json"):
         data_folder(tmp_path / "no", "x.json")
-    with fails("there is no image folder", str(tmp_path / "no")):
+    with raises_naming("there is no image folder", str(tmp_path / "no")):
         image_folder(tmp_path / "no")
 
 
@@ -119,15 +119,15 @@ def test_folders_must_exist(tmp_path: Path) -> None:
 def test_broken_json_files_are_named(tmp_path: Path, content: bytes, parts: tuple[str, ...]) -> None:
     file = tmp_path / "f.json"
     file.write_bytes(content)
-    with fails(str(file), *parts):
+    with raises_naming(str(file), *parts):
         read_json(file)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     for read in (read_json, lambda file: list(read_lines(file))):
-        with fails("there is no file", str(tmp_path / "f")):
+        with raises_naming("there is no file", str(tmp_path / "f")):
             read(tmp_path / "f")
-        with fails(str(tmp_path), "cannot be read"):
+        with raises_naming(str(tmp_path), "cannot be read"):
             read(tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_byte_order_marks_are_no_part_of_the_text(tmp_path: Path) -> None:
 def test_lines_that_are_not_utf8_are_numbered(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_bytes(b"a\nb\n\xe9\n")
-    with fails(f"{file}, line 3: not UTF-8"):
+    with raises_naming(f"{file}, line 3: not UTF-8"):
         list(read_lines(file))
 
 
