@@ -201,7 +201,9 @@ def test_wandb_logs_offline_without_an_account(trained, tmp_path):
     arguments = ["--data.root", str(trained / "data"), "--trainer.max_epochs", "1"]
     environment = os.environ | {"HOME": str(tmp_path / "home")}
     subprocess.run([*command, *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    assert b"val/rsum" in only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
+    recording = only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
+    assert b"val/rsum" in recording
+    assert b"FirstHalf" in recording, "the configuration"
     assert (only(tmp_path, "runs/fit/version_0") / "metrics.csv").is_file()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -39,13 +40,21 @@ class OneLineParser(LightningArgumentParser):
 
 
 class LogConfig(SaveConfigCallback):
-    """Writes the whole configuration beside the run's metrics, and to every logger."""
+    """Keeps the whole configuration: as `config.yaml` beside the run's CSV metrics, as hyperparameters elsewhere.
+
+    Lightning's own would overwrite one file, or fail, where a logger has no folder for each run.
+    """
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Called once, on rank 0, where the run's folder is known."""
-        dump = self.parser.dump(self.config, skip_none=False)
+        """Called once, on rank 0."""
+        text = self.parser.dump(self.config, skip_unset=False)
         for logger in trainer.loggers:
-            logger.log_hyperparams({"config": dump})
+            if isinstance(logger, CSVLogger):
+                folder = Path(logger.log_dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "config.yaml").write_text(text, encoding="utf-8")
+            else:
+                logger.log_hyperparams(yaml.safe_load(text))
 
 
 class AsclCLI(LightningCLI):
@@ -67,7 +76,8 @@ class AsclCLI(LightningCLI):
                 "use_distributed_sampler": False,
                 "callbacks": [TestResults(), RetrievedExamples(), EmbeddingWriter()],
             },
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=LogConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=list(args),

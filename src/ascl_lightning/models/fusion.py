@@ -5,80 +5,22 @@ true partner, so that an embedding knows its answer. Here a pairwise context bel
 independent one to the item alone: the score of image i with text j depends on i and j and nothing else.
 """
 
+from itertools import repeat
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.errors import UserError
-from ascl_lightning.models.scoring import (
-    CrossAttention,
-    PairAttention,
-    TokenSet,
-    inverse_norm,
-    mean_similarity,
-    score_in_tiles,
-    scoring_dtype,
-    self_attention,
-    token_set,
-    unit_vectors,
-)
+from ascl_lightning.models.attention import CrossAttention, attend_both_ways, mean_similarity
+from ascl_lightning.models.context_fusion import ContextFusion, Fusable
+from ascl_lightning.models.tiles import half_of_free_memory, score_in_tiles, tile_shape
+from ascl_lightning.models.tokens import LengthOrder, TokenSet, inverse_norm, scoring_dtype, token_set, unit_vectors
 
 GlobalFusion = Literal["pairwise", "independent", "none"]
-
-
-class ContextFusion(nn.Module):
-    """Joins an item's global vector v with the context c that attention gives it (AsCL, section III-C).
-
-    With a gate, `g * v + (1 - g) * c`, `g = sigmoid(Linear([v ; c]))` elementwise; without, c alone. In both,
-    `c = Linear(mean of the attended vectors)`.
-
-    Training starts from the identity in `Linear` and from g = 1/2. The identity leaves contexts in the space of the
-    tokens, which the local level aligns from the first step on, so that the global score agrees with it from the
-    start where a random map would contradict it; an even gate, from zero weights, passes gradient to both of its
-    inputs, and the sigmoid is steepest there.
-
-    Args:
-        embed_dim: D.
-        gated: Whether the item's own global vector joins.
-    """
-
-    def __init__(self, embed_dim: int, *, gated: bool) -> None:
-        super().__init__()
-        self.context = nn.Linear(embed_dim, embed_dim)
-        nn.init.eye_(self.context.weight)
-        nn.init.zeros_(self.context.bias)
-        self.gate = nn.Linear(2 * embed_dim, embed_dim) if gated else None
-        if self.gate is not None:
-            nn.init.zeros_(self.gate.weight)
-            nn.init.zeros_(self.gate.bias)
-
-    def forward(
-        self, pooled: Float[Tensor, "B D"], tokens: TokenSet, shares: Float[Tensor, "B A HT"]
-    ) -> Float[Tensor, "B A D"]:
-        """Fuses each item with each of A contexts drawn from a token set.
-
-        Args:
-            pooled: Global vectors of B items, (B, D).
-            tokens: The B sets of tokens that were attended over.
-            shares: Attention over them, averaged for each of A contexts, heads side by side, (B, A, H * T).
-
-        Returns:
-            Fused vectors, not normalised, (B, A, D).
-        """
-        weight, bias = self.context.weight.to(pooled.dtype), self.context.bias.to(pooled.dtype)
-        if self.gate is None:
-            return _project_contexts(tokens, shares, weight) + bias
-        of_pooled, of_context = self.gate.weight.to(pooled.dtype).chunk(2, 1)
-        # the context and its part of the gate in one projection: Linear' (Linear x) is one matrix too
-        projected = _project_contexts(tokens, shares, torch.cat([weight, of_context @ weight]))
-        context, gate_of_context = projected.chunk(2, -1)
-        gate_of_item = F.linear(pooled, of_pooled, self.gate.bias.to(pooled.dtype)) + of_context @ bias
-        gate = torch.sigmoid(gate_of_context + gate_of_item[:, None])
-        return torch.lerp(context + bias, pooled[:, None], gate)
+_Part = tuple[TokenSet, Fusable | None]
 
 
 class FusedSimilarity(nn.Module):
@@ -99,6 +41,7 @@ class FusedSimilarity(nn.Module):
         global_fusion: Where the context of a global vector comes from: `"pairwise"`, the other item of the scored
             pair; `"independent"`, the item's own tokens; `"none"`, no context: the global vectors as they are.
         text_gate: Whether the text's own global vector joins its context through a gate, as the image's does.
+        memory_budget: Bytes that scoring may take at a time beside features and scores; None: half of what is free.
 
     Raises:
         UserError: If D is not divisible by `num_heads`, `local_weight` is outside [0, 1], `global_fusion` is
@@ -115,6 +58,7 @@ class FusedSimilarity(nn.Module):
         normalize_words: bool = False,
         global_fusion: GlobalFusion = "pairwise",
         text_gate: bool = False,
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
@@ -129,6 +73,7 @@ class FusedSimilarity(nn.Module):
         self.local_weight = local_weight
         self.normalize_words = normalize_words
         self.global_fusion = global_fusion
+        self.memory_budget = memory_budget
         factor = num_heads if normalize_words else 1
         self.attention = CrossAttention(num_heads, factor * image_to_text_scale, factor * text_to_image_scale)
         if global_fusion != "none":
@@ -143,6 +88,8 @@ class FusedSimilarity(nn.Module):
     def forward(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
         """Fused scores; entry (i, j) depends on image i and text j alone.
 
+        With gradients, memory grows with N + M and with the scores, not with what attention between all of them takes.
+
         Args:
             images: Projected features of N images, their tokens L2-normalised.
             texts: Projected features of M texts.
@@ -153,7 +100,7 @@ class FusedSimilarity(nn.Module):
         with torch.autocast(images.pooled.device.type, enabled=False):
             levels = []
             if self.local_weight > 0 or self.global_fusion == "pairwise":
-                levels.append(self._score_in_tiles(images, texts))
+                levels.append(self._attention_score(images, texts))
             if self.local_weight < 1 and self.global_fusion != "pairwise":
                 levels.append((1 - self.local_weight) * self._independent_score(images, texts))
             return torch.stack(levels).sum(0)
@@ -164,12 +111,10 @@ class FusedSimilarity(nn.Module):
         With fusion, pairwise too, the context comes from regions attending over the image's own regions.
         """
         with torch.autocast(images.pooled.device.type, enabled=False):
-            images = _rows(images, slice(None), scoring_dtype(images.pooled, images.tokens))
             if self.global_fusion == "none":
-                return unit_vectors(images.pooled)
-            regions = self._region_set(images)
-            shares = self_attention(regions, self.attention.text_to_image_scale)
-            return unit_vectors(self.image_fusion(images.pooled, regions, shares)[:, 0])
+                return _unit_pooled(images)
+            regions = self._region_set(images.tokens, images.mask)
+            return self.image_fusion.with_itself(images.pooled, regions, self.attention.text_to_image_scale)
 
     def text_embeds(self, texts: Features) -> Float[Tensor, "M D"]:
         """L2-normalised global vectors of texts that depend on no image, (M, D).
@@ -177,74 +122,64 @@ class FusedSimilarity(nn.Module):
         With fusion, pairwise too, the context comes from words attending over the text's own words.
         """
         with torch.autocast(texts.pooled.device.type, enabled=False):
-            texts = _rows(texts, slice(None), scoring_dtype(texts.pooled, texts.tokens))
             if self.global_fusion == "none":
-                return unit_vectors(texts.pooled)
-            words = self._word_set(texts)
-            shares = self_attention(words, self.attention.image_to_text_scale)
-            return unit_vectors(self.text_fusion(texts.pooled, words, shares)[:, 0])
+                return _unit_pooled(texts)
+            words = self._word_set(texts.tokens, texts.mask)
+            return self.text_fusion.with_itself(texts.pooled, words, self.attention.image_to_text_scale)
 
-    def _region_set(self, images: Features) -> TokenSet:
-        return token_set(images.tokens, images.mask, self.attention.num_heads)
+    def _region_set(self, tokens: Tensor, mask: Tensor) -> TokenSet:
+        return token_set(tokens, mask, self.attention.num_heads)
 
-    def _word_set(self, texts: Features) -> TokenSet:
-        return token_set(texts.tokens, texts.mask, self.attention.num_heads, normalize=self.normalize_words)
+    def _word_set(self, tokens: Tensor, mask: Tensor) -> TokenSet:
+        return token_set(tokens, mask, self.attention.num_heads, normalize=self.normalize_words)
 
     def _independent_score(self, images: Features, texts: Features) -> Tensor:
         image_embeds, text_embeds = self.image_embeds(images), self.text_embeds(texts)
         dtype = scoring_dtype(image_embeds, text_embeds)
         return image_embeds.to(dtype) @ text_embeds.to(dtype).T
 
-    def _score_in_tiles(self, images: Features, texts: Features) -> Tensor:
+    def _attention_score(self, images: Features, texts: Features) -> Tensor:
         """The levels that need attention between images and texts: local, and global if fusion is pairwise."""
-        dtype = scoring_dtype(images.pooled, images.tokens, texts.pooled, texts.tokens)
-        pair_elements = self.attention.num_heads * images.tokens.shape[1] * texts.tokens.shape[1]
-        if self.global_fusion == "pairwise":
-            pair_elements = max(pair_elements, 2 * images.tokens.shape[2])
-
-        def score_tile(rows: slice, columns: slice) -> Tensor:
-            return self._score_tile(_rows(images, rows, dtype), _rows(texts, columns, dtype))
-
-        return score_in_tiles(images.tokens.shape[0], texts.tokens.shape[0], pair_elements, score_tile)
-
-    def _score_tile(self, images: Features, texts: Features) -> Tensor:
-        regions, words = self._region_set(images), self._word_set(texts)
-        pairs = PairAttention(regions, words, self.attention)
-        over_words, over_regions = pairs.over_words(), pairs.over_regions()
-        levels = []
-        if self.local_weight > 0:
-            levels.append(self.local_weight * mean_similarity(over_words, over_regions))
+        rows, columns = LengthOrder(images.mask), LengthOrder(texts.mask)
+        regions = self._region_set(rows.sort(images.tokens), rows.sort(images.mask))
+        words = self._word_set(columns.sort(texts.tokens), columns.sort(texts.mask))
+        budget = half_of_free_memory(words.bias.device) if self.memory_budget is None else self.memory_budget
+        fused_images, fused_texts, fused_elements = None, None, 0
         if self.local_weight < 1 and self.global_fusion == "pairwise":
-            image_vectors = self.image_fusion(images.pooled, regions, over_regions.mean())
-            text_vectors = self.text_fusion(texts.pooled, words, over_words.mean())
-            levels.append((1 - self.local_weight) * _cosine(image_vectors, text_vectors.transpose(0, 1)))
-        return torch.stack(levels).sum(0)
+            dtype = scoring_dtype(images.pooled, images.tokens, texts.pooled, texts.tokens)
+            image_vectors, text_vectors = rows.sort(images.pooled).to(dtype), columns.sort(texts.pooled).to(dtype)
+            fused_images = self.image_fusion.prepare(image_vectors, regions, len(text_vectors), budget // 4)
+            fused_texts = self.text_fusion.prepare(text_vectors, words, len(image_vectors), budget // 4)
+            fused_elements = 2 * self.embed_dim
+        height, width = tile_shape(regions, words, budget // 2, pair_elements=fused_elements)
+        scores = score_in_tiles(
+            _parts(regions, fused_images, height),
+            _parts(words, fused_texts, width),
+            self._score_tile,
+        )
+        return columns.unsort(rows.unsort(scores, 0), 1)
+
+    def _score_tile(self, images: _Part, texts: _Part) -> Tensor:
+        (regions, image), (words, text) = images, texts
+        pairwise = image is not None and text is not None
+        over_words, over_regions = attend_both_ways(regions, words, self.attention, shares=pairwise)
+        local = self.local_weight * mean_similarity(over_words, over_regions)
+        if not pairwise:
+            return local
+        image_vectors = self.image_fusion(image, regions, over_regions.shares)
+        text_vectors = self.text_fusion(text, words, over_words.shares)
+        return local + (1 - self.local_weight) * _cosine(image_vectors, text_vectors.transpose(0, 1))
 
 
-def _rows(features: Features, rows: slice, dtype: torch.dtype) -> Features:
-    return Features(features.pooled[rows].to(dtype), features.tokens[rows].to(dtype), features.mask[rows])
+def _parts(tokens: TokenSet, items: Fusable | None, size: int) -> list[_Part]:
+    parts = repeat(None) if items is None else items.split(size)
+    return list(zip(tokens.split(size), parts, strict=False))
+
+
+def _unit_pooled(items: Features) -> Tensor:
+    return unit_vectors(items.pooled.to(scoring_dtype(items.pooled)))
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
     lengths = inverse_norm(first.square().sum(-1)) * inverse_norm(second.square().sum(-1))
     return (first * second).sum(-1) * lengths
-
-
-def _project_contexts(tokens: TokenSet, shares: Tensor, weight: Tensor) -> Tensor:
-    """A linear map of the mean attended vectors, (B, A, E), for a map `weight` (E, D).
-
-    Both ways are exact. A table of the mapped token slices is made once per item and then weighted for each of the A
-    contexts; the direct way writes the mean attended vectors out and maps each. Many contexts of few tokens make the
-    table pay.
-    """
-    num_contexts, width = shares.shape[1], weight.shape[1]
-    num_slices, num_tokens = shares.shape[2], tokens.share.shape[1]
-    direct_cost = num_contexts * width * (num_tokens + weight.shape[0])
-    table_cost = (num_tokens * width + num_contexts * num_slices) * weight.shape[0]
-    weight_of_head = weight.T.chunk(len(tokens.heads))
-    if table_cost < direct_cost:
-        mapped = [head @ part for head, part in zip(tokens.heads, weight_of_head, strict=True)]
-        return shares @ torch.cat(mapped, 1)
-    share_of_head = shares.chunk(len(tokens.heads), -1)
-    attended = [share @ head for share, head in zip(share_of_head, tokens.heads, strict=True)]
-    return torch.cat(attended, -1) @ weight.T

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from ascl_lightning.data.batch import Features, TokenizedTexts
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import ImageEncoder
-from ascl_lightning.models.scoring import unit_vectors
 from ascl_lightning.models.text_encoders import TextEncoder
+from ascl_lightning.models.tokens import unit_vectors
 
 
 class Projection(nn.Module):

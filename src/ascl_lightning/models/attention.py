@@ -1,0 +1,273 @@
+"""Attention between all tokens of many images and many texts, reduced to what scores need of it.
+
+Source: AsCL (arXiv 2405.10029), section III-C. Multi-head attention without projections: heads split the feature
+dimension, values are keys, logits are dot products times a fixed scale.
+
+The cosine of a query q with its attended context q' needs no q': with attention p_h over the context vectors of head h
+and the dot products s_h, `q . q' = sum_h p_h . s_h` and `|q'|^2 = sum_h p_h' G_h p_h`, G_h the Gram matrix of the
+context. One product of all regions with all words serves both directions.
+
+The gradient is written out: autograd would keep twice as many arrays and pass over each more often. With
+a = dL/d(q . q'), b = dL/d|q'|^2 and m the gradient that reaches the attention itself, the dot products of a head get
+
+    dL/ds = p * (a + scale * (r - p . r)),  r = a s + 2 b G p + m,
+
+and its Gram matrix gets the sum over queries of b p p'.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ascl_lightning.models.tokens import TokenSet, inverse_norm, scoring_dtype
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """How regions and words attend over each other.
+
+    Args:
+        num_heads: Equal slices of the feature dimension that attend on their own.
+        image_to_text_scale: Factor of the logits where regions attend over words.
+        text_to_image_scale: Factor of the logits where words attend over regions.
+    """
+
+    num_heads: int
+    image_to_text_scale: float
+    text_to_image_scale: float
+
+
+class Attended(NamedTuple):
+    """What the queries of A items get from the tokens of B items, for every pair of them."""
+
+    similarity: Float[Tensor, "B A"]
+    """Mean over an item's queries of the cosine with what they attend to."""
+    shares: Float[Tensor, "B A HT"] | None
+    """Attention averaged over an item's queries, heads side by side: the mean attended vector follows from it."""
+
+
+def attend_over_words(
+    images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
+) -> Attended:
+    """Regions of N images attend over the words of M texts: B = M, A = N. `attend_both_ways` says more."""
+    return _attend_pairs(images, texts, [_over_words(images, texts, attention)], shares)[0]
+
+
+def attend_over_regions(
+    images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
+) -> Attended:
+    """Words of M texts attend over the regions of N images: B = N, A = M. `attend_both_ways` says more."""
+    return _attend_pairs(images, texts, [_over_regions(images, texts, attention)], shares)[0]
+
+
+def attend_both_ways(
+    images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
+) -> tuple[Attended, Attended]:
+    """Attention between all regions of N images and all words of M texts, with gradients.
+
+    In memory are a few arrays of N * M * K * L elements, for the head in hand; with gradients, three for each head and
+    direction. Everything is computed in float32 at least.
+
+    Args:
+        images: Regions.
+        texts: Words.
+        attention: Heads and scales.
+        shares: Whether `Attended.shares` is wanted.
+
+    Returns:
+        Over words (B = M, A = N) and over regions (B = N, A = M).
+    """
+    over_words, over_regions = _over_words(images, texts, attention), _over_regions(images, texts, attention)
+    words, regions = _attend_pairs(images, texts, [over_words, over_regions], shares)
+    return words, regions
+
+
+def mean_similarity(over_words: Attended, over_regions: Attended) -> Float[Tensor, "N M"]:
+    """S_local, the mean of both directions."""
+    return (over_words.similarity.T + over_regions.similarity) / 2
+
+
+class _Head(NamedTuple):
+    """One head of a direction, Q = A * (queries of an item). Queries lie last: sums over a short last axis are slow."""
+
+    scores: Tensor
+    """Dot products s of context and queries, (B, T, Q)."""
+    weights: Tensor
+    """Attention p, (B, T, Q)."""
+    product: Tensor
+    """G p, (B, T, Q)."""
+    dot: Tensor
+    """q . q', (B, Q)."""
+    squared_norm: Tensor
+    """|q'|^2, (B, Q)."""
+
+
+class _Direction:
+    """The queries of A items attend over the tokens of B items; plain arithmetic, no autograd.
+
+    Args:
+        context: The B items.
+        queries: The A items.
+        scale: Factor of the logits.
+        over_words: Whether the context is words.
+    """
+
+    def __init__(self, context: TokenSet, queries: TokenSet, scale: float, *, over_words: bool) -> None:
+        self.bias = context.bias
+        self.share = queries.share
+        self.scale = scale
+        self.over_words = over_words
+
+    def attend(self, products: Tensor, regions: Tensor, words: Tensor) -> _Head:
+        """One head, from its (N, K, W) regions, (M, L, W) words and their dot products, (N * K, M * L)."""
+        context = words if self.over_words else regions
+        scores = (products.T.contiguous() if self.over_words else products).unflatten(0, self.bias.shape)
+        weights = torch.softmax(torch.add(self.bias[..., None], scores, alpha=self.scale), 1)
+        product = _gram_product(context, weights)
+        return _Head(scores, weights, product, (weights * scores).sum(1), (weights * product).sum(1))
+
+    def mean_attention(self, head: _Head) -> Tensor:
+        """Attention averaged over an item's queries, (B, A, T)."""
+        return (head.weights.unflatten(2, self.share.shape) * self.share).sum(3).transpose(1, 2)
+
+    def backward(
+        self, heads: list[_Head], weight: Tensor, of_similarity: Tensor, of_shares: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Gradients of each head's scores (B, T, Q), twice those of its Gram matrix (B, T, T), and those of the weight.
+
+        Args:
+            heads: From `attend`.
+            weight: `TokenSet.weight` of the queries.
+            of_similarity: Gradient of the similarity, (B, A).
+            of_shares: Gradient of the mean attention, heads side by side, (B, A, H * T).
+        """
+        dot = _sum([head.dot for head in heads])
+        inverse = inverse_norm(_sum([head.squared_norm for head in heads]))
+        of_weight = (of_similarity[..., None] * (dot * inverse).unflatten(1, weight.shape)).sum(0)
+        of_dot = (of_similarity[..., None] * weight).flatten(1) * inverse
+        of_norm = -of_dot * dot * inverse.square()  # twice the gradient of |q'|^2
+        of_scores, of_grams = [], []
+        for number, head in enumerate(heads):
+            inner = torch.mul(head.scores, of_dot[:, None]).addcmul_(head.product, of_norm[:, None])
+            centre = of_dot * head.dot + of_norm * head.squared_norm
+            if of_shares is not None:
+                of_mean = of_shares.chunk(len(heads), 2)[number].transpose(1, 2)
+                of_attention = (of_mean[..., None] * self.share).flatten(2)
+                inner += of_attention
+                centre += (head.weights * of_attention).sum(1)
+            inner -= centre[:, None]
+            of_scores.append(torch.add(of_dot[:, None], inner, alpha=self.scale).mul_(head.weights))
+            of_grams.append((head.weights * of_norm[:, None]) @ head.weights.transpose(1, 2))
+        return of_scores, of_grams, of_weight
+
+
+def _over_words(images: TokenSet, texts: TokenSet, attention: CrossAttention) -> _Direction:
+    return _Direction(texts, images, attention.image_to_text_scale, over_words=True)
+
+
+def _over_regions(images: TokenSet, texts: TokenSet, attention: CrossAttention) -> _Direction:
+    return _Direction(images, texts, attention.text_to_image_scale, over_words=False)
+
+
+def _attend_pairs(images: TokenSet, texts: TokenSet, directions: list[_Direction], shares: bool) -> list[Attended]:
+    weights = [images.weight if direction.over_words else texts.weight for direction in directions]
+    results = _AttendPairs.apply(images.heads, texts.heads, directions, shares, *weights)
+    return [Attended(*results[start : start + 2]) for start in range(0, len(results), 2)]
+
+
+class _Total:
+    """What a direction adds up over heads, and what its gradient needs to find again."""
+
+    def __init__(self, direction: _Direction, *, shares: bool, keep: bool) -> None:
+        self.kept: list[Tensor] = []
+        self._direction, self._wants_shares, self._keep = direction, shares, keep
+        self._dots: list[Tensor] = []
+        self._squared_norms: list[Tensor] = []
+        self._shares: list[Tensor] = []
+
+    def add(self, products: Tensor, regions: Tensor, words: Tensor) -> None:
+        head = self._direction.attend(products, regions, words)
+        self._dots.append(head.dot)
+        self._squared_norms.append(head.squared_norm)
+        if self._wants_shares:
+            self._shares.append(self._direction.mean_attention(head))
+        if self._keep:
+            self.kept.extend(head)
+
+    def similarity(self, weight: Tensor) -> Tensor:
+        """Mean cosine, (B, A)."""
+        cosine_and_length = _sum(self._dots) * inverse_norm(_sum(self._squared_norms))
+        return (cosine_and_length.unflatten(1, weight.shape) * weight).sum(-1)
+
+    def mean_attention(self) -> Tensor | None:
+        """Heads side by side, (B, A, H * T)."""
+        return torch.cat(self._shares, 2) if self._wants_shares else None
+
+
+class _AttendPairs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        region_heads: Tensor,
+        word_heads: Tensor,
+        directions: list[_Direction],
+        shares: bool,
+        *weights: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        totals = [_Total(direction, shares=shares, keep=any(ctx.needs_input_grad)) for direction in directions]
+        dtype = scoring_dtype(region_heads, word_heads)
+        for regions, words in zip(region_heads, word_heads, strict=True):
+            regions, words = regions.to(dtype), words.to(dtype)
+            products = regions.flatten(0, 1) @ words.flatten(0, 1).T
+            for total in totals:
+                total.add(products, regions, words)
+        ctx.set_materialize_grads(False)
+        ctx.directions = directions
+        ctx.save_for_backward(region_heads, word_heads, *weights, *(array for total in totals for array in total.kept))
+        pairs = zip(totals, weights, strict=True)
+        return tuple(result for total, weight in pairs for result in (total.similarity(weight), total.mean_attention()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        region_heads, word_heads, *rest = ctx.saved_tensors
+        weights, arrays = rest[: len(ctx.directions)], iter(rest[len(ctx.directions) :])
+        dtype = scoring_dtype(region_heads, word_heads)
+        regions, words = region_heads.to(dtype), word_heads.to(dtype)
+        of_regions, of_words = torch.zeros_like(regions), torch.zeros_like(words)
+        of_products: list[Tensor] = []
+        of_weights = []
+        for number, (direction, weight) in enumerate(zip(ctx.directions, weights, strict=True)):
+            heads = [_Head(*islice(arrays, len(_Head._fields))) for _ in regions]
+            of_similarity, of_shares = gradients[2 * number : 2 * number + 2]
+            if of_similarity is None:
+                of_similarity = weight.new_zeros(len(direction.bias), len(weight))
+            of_scores, of_grams, of_weight = direction.backward(heads, weight, of_similarity, of_shares)
+            of_weights.append(of_weight)
+            flat = [of_score.flatten(0, 1) for of_score in of_scores]
+            flat = [of_product.T for of_product in flat] if direction.over_words else flat
+            of_products = [a + b for a, b in zip(of_products, flat, strict=True)] if of_products else flat
+            context, of_context = (words, of_words) if direction.over_words else (regions, of_regions)
+            for head, of_gram in enumerate(of_grams):
+                of_context[head] += of_gram @ context[head]
+        for head, of_product in enumerate(of_products):
+            of_regions[head] += (of_product @ words[head].flatten(0, 1)).view_as(of_regions[head])
+            of_words[head] += (of_product.T @ regions[head].flatten(0, 1)).view_as(of_words[head])
+        return of_regions.to(region_heads.dtype), of_words.to(word_heads.dtype), None, None, *of_weights
+
+
+def _sum(arrays: list[Tensor]) -> Tensor:
+    return torch.stack(arrays).sum(0)
+
+
+def _gram_product(context: Tensor, weights: Tensor) -> Tensor:
+    """G p of one head, (B, T, Q), in the order of products that is cheaper."""
+    tokens, width = context.shape[1:]
+    if tokens <= 2 * width:
+        return context @ context.transpose(1, 2) @ weights
+    return context @ (context.transpose(1, 2) @ weights)

@@ -1,0 +1,121 @@
+"""Local tokens of many items, laid out for attention between all of them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+SMALLEST_SQUARED_NORM = 1e-12
+"""A vector shorter than 1e-6 counts as zero: it has no direction, hence cosine 0 and no gradient."""
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """Local tokens of B items, ready to attend and to be attended over."""
+
+    heads: Float[Tensor, "H B T W"]
+    """The tokens cut into H slices of width W = D / H, zero at padding."""
+    bias: Float[Tensor, "B T"]
+    """Added to the logits over these tokens: 0, or -inf at padding."""
+    share: Float[Tensor, "B T"]
+    """Weight of each token in the mean over its item: 1 / number of real tokens, or 0 at padding."""
+    weight: Float[Tensor, "B T"]
+    """`share` / length of the token: what makes a mean of cosines of dot products; 0 for a zero vector."""
+    lengths: tuple[int, ...]
+    """How many leading positions hold all of an item's tokens; at least 1."""
+
+    def split(self, size: int) -> list["TokenSet"]:
+        """Parts of at most `size` consecutive items, each without the padding at its end that no item of it needs."""
+        parts = []
+        by_item = (self.heads.transpose(0, 1), self.bias, self.share, self.weight)
+        for number, fields in enumerate(zip(*(field.split(size) for field in by_item), strict=True)):
+            lengths = self.lengths[number * size : (number + 1) * size]
+            longest = max(lengths, default=1)
+            heads, bias, share, weight = fields
+            parts.append(
+                TokenSet(
+                    heads.transpose(0, 1)[:, :, :longest],
+                    bias[:, :longest],
+                    share[:, :longest],
+                    weight[:, :longest],
+                    lengths,
+                )
+            )
+        return parts
+
+
+def token_set(
+    tokens: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], num_heads: int, *, normalize: bool = False
+) -> TokenSet:
+    """Splits tokens into heads and computes what attention needs of them.
+
+    Args:
+        tokens: Local tokens, (B, T, D), of any floating dtype.
+        mask: True for real tokens, (B, T). Padding may hold anything, NaN included.
+        num_heads: Attention heads, which split D.
+        normalize: Whether to L2-normalise the tokens first.
+    """
+    tokens = torch.where(mask[..., None], tokens, 0.0)
+    exact = tokens.to(scoring_dtype(tokens))
+    if normalize:
+        tokens = exact = unit_vectors(exact)
+    # an item without tokens attends over its zeroed padding: context 0, where a row of -inf would give NaN
+    ignored = ~mask & mask.any(-1, keepdim=True)
+    share = mask / mask.sum(-1, keepdim=True).clamp_min(1).to(exact.dtype)
+    return TokenSet(
+        heads=tokens.unflatten(-1, (num_heads, -1)).permute(2, 0, 1, 3).contiguous(),
+        bias=exact.new_zeros(mask.shape).masked_fill(ignored, -torch.inf),
+        share=share,
+        weight=share * inverse_norm(exact.square().sum(-1)),
+        lengths=tuple(used_positions(mask).tolist()),
+    )
+
+
+class LengthOrder:
+    """Items from the shortest to the longest: neighbours in one tile then share little padding.
+
+    Args:
+        mask: True for real tokens, (B, T).
+    """
+
+    def __init__(self, mask: Bool[Tensor, "B T"]) -> None:
+        self._order = used_positions(mask).argsort(stable=True)
+        self._place = self._order.argsort()
+
+    def sort(self, items: Shaped[Tensor, "B *rest"]) -> Shaped[Tensor, "B *rest"]:
+        """Items in this order, from the order in which the mask had them."""
+        return items.index_select(0, self._order)
+
+    def unsort(self, results: Shaped[Tensor, "*shape"], dim: int) -> Shaped[Tensor, "*shape"]:
+        """The reverse, for results that lie along any dimension."""
+        return results.index_select(dim, self._place)
+
+
+def used_positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
+    """How many leading positions hold all of an item's tokens; at least 1, (B,)."""
+    positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (positions * mask).amax(-1).clamp_min(1)
+
+
+def scoring_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype in which scores of these tensors are computed: the widest of theirs and float32."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def inverse_norm(squared_norm: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """1 / length from the squared length; 0, with gradient 0, for a zero vector.
+
+    The clamp comes before the root and the guard after it: the plain form gives NaN at zero, and a clamp alone gives
+    gradients of 1e6.
+    """
+    clamped = squared_norm.clamp_min(SMALLEST_SQUARED_NORM)
+    return torch.where(squared_norm > SMALLEST_SQUARED_NORM, clamped.rsqrt(), 0.0)
+
+
+def unit_vectors(vectors: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
+    """L2-normalised vectors; zero stays zero."""
+    return vectors * inverse_norm(vectors.square().sum(-1, keepdim=True))
