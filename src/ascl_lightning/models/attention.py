@@ -15,6 +15,8 @@ a = dL/d(q . q'), b = dL/d|q'|^2 and m the gradient that reaches the attention i
 and its Gram matrix gets the sum over queries of b p p'.
 """
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -107,6 +109,34 @@ class _Head(NamedTuple):
     """|q'|^2, (B, Q)."""
 
 
+_KEPT = ("products", "transposed", "weights", "gram_product")
+"""The arrays of `_Scratch` that gradients need again."""
+
+
+class _Scratch:
+    """Arrays of one element for each region and word, which serve every head in turn.
+
+    In fresh arrays page faults would cost more than the arithmetic.
+
+    Args:
+        like: Of the dtype and on the device of the arrays.
+        size: Number of elements of each.
+        fresh: Names of the arrays that are kept, so that every head needs its own.
+    """
+
+    def __init__(self, like: Tensor, size: int, fresh: Collection[str]) -> None:
+        self._like, self._size, self._fresh = like, size, fresh
+        self._arrays: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The array of a name, in some shape of its size; what it holds is for the taker to write."""
+        if name in self._fresh:
+            return self._like.new_empty(self._size).view(shape)
+        if name not in self._arrays:
+            self._arrays[name] = self._like.new_empty(self._size)
+        return self._arrays[name].view(shape)
+
+
 class _Direction:
     """The queries of A items attend over the tokens of B items; plain arithmetic, no autograd.
 
@@ -119,21 +149,33 @@ class _Direction:
 
     def __init__(self, context: TokenSet, queries: TokenSet, scale: float, *, over_words: bool) -> None:
         self.bias = context.bias
+        self._context = context.heads.detach() if context.gram is None else context.gram
+        self._is_gram = context.gram is not None
         self.share = queries.share
         self.scale = scale
         self.over_words = over_words
 
-    def attend(self, products: Tensor, regions: Tensor, words: Tensor) -> _Head:
-        """One head, from its (N, K, W) regions, (M, L, W) words and their dot products, (N * K, M * L)."""
-        context = words if self.over_words else regions
-        scores = (products.T.contiguous() if self.over_words else products).unflatten(0, self.bias.shape)
-        weights = torch.softmax(torch.add(self.bias[..., None], scores, alpha=self.scale), 1)
-        product = _gram_product(context, weights)
-        return _Head(scores, weights, product, (weights * scores).sum(1), (weights * product).sum(1))
+    def attend(self, number: int, products: Tensor, scratch: _Scratch) -> _Head:
+        """One head, from its dot products of all regions with all words, (N * K, M * L)."""
+        shape = (*self.bias.shape, self.share.numel())
+        scores = products.view(shape)
+        if self.over_words:
+            scores = scratch.take("transposed", shape)
+            scores.view(products.shape[::-1]).copy_(products.T)
+        logits = torch.add(self.bias[..., None], scores, alpha=self.scale, out=scratch.take("sum", shape))
+        weights = torch.softmax(logits, 1, out=scratch.take("weights", shape))
+        dot = torch.mul(weights, scores, out=logits).sum(1)
+        product = self._gram_product(number, weights, scratch.take("gram_product", shape))
+        return _Head(scores, weights, product, dot, torch.mul(weights, product, out=logits).sum(1))
 
     def mean_attention(self, head: _Head) -> Tensor:
         """Attention averaged over an item's queries, (B, A, T)."""
         return (head.weights.unflatten(2, self.share.shape) * self.share).sum(3).transpose(1, 2)
+
+    def _gram_product(self, number: int, weights: Tensor, out: Tensor) -> Tensor:
+        """G p of one head, (B, T, Q)."""
+        context = self._context[number].to(weights.dtype)
+        return torch.bmm(context, weights if self._is_gram else context.mT @ weights, out=out)
 
     def backward(
         self, heads: list[_Head], weight: Tensor, of_similarity: Tensor, of_shares: Tensor | None
@@ -162,7 +204,7 @@ class _Direction:
                 centre += (head.weights * of_attention).sum(1)
             inner -= centre[:, None]
             of_scores.append(torch.add(of_dot[:, None], inner, alpha=self.scale).mul_(head.weights))
-            of_grams.append((head.weights * of_norm[:, None]) @ head.weights.transpose(1, 2))
+            of_grams.append((head.weights * of_norm[:, None]) @ head.weights.mT)
         return of_scores, of_grams, of_weight
 
 
@@ -190,8 +232,8 @@ class _Total:
         self._squared_norms: list[Tensor] = []
         self._shares: list[Tensor] = []
 
-    def add(self, products: Tensor, regions: Tensor, words: Tensor) -> None:
-        head = self._direction.attend(products, regions, words)
+    def add(self, number: int, products: Tensor, scratch: _Scratch) -> None:
+        head = self._direction.attend(number, products, scratch)
         self._dots.append(head.dot)
         self._squared_norms.append(head.squared_norm)
         if self._wants_shares:
@@ -219,13 +261,16 @@ class _AttendPairs(torch.autograd.Function):
         shares: bool,
         *weights: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        totals = [_Total(direction, shares=shares, keep=any(ctx.needs_input_grad)) for direction in directions]
+        keep = any(ctx.needs_input_grad)
+        totals = [_Total(direction, shares=shares, keep=keep) for direction in directions]
         dtype = scoring_dtype(region_heads, word_heads)
-        for regions, words in zip(region_heads, word_heads, strict=True):
-            regions, words = regions.to(dtype), words.to(dtype)
-            products = regions.flatten(0, 1) @ words.flatten(0, 1).T
+        shape = region_heads[0, ..., 0].numel(), word_heads[0, ..., 0].numel()
+        scratch = _Scratch(region_heads.new_empty(0, dtype=dtype), math.prod(shape), _KEPT if keep else ())
+        for number, (regions, words) in enumerate(zip(region_heads, word_heads, strict=True)):
+            products = scratch.take("products", shape)
+            torch.mm(regions.to(dtype).flatten(0, 1), words.to(dtype).flatten(0, 1).T, out=products)
             for total in totals:
-                total.add(products, regions, words)
+                total.add(number, products, scratch)
         ctx.set_materialize_grads(False)
         ctx.directions = directions
         ctx.save_for_backward(region_heads, word_heads, *weights, *(array for total in totals for array in total.kept))
@@ -263,11 +308,3 @@ class _AttendPairs(torch.autograd.Function):
 
 def _sum(arrays: list[Tensor]) -> Tensor:
     return torch.stack(arrays).sum(0)
-
-
-def _gram_product(context: Tensor, weights: Tensor) -> Tensor:
-    """G p of one head, (B, T, Q), in the order of products that is cheaper."""
-    tokens, width = context.shape[1:]
-    if tokens <= 2 * width:
-        return context @ context.transpose(1, 2) @ weights
-    return context @ (context.transpose(1, 2) @ weights)

@@ -1,5 +1,6 @@
 """Global vectors that take in a context from attention (AsCL, arXiv 2405.10029, section III-C, global level)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -23,20 +24,26 @@ class Fusable:
     table: Float[Tensor, "B H T E"] | None
     """Each head's slice of each token under `weight`, or None: then contexts are written out and mapped."""
 
-    def split(self, size: int) -> list["Fusable"]:
-        """Parts of at most `size` consecutive items."""
-        offsets = repeat(None) if self.gate_offset is None else self.gate_offset.split(size)
-        tables = repeat(None) if self.table is None else self.table.split(size)
-        parts = zip(self.pooled.split(size), offsets, tables, strict=False)
+    def split(self, tokens: Sequence[TokenSet]) -> list["Fusable"]:
+        """Parts that go with consecutive parts of the tokens."""
+        sizes = [part.heads.shape[1] for part in tokens]
+        offsets = repeat(None) if self.gate_offset is None else self.gate_offset.split(sizes)
+        tables = repeat(None) if self.table is None else self._split_table(tokens, sizes)
+        parts = zip(self.pooled.split(sizes), offsets, tables, strict=False)
         return [Fusable(pooled, offset, self.weight, table) for pooled, offset, table in parts]
 
     def map_contexts(self, tokens: TokenSet, shares: Float[Tensor, "B A HT"]) -> Float[Tensor, "B A E"]:
         """The mean attended vectors under `weight`; both ways are exact."""
-        num_heads, _, num_tokens, _ = tokens.heads.shape
         if self.table is not None:
-            return shares @ self.table[:, :, :num_tokens].flatten(1, 2)
-        heads = zip(shares.chunk(num_heads, -1), tokens.heads.to(shares.dtype), strict=True)
+            return shares @ self.table.flatten(1, 2)
+        heads = zip(shares.chunk(len(tokens.heads), -1), tokens.heads.to(shares.dtype), strict=True)
         return torch.cat([share @ head for share, head in heads], -1) @ self.weight.T
+
+    def _split_table(self, tokens: Sequence[TokenSet], sizes: list[int]) -> list[Tensor]:
+        assert self.table is not None
+        parts = zip(self.table.split(sizes), tokens, strict=True)
+        # each part is used in many tiles: cut it to its own length once
+        return [table[:, :, : part.heads.shape[2]].contiguous() for table, part in parts]
 
 
 class ContextFusion(nn.Module):
@@ -124,8 +131,9 @@ def _self_attention(tokens: TokenSet, scale: float) -> Float[Tensor, "B 1 HT"]:
 
 
 def _table(tokens: TokenSet, weight: Tensor) -> Tensor:
-    mapped = tokens.heads.to(weight.dtype) @ weight.T.unflatten(0, (len(tokens.heads), 1, -1))
-    return mapped.transpose(0, 1)
+    heads = tokens.heads.to(weight.dtype).flatten(1, 2)
+    mapped = heads @ weight.T.unflatten(0, (len(heads), -1))
+    return mapped.unflatten(1, tokens.bias.shape).transpose(0, 1).contiguous()
 
 
 def _table_pays(tokens: TokenSet, weight: Tensor, num_contexts: int, memory_budget: int) -> bool:

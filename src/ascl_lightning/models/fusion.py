@@ -172,8 +172,8 @@ class FusedSimilarity(nn.Module):
 
 
 def _parts(tokens: TokenSet, items: Fusable | None, size: int) -> list[_Part]:
-    parts = repeat(None) if items is None else items.split(size)
-    return list(zip(tokens.split(size), parts, strict=False))
+    parts = tokens.split(size)
+    return list(zip(parts, repeat(None) if items is None else items.split(parts), strict=False))
 
 
 def _unit_pooled(items: Features) -> Tensor:

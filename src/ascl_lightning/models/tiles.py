@@ -15,7 +15,7 @@ from ascl_lightning.models.tokens import TokenSet
 ImagePart = TypeVar("ImagePart")
 TextPart = TypeVar("TextPart")
 
-TILE_ELEMENTS = {"cpu": 2**19}
+TILE_ELEMENTS = {"cpu": 2**20}
 """Elements of the largest array of a tile that the device works through fastest: on a CPU, what caches hold."""
 LARGEST_TILE_ELEMENTS = 2**26
 """The same for other devices: enough to occupy them."""
@@ -33,19 +33,20 @@ def tile_shape(images: TokenSet, texts: TokenSet, memory_budget: int, *, pair_el
         pair_elements: Elements of the largest array beside those of attention that a tile has for each of its pairs.
 
     Returns:
-        Height and width of tiles that are as square as the matrix allows, and as equal as possible.
+        Height and width of tiles, about four times as high as wide where the matrix allows it, as equal as possible.
     """
     num_heads, num_images, regions, _ = images.heads.shape
     num_texts, words = texts.bias.shape
     device = images.bias.device
-    largest = max(regions * words, pair_elements, 1)
+    largest = max(regions * words, pair_elements // 2, 1)
     attention_arrays = _ARRAYS * (num_heads if torch.is_grad_enabled() else 1)
     pair_bytes = (attention_arrays * regions * words + _ARRAYS * pair_elements) * images.bias.element_size()
     preferred = TILE_ELEMENTS.get(device.type, LARGEST_TILE_ELEMENTS) // largest
     max_pairs = max(1, min(preferred, memory_budget // max(1, pair_bytes)))
-    height = max(1, min(num_images, math.isqrt(max_pairs)))
-    width = max(1, min(num_texts, max_pairs // height))
+    # texts are sorted by length: a few of them in a tile differ little, and leave little padding
+    width = max(1, min(num_texts, math.isqrt(max_pairs) // 2))
     height = max(1, min(num_images, max_pairs // width))
+    width = max(1, min(num_texts, max_pairs // height))
     return _even(num_images, height), _even(num_texts, width)
 
 

@@ -1,6 +1,7 @@
 """Local tokens of many items, laid out for attention between all of them."""
 
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -16,6 +17,9 @@ class TokenSet:
 
     heads: Float[Tensor, "H B T W"]
     """The tokens cut into H slices of width W = D / H, zero at padding."""
+    gram: Float[Tensor, "H B T T"] | None
+    """Dot products of an item's tokens with each other, without gradient; None where they are more than 2 W tokens,
+    and products with the tokens themselves are cheaper."""
     bias: Float[Tensor, "B T"]
     """Added to the logits over these tokens: 0, or -inf at padding."""
     share: Float[Tensor, "B T"]
@@ -27,15 +31,17 @@ class TokenSet:
 
     def split(self, size: int) -> list["TokenSet"]:
         """Parts of at most `size` consecutive items, each without the padding at its end that no item of it needs."""
+        by_item = (field.split(size) for field in (self.bias, self.share, self.weight))
+        grams = repeat(None) if self.gram is None else self.gram.split(size, 1)
+        fields = zip(self.heads.split(size, 1), *by_item, grams, strict=False)
         parts = []
-        by_item = (self.heads.transpose(0, 1), self.bias, self.share, self.weight)
-        for number, fields in enumerate(zip(*(field.split(size) for field in by_item), strict=True)):
+        for number, (heads, bias, share, weight, gram) in enumerate(fields):
             lengths = self.lengths[number * size : (number + 1) * size]
             longest = max(lengths, default=1)
-            heads, bias, share, weight = fields
             parts.append(
                 TokenSet(
-                    heads.transpose(0, 1)[:, :, :longest],
+                    heads[:, :, :longest],
+                    None if gram is None else gram[:, :, :longest, :longest],
                     bias[:, :longest],
                     share[:, :longest],
                     weight[:, :longest],
@@ -56,18 +62,21 @@ def token_set(
         num_heads: Attention heads, which split D.
         normalize: Whether to L2-normalise the tokens first.
     """
-    tokens = torch.where(mask[..., None], tokens, 0.0)
+    if not mask.all():
+        tokens = torch.where(mask[..., None], tokens, 0.0)
     exact = tokens.to(scoring_dtype(tokens))
     if normalize:
         tokens = exact = unit_vectors(exact)
     # an item without tokens attends over its zeroed padding: context 0, where a row of -inf would give NaN
     ignored = ~mask & mask.any(-1, keepdim=True)
     share = mask / mask.sum(-1, keepdim=True).clamp_min(1).to(exact.dtype)
+    heads = tokens.unflatten(-1, (num_heads, -1)).permute(2, 0, 1, 3).contiguous()
     return TokenSet(
-        heads=tokens.unflatten(-1, (num_heads, -1)).permute(2, 0, 1, 3).contiguous(),
+        heads=heads,
+        gram=_gram(heads.detach().to(exact.dtype)),
         bias=exact.new_zeros(mask.shape).masked_fill(ignored, -torch.inf),
         share=share,
-        weight=share * inverse_norm(exact.square().sum(-1)),
+        weight=share * inverse_norm(torch.linalg.vector_norm(exact, dim=-1).square()),
         lengths=tuple(used_positions(mask).tolist()),
     )
 
@@ -80,16 +89,18 @@ class LengthOrder:
     """
 
     def __init__(self, mask: Bool[Tensor, "B T"]) -> None:
-        self._order = used_positions(mask).argsort(stable=True)
+        used = used_positions(mask)
+        self._in_order = bool((used[1:] >= used[:-1]).all())
+        self._order = used.argsort(stable=True)
         self._place = self._order.argsort()
 
     def sort(self, items: Shaped[Tensor, "B *rest"]) -> Shaped[Tensor, "B *rest"]:
         """Items in this order, from the order in which the mask had them."""
-        return items.index_select(0, self._order)
+        return items if self._in_order else items.index_select(0, self._order)
 
     def unsort(self, results: Shaped[Tensor, "*shape"], dim: int) -> Shaped[Tensor, "*shape"]:
         """The reverse, for results that lie along any dimension."""
-        return results.index_select(dim, self._place)
+        return results if self._in_order else results.index_select(dim, self._place)
 
 
 def used_positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
@@ -119,3 +130,8 @@ def inverse_norm(squared_norm: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
 def unit_vectors(vectors: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
     """L2-normalised vectors; zero stays zero."""
     return vectors * inverse_norm(vectors.square().sum(-1, keepdim=True))
+
+
+def _gram(heads: Tensor) -> Tensor | None:
+    num_tokens, width = heads.shape[2:]
+    return heads @ heads.mT if num_tokens <= 2 * width else None
