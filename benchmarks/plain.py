@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -57,8 +58,8 @@ def double(features: Features) -> Features:
     return Features(features.pooled.double(), features.tokens.double(), features.mask)
 
 
-def measure(run: Callable[[], object], repeats: int = 2) -> tuple[float, float]:
-    """Seconds of the fastest run, and the largest growth of this process's memory in MiB during the first (Linux)."""
+def measure(run: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
+    """Median seconds of some runs, and the largest growth of this process's memory in MiB during the first (Linux)."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # or what was freed before hides what this takes
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
@@ -70,7 +71,7 @@ def measure(run: Callable[[], object], repeats: int = 2) -> tuple[float, float]:
         seconds.append(time.perf_counter() - start)
         if len(seconds) == 1:
             growth = (_status("VmHWM") - before) / 1024
-    return min(seconds), growth
+    return median(seconds), growth
 
 
 def _status(field: str) -> int:

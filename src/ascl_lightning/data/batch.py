@@ -1,10 +1,13 @@
 """The types that data and models share: what an encoder needs, what a batch holds, what an encoder gives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,17 @@ class Features:
     tokens: Float[Tensor, "B K T"]
     mask: Bool[Tensor, "B K"]
     """True for real tokens."""
+
+    @classmethod
+    def join(cls, parts: Sequence["Features"]) -> "Features":
+        """All items of the parts in their order, padded to the most tokens of any part."""
+        longest = max(part.mask.shape[1] for part in parts)
+        missing = [longest - part.mask.shape[1] for part in parts]
+        return cls(
+            torch.cat([part.pooled for part in parts]),
+            torch.cat([F.pad(part.tokens, (0, 0, 0, pad)) for part, pad in zip(parts, missing, strict=True)]),
+            torch.cat([F.pad(part.mask, (0, pad)) for part, pad in zip(parts, missing, strict=True)]),
+        )
 
 
 @dataclass

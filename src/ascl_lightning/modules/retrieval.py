@@ -1,6 +1,7 @@
 """The Lightning hooks around the model: training step, evaluation, optimiser."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,19 @@ from ascl_lightning.modules.schedule import WarmupCosine
 _POSITIVE_STREAM = 0x5DEECE66D
 
 
+@dataclass(frozen=True)
+class _TextGroup:
+    """One positive text for each image, and what may stand beside it as negatives."""
+
+    texts: Features
+    negatives: list[Features]
+    valid: list[Tensor]
+
+    def add(self, negative: Features, valid: Tensor) -> None:
+        self.negatives.append(negative)
+        self.valid.append(valid)
+
+
 class RetrievalModule(LightningModule):
     """Trains and evaluates image-text retrieval.
 
@@ -38,6 +52,8 @@ class RetrievalModule(LightningModule):
             The data module makes T- at word level; with both, both are negatives.
         type_i_weight: Weight of the first term.
         type_ii_iii_weight: Weight of the second term.
+        first_stage_weight: Weight of a further term, the same loss on the embeddings that belong to one item alone: the
+            first stage of a two-stage search ranks by them.
         project: False keeps the towers' own vectors, as a pretrained CLIP or SigLIP pair needs.
         optimizer: Called with the parameter groups.
         schedule: Learning rate, per step.
@@ -53,6 +69,7 @@ class RetrievalModule(LightningModule):
         word_features: PerturbWords | None = None,
         type_i_weight: float = 0.5,
         type_ii_iii_weight: float = 0.5,
+        first_stage_weight: float = 0.0,
         project: bool = True,
         optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
         schedule: WarmupCosine = WarmupCosine(),
@@ -64,6 +81,7 @@ class RetrievalModule(LightningModule):
         self.word_features = word_features
         self.evaluation = RetrievalMetrics(self.model.score, fold_size)
         self._weights = (type_i_weight, type_ii_iii_weight)
+        self._first_stage_weight = first_stage_weight
         self._optimizer = optimizer
         self._schedule = schedule
 
@@ -73,14 +91,19 @@ class RetrievalModule(LightningModule):
         keys = batch.sampling_keys
         if keys is None:
             raise ValueError("a training batch must bring sampling_keys; evaluation batches cannot be trained on")
-        terms = {"type_i": self._term(batch, images, texts, batch.negatives, keys)}
+        groups = {"type_i": self._with_negatives(texts, batch.negatives, keys)}
         if batch.positives is not None:
             positives = self.model.encode_texts(batch.positives)
-            terms["type_ii_iii"] = self._term(
-                batch, images, positives, batch.positive_negatives, keys ^ _POSITIVE_STREAM
-            )
+            groups["type_ii_iii"] = self._with_negatives(positives, batch.positive_negatives, keys ^ _POSITIVE_STREAM)
+        terms = self._terms(batch, images, groups)
         weights = torch.tensor(self._weights[: len(terms)], device=keys.device)
         loss = (weights * torch.stack(list(terms.values()))).sum() / weights.sum()
+        if self._first_stage_weight > 0:
+            similarity = self.model.similarity
+            product = similarity.image_embeds(images) @ similarity.text_embeds(texts).T
+            ids = {"image_ids": batch.image_ids, "text_image_ids": batch.text_image_ids}
+            terms["first_stage"] = self.loss(product, **ids)
+            loss = loss + self._first_stage_weight * terms["first_stage"]
         size = len(batch.image_ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
         self.log_dict({f"train/loss_{name}": term for name, term in terms.items()}, batch_size=size)
@@ -95,28 +118,30 @@ class RetrievalModule(LightningModule):
         )
         return loss
 
-    def _term(
-        self,
-        batch: ImageTextBatch,
-        images: Features,
-        texts: Features,
-        word_level: NegativeTexts | None,
-        keys: Tensor,
-    ) -> Tensor:
-        """L(I, T, T-), with T- from the batch, from the features of T, or from both side by side."""
-        negatives: list[tuple[Features, Tensor]] = []
+    def _with_negatives(self, texts: Features, word_level: NegativeTexts | None, keys: Tensor) -> _TextGroup:
+        """T with its T-: from the batch, from the features of T, or from both side by side."""
+        group = _TextGroup(texts, [], [])
         if self.loss.uses_negatives and word_level is not None:
-            negatives.append((self.model.encode_texts(word_level.texts), word_level.valid))
+            group.add(self.model.encode_texts(word_level.texts), word_level.valid)
         if self.loss.uses_negatives and self.word_features is not None:
-            negatives.append(self.word_features(texts, keys))
-        scores = [self.model.score(images, negative) for negative, _ in negatives]
-        return self.loss(
-            self.model.score(images, texts),
-            torch.cat(scores, dim=1) if scores else None,
-            image_ids=batch.image_ids,
-            text_image_ids=batch.text_image_ids,
-            negative_valid=torch.cat([valid for _, valid in negatives]) if negatives else None,
-        )
+            group.add(*self.word_features(texts, keys))
+        return group
+
+    def _terms(self, batch: ImageTextBatch, images: Features, groups: dict[str, _TextGroup]) -> dict[str, Tensor]:
+        """L(I, T, T-) of each group. All texts are scored together: what scoring does for images, it does once."""
+        parts = [part for group in groups.values() for part in (group.texts, *group.negatives)]
+        scores = iter(self.model.score(images, Features.join(parts)).split([len(part.mask) for part in parts], dim=1))
+        terms = {}
+        for name, group in groups.items():
+            similarity, negatives = next(scores), [next(scores) for _ in group.negatives]
+            terms[name] = self.loss(
+                similarity,
+                torch.cat(negatives, dim=1) if negatives else None,
+                image_ids=batch.image_ids,
+                text_image_ids=batch.text_image_ids,
+                negative_valid=torch.cat(group.valid) if negatives else None,
+            )
+        return terms
 
     def validation_step(self, batch: ImageTextBatch, batch_idx: int) -> None:
         """Collects encoded images and texts."""
