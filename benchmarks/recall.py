@@ -29,7 +29,8 @@ def sorted_recalls(image_embeds: np.ndarray, text_embeds: np.ndarray) -> dict[st
 def torchmetrics_recall(images: torch.Tensor, texts: torch.Tensor) -> float:
     """Image-to-text R@1 by torchmetrics' hit rate."""
     # it takes items with scores of 0 and less for irrelevant ones
-    scores = (images @ texts.T).sigmoid()
+    scores = images @ texts.T
+    scores = scores - scores.min() + 1
     queries = torch.arange(len(images))[:, None]
     is_own = torch.arange(len(texts)) // CAPTIONS == queries
     metric = RetrievalHitRate(top_k=1)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,10 +17,14 @@ from ascl_lightning.callbacks.embeddings import EmbeddingWriter
 from ascl_lightning.callbacks.examples import RetrievedExamples
 from ascl_lightning.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.callbacks.results import TestResults
+from ascl_lightning.callbacks.search import ReciprocalReranking, TwoStageFrontier
 from ascl_lightning.checkpoints import find_checkpoint
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
+
+SEARCHES = {"full": None, "two_stage": TwoStageFrontier, "reranked": ReciprocalReranking}
+"""What `--retrieval` stands for: the report that a test adds to its metrics."""
 
 # of Lightning, about what is meant to be so
 _EXPECTED_WARNINGS = (
@@ -89,6 +93,12 @@ class AsclCLI(LightningCLI):
         parser.link_arguments("model", "data.image_spec", lambda m: m.model.image_encoder.spec, apply_on="instantiate")
         parser.link_arguments("model", "data.text_spec", lambda m: m.model.text_encoder.spec, apply_on="instantiate")
         parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
+        parser.add_argument(
+            "--retrieval",
+            type=Literal[tuple(SEARCHES)],
+            default="full",
+            help="test: also search in two stages at a row of budgets, or re-rank by reciprocal ranks",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -126,6 +136,9 @@ class AsclCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Without a logger in the config, metrics go to CSV, in a new folder for each run."""
         config = self._get(self.config_init, "trainer")
+        search = SEARCHES[self._get(self.config_init, "retrieval")]
+        if self.subcommand == "test" and search is not None:
+            kwargs["callbacks"] = [*(config.callbacks or []), search()]
         if config.logger is None:
             kwargs["logger"] = CSVLogger(config.default_root_dir, name=self.subcommand)
         return super().instantiate_trainer(**kwargs)

@@ -1,0 +1,127 @@
+"""What `ascl test --retrieval` adds: two-stage search at a row of budgets, and re-ranking."""
+
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Column, Table
+from torch import Tensor
+
+from ascl_lightning.callbacks.parts import is_trial, retrieval_module
+from ascl_lightning.callbacks.results import run_folder
+from ascl_lightning.errors import UserError
+from ascl_lightning.metrics.functional import metrics_from_ranks
+from ascl_lightning.metrics.retrieval import Gallery
+from ascl_lightning.retrieval.rerank import reranked_ranks
+from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Budgets of the second stage, as parts of the gallery."""
+
+
+class SearchReport(Callback, ABC):
+    """Tests another way to search the same gallery; writes `<name>.json` to the run's folder and prints a table."""
+
+    name: str
+    columns: tuple[str, ...]
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    @abstractmethod
+    def measure(self, gallery: Gallery) -> list[dict[str, Any]]:
+        """Rows of figures under `columns` (and more), the plain search first."""
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Searches, before the module forgets what it encoded."""
+        if trainer.world_size > 1:
+            raise UserError(f"--retrieval {self.name} searches on one device; add --trainer.devices 1")
+        with torch.no_grad():
+            self._rows = self.measure(retrieval_module(pl_module).evaluation.gallery())
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes and prints."""
+        if is_trial(trainer):
+            return
+        path = run_folder(trainer) / f"{self.name}.json"
+        path.write_text(json.dumps(self._rows, indent=2) + "\n")
+        table = Table(*(Column(name, justify="right") for name in self.columns), title=self.name.replace("_", " "))
+        for row in self._rows:
+            cells = (row[name] for name in self.columns)
+            table.add_row(*(f"{cell:.1f}" if isinstance(cell, float) else cell for cell in cells))
+        console = Console()
+        console.print(table)
+        console.print(f"Figures: {path}", soft_wrap=True)
+
+
+class TwoStageFrontier(SearchReport):
+    """Recall, share of pairs that get the fused score, and time, for a row of budgets.
+
+    Shortlists are of one length for all queries (`fixed`), or as long as each query's first-stage margins ask, under
+    the same budget (`margin`). The last row scores every pair.
+    """
+
+    name = "two_stage"
+    columns = ("shortlist", "fused %", "i2t R@1", "t2i R@1", "rSum", "seconds")
+
+    def measure(self, gallery: Gallery) -> list[dict[str, Any]]:
+        """A row for each kind and budget."""
+        rows = [_search(gallery, "fixed", share) for share in (*SHARES, 1.0)]
+        margin = [_search(gallery, "margin", share) for share in SHARES]
+        return [*rows[:-1], *margin, rows[-1]]
+
+
+class ReciprocalReranking(SearchReport):
+    """Metrics before and after reciprocal-rank re-ranking of the best 15 candidates; holds all scores in memory."""
+
+    name = "reranked"
+    columns = ("order", "i2t R@1", "t2i R@1", "rSum")
+
+    def measure(self, gallery: Gallery) -> list[dict[str, Any]]:
+        """Before and after."""
+        images, texts = _numbers(gallery)
+        blocks = [
+            torch.cat([gallery.score(rows, columns) for columns in texts.split(1024)], 1) for rows in images.split(256)
+        ]
+        similarity, owner = torch.cat(blocks), gallery.image_of_text
+        # one candidate alone keeps its place
+        ranks = {
+            order: (reranked_ranks(similarity, images, owner, k), reranked_ranks(similarity.T, owner, images, k))
+            for order, k in (("plain", 1), ("reranked", 15))
+        }
+        return [{"order": order, **_figures(*of_order)} for order, of_order in ranks.items()]
+
+
+def _search(gallery: Gallery, kind: str, share: float) -> dict[str, Any]:
+    """One row: both directions at a budget of a share of all pairs."""
+    images, texts = _numbers(gallery)
+    owner = gallery.image_of_text
+    start = time.perf_counter()
+    ranks, pairs = [], 0
+    for queries, candidates, groups, score in (
+        (gallery.images.embeds, gallery.texts.embeds, (images, owner), gallery.score),
+        (gallery.texts.embeds, gallery.images.embeds, (owner, images), lambda q, c: gallery.score(c, q).T),
+    ):
+        length = max(1, math.floor(share * len(candidates)))
+        listed = shortlist(queries, candidates, length, adaptive=kind == "margin")
+        ranks.append(two_stage_ranks(score, queries, candidates, listed, *groups))
+        pairs += listed.num_pairs
+    seconds = time.perf_counter() - start
+    fused = 100 * pairs / (2 * len(images) * len(texts))
+    return {"shortlist": kind, "fused %": fused, **_figures(*ranks), "seconds": seconds}
+
+
+def _numbers(gallery: Gallery) -> tuple[Tensor, Tensor]:
+    device = gallery.image_of_text.device
+    return torch.arange(len(gallery.images.ids), device=device), torch.arange(len(gallery.texts.ids), device=device)
+
+
+def _figures(image_to_text_ranks: Tensor, text_to_image_ranks: Tensor) -> dict[str, float]:
+    metrics = metrics_from_ranks(image_to_text_ranks, text_to_image_ranks)
+    short = {"image_to_text/recall_at_1": "i2t R@1", "text_to_image/recall_at_1": "t2i R@1", "rsum": "rSum"}
+    return {short.get(name, name): value for name, value in metrics.items()}

@@ -1,0 +1,68 @@
+"""The best candidates of every query, without the matrix of all scores."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+ScoreBlock = Callable[[Tensor, Tensor], Tensor]
+"""Given q query numbers and c candidate numbers, (q,) and (c,), their scores, (q, c)."""
+
+
+@torch.no_grad()
+def streamed_top_k(
+    score_block: ScoreBlock,
+    num_queries: int,
+    num_candidates: int,
+    k: int,
+    *,
+    device: torch.device | str = "cpu",
+    query_block: int = 256,
+    candidate_block: int = 4096,
+) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
+    """Scores and numbers of each query's best candidates, best first; of equal ones, those of lower number.
+
+    Args:
+        score_block: Gives the scores of a tile.
+        num_queries: Q.
+        num_candidates: C.
+        k: How many are wanted; no more than C are given.
+        device: Of the numbers that `score_block` gets.
+        query_block: Largest number of queries in a tile.
+        candidate_block: Largest number of candidates in a tile.
+
+    Returns:
+        Scores and candidate numbers, each (Q, min(k, C)).
+
+    Example:
+        >>> scores = torch.tensor([[0.1, 0.9, 0.5]])
+        >>> streamed_top_k(lambda q, c: scores[q][:, c], 1, 3, k=2)[1].tolist()
+        [[1, 2]]
+    """
+    rows = [
+        _top_k_of_block(score_block, queries, num_candidates, k, candidate_block)
+        for queries in torch.arange(num_queries, device=device).split(query_block)
+    ]
+    if not rows:
+        return torch.zeros(0, min(k, num_candidates)), torch.zeros(0, min(k, num_candidates), dtype=torch.long)
+    values, numbers = zip(*rows, strict=True)
+    return torch.cat(values), torch.cat(numbers)
+
+
+def _top_k_of_block(
+    score_block: ScoreBlock, queries: Tensor, num_candidates: int, k: int, candidate_block: int
+) -> tuple[Tensor, Tensor]:
+    """Those of some queries: the best of each tile compete with the best of all tiles before it."""
+    values, numbers = None, None
+    for candidates in torch.arange(num_candidates, device=queries.device).split(candidate_block):
+        scores = score_block(queries, candidates)
+        of_tile = candidates.expand_as(scores)
+        if values is not None and numbers is not None:
+            scores, of_tile = torch.cat([values, scores], 1), torch.cat([numbers, of_tile], 1)
+        # a stable sort, since topk takes any of equal scores; NaN would come first
+        order = torch.where(scores.isnan(), -torch.inf, scores).argsort(dim=1, descending=True, stable=True)[:, :k]
+        values, numbers = scores.gather(1, order), of_tile.gather(1, order)
+    if values is None or numbers is None:
+        raise ValueError("there is no candidate to choose from")
+    return values, numbers
