@@ -218,3 +218,18 @@ def test_real_coco_files_train_and_test_with_splits_drawn_by_share(tmp_path):
     assert main(["test", *arguments, "--ckpt_path", "last"]) == 0
     metrics = json.loads(only(tmp_path, "runs/test/*/test_metrics.json").read_text())
     assert 0 <= metrics["test/rsum"] <= 600
+
+
+@pytest.mark.parametrize(("name", "first"), [("two_stage", "fixed"), ("reranked", "plain")])
+def test_a_test_reports_other_ways_to_search(trained, tmp_path, capsys, name, first):
+    checkpoint = str(only(trained, "runs/fit/*/checkpoints/best.ckpt"))
+    write_karpathy(tmp_path / "data", {"test": 5})
+    arguments = [*at(tmp_path, tmp_path / "data"), "--ckpt_path", checkpoint, "--retrieval", name]
+    assert main(["test", "--config", TINY, *arguments]) == 0
+    rows = json.loads(only(tmp_path, f"runs/test/*/{name}.json").read_text())
+    metrics = json.loads(only(tmp_path, "runs/test/*/test_metrics.json").read_text())
+    assert first in rows[0].values()
+    plain = rows[-1] if name == "two_stage" else rows[0]
+    assert plain["rSum"] == pytest.approx(metrics["test/rsum"])
+    assert plain["text_to_image/mean_rank"] == pytest.approx(metrics["test/text_to_image/mean_rank"])
+    assert name.replace("_", " ") in capsys.readouterr().out

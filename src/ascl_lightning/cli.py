@@ -97,7 +97,7 @@ class AsclCLI(LightningCLI):
             "--retrieval",
             type=Literal[tuple(SEARCHES)],
             default="full",
-            help="test: also search in two stages at a row of budgets, or re-rank by reciprocal ranks",
+            help="validate and test: also search in two stages at a row of budgets, or re-rank by reciprocal ranks",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -137,7 +137,7 @@ class AsclCLI(LightningCLI):
         """Without a logger in the config, metrics go to CSV, in a new folder for each run."""
         config = self._get(self.config_init, "trainer")
         search = SEARCHES[self._get(self.config_init, "retrieval")]
-        if self.subcommand == "test" and search is not None:
+        if self.subcommand in ("validate", "test") and search is not None:
             kwargs["callbacks"] = [*(config.callbacks or []), search()]
         if config.logger is None:
             kwargs["logger"] = CSVLogger(config.default_root_dir, name=self.subcommand)

@@ -3,6 +3,8 @@ from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.reference import scoring as naive
 from torch import Tensor
 from torch.nn import functional as F
@@ -250,3 +252,35 @@ def test_float32_stays_within_1e_5_of_float64() -> None:
 def test_wrong_use_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         FusedSimilarity(DIM, **arguments)
+
+
+@pytest.mark.parametrize("global_fusion", ["pairwise", "independent", "none"])
+def test_a_compiled_model_gives_the_same(global_fusion: Fusion) -> None:
+    similarity = make_similarity(global_fusion=global_fusion)
+    images, texts = make_features(3, 4, seed=31), make_features(4, 5, seed=32)
+    images.tokens.requires_grad_()
+    gradients = [
+        torch.autograd.grad(score(images, texts).square().sum(), images.tokens)[0]
+        for score in (similarity, torch.compile(similarity, backend="eager"))
+    ]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-14)
+
+
+@given(seed=st.integers(0, 10**6), budget=st.integers(1, 10**6), padding=st.integers(0, 3), cut=st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_tiles_order_padding_and_batches_change_nothing_in_float32(
+    seed: int, budget: int, padding: int, cut: int
+) -> None:
+    similarity = make_similarity(text_gate=True).float()
+    images, texts = make_features(4, 5, seed), make_features(5, 6, seed + 1)
+    for features in (images, texts):
+        features.pooled, features.tokens = features.pooled.float(), features.tokens.float()
+    whole = similarity(images, texts)
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+    shuffled = subset(texts, order)
+    padded = Features(
+        shuffled.pooled, F.pad(shuffled.tokens, (0, 0, 0, padding), value=torch.nan), F.pad(shuffled.mask, (0, padding))
+    )
+    similarity.memory_budget = budget
+    parts = [similarity(subset(images, rows), padded) for rows in torch.arange(4).split(cut)]
+    torch.testing.assert_close(torch.cat(parts), whole[:, order], rtol=0, atol=1e-5)

@@ -1,4 +1,5 @@
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -178,3 +179,23 @@ def test_a_checkpoint_holds_no_configuration(tmp_path):
     checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
     assert "hyper_parameters" not in checkpoint
     assert checkpoint["RetrievalDataModule"]["vocabulary"]
+
+
+def test_the_first_stage_term_is_the_loss_on_independent_embeddings(tmp_path):
+    module = build(first_stage_weight=0.5)
+    batch = first_batch(module, tmp_path)
+    loss, logged = step(module, batch)
+    images, texts = module.model.encode_images(batch.images), module.model.encode_texts(batch.texts)
+    similarity = module.model.similarity.image_embeds(images) @ module.model.similarity.text_embeds(texts).T
+    expected = module.loss(similarity, image_ids=batch.image_ids, text_image_ids=batch.text_image_ids).item()
+    assert logged["train/loss_first_stage"] == pytest.approx(expected)
+    without, _ = step(build(first_stage_weight=0.0), batch)
+    assert loss == pytest.approx(without + 0.5 * expected, rel=1e-5)
+
+
+def test_all_texts_of_a_step_are_scored_in_one_call(tmp_path):
+    module = build(word_features=PerturbWords([GaussianNoise()]))
+    batch = first_batch(module, tmp_path, **ASCL)
+    with mock.patch.object(module.model, "score", wraps=module.model.score) as score:
+        step(module, batch)
+    assert score.call_count == 1

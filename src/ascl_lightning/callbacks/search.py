@@ -15,7 +15,7 @@ from torch import Tensor
 from ascl_lightning.callbacks.parts import is_trial, retrieval_module
 from ascl_lightning.callbacks.results import run_folder
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.functional import metrics_from_ranks
+from ascl_lightning.metrics.functional import metrics_from_ranks, streamed_ranks
 from ascl_lightning.metrics.retrieval import Gallery
 from ascl_lightning.retrieval.rerank import reranked_ranks
 from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
@@ -37,14 +37,14 @@ class SearchReport(Callback, ABC):
     def measure(self, gallery: Gallery) -> list[dict[str, Any]]:
         """Rows of figures under `columns` (and more), the plain search first."""
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Searches, before the module forgets what it encoded."""
         if trainer.world_size > 1:
             raise UserError(f"--retrieval {self.name} searches on one device; add --trainer.devices 1")
         with torch.no_grad():
             self._rows = self.measure(retrieval_module(pl_module).evaluation.gallery())
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes and prints."""
         if is_trial(trainer):
             return
@@ -57,6 +57,9 @@ class SearchReport(Callback, ABC):
         console = Console()
         console.print(table)
         console.print(f"Figures: {path}", soft_wrap=True)
+
+    on_test_epoch_end = on_validation_epoch_end
+    on_test_end = on_validation_end
 
 
 class TwoStageFrontier(SearchReport):
@@ -71,9 +74,11 @@ class TwoStageFrontier(SearchReport):
 
     def measure(self, gallery: Gallery) -> list[dict[str, Any]]:
         """A row for each kind and budget."""
-        rows = [_search(gallery, "fixed", share) for share in (*SHARES, 1.0)]
-        margin = [_search(gallery, "margin", share) for share in SHARES]
-        return [*rows[:-1], *margin, rows[-1]]
+        rows = [_search(gallery, kind, share) for kind in ("fixed", "margin") for share in SHARES]
+        start = time.perf_counter()
+        ranks = streamed_ranks(gallery.score, len(gallery.images.ids), gallery.image_of_text)
+        seconds = time.perf_counter() - start
+        return [*rows, {"shortlist": "all", "fused %": 100.0, **_figures(*ranks), "seconds": seconds}]
 
 
 class ReciprocalReranking(SearchReport):

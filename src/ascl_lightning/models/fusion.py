@@ -138,6 +138,7 @@ class FusedSimilarity(nn.Module):
         dtype = scoring_dtype(image_embeds, text_embeds)
         return image_embeds.to(dtype) @ text_embeds.to(dtype).T
 
+    @torch.compiler.disable  # sizes of tiles depend on lengths, and the gradient is written out
     def _attention_score(self, images: Features, texts: Features) -> Tensor:
         """The levels that need attention between images and texts: local, and global if fusion is pairwise."""
         rows, columns = LengthOrder(images.mask), LengthOrder(texts.mask)

@@ -24,6 +24,7 @@ Direction = Literal["both", "image_to_text", "text_to_image"]
 DIRECTIONS = ("both", "image_to_text", "text_to_image")
 
 
+@torch.compiler.disable  # as `FusedSimilarity` does: sizes of tiles depend on lengths
 def local_similarity(
     image_tokens: Float[Tensor, "N K D"],
     text_tokens: Float[Tensor, "M L D"],

@@ -35,17 +35,20 @@ def streamed_top_k(
     Returns:
         Scores and candidate numbers, each (Q, min(k, C)).
 
+    Raises:
+        ValueError: If there is no candidate.
+
     Example:
         >>> scores = torch.tensor([[0.1, 0.9, 0.5]])
         >>> streamed_top_k(lambda q, c: scores[q][:, c], 1, 3, k=2)[1].tolist()
         [[1, 2]]
     """
+    if num_candidates < 1:
+        raise ValueError("there is no candidate to choose from")
     rows = [
         _top_k_of_block(score_block, queries, num_candidates, k, candidate_block)
         for queries in torch.arange(num_queries, device=device).split(query_block)
     ]
-    if not rows:
-        return torch.zeros(0, min(k, num_candidates)), torch.zeros(0, min(k, num_candidates), dtype=torch.long)
     values, numbers = zip(*rows, strict=True)
     return torch.cat(values), torch.cat(numbers)
 
@@ -54,15 +57,12 @@ def _top_k_of_block(
     score_block: ScoreBlock, queries: Tensor, num_candidates: int, k: int, candidate_block: int
 ) -> tuple[Tensor, Tensor]:
     """Those of some queries: the best of each tile compete with the best of all tiles before it."""
-    values, numbers = None, None
+    values, numbers = torch.zeros(len(queries), 0, device=queries.device), queries.new_zeros(len(queries), 0)
     for candidates in torch.arange(num_candidates, device=queries.device).split(candidate_block):
         scores = score_block(queries, candidates)
-        of_tile = candidates.expand_as(scores)
-        if values is not None and numbers is not None:
-            scores, of_tile = torch.cat([values, scores], 1), torch.cat([numbers, of_tile], 1)
+        of_tile = torch.cat([numbers, candidates.expand_as(scores)], 1)
+        scores = torch.cat([values.to(scores.dtype), scores], 1)
         # a stable sort, since topk takes any of equal scores; NaN would come first
         order = torch.where(scores.isnan(), -torch.inf, scores).argsort(dim=1, descending=True, stable=True)[:, :k]
         values, numbers = scores.gather(1, order), of_tile.gather(1, order)
-    if values is None or numbers is None:
-        raise ValueError("there is no candidate to choose from")
     return values, numbers
