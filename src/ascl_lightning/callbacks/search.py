@@ -22,6 +22,7 @@ from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Budgets of the second stage, as parts of the gallery."""
+_TIMED = 20
 
 
 class SearchReport(Callback, ABC):
@@ -63,22 +64,22 @@ class SearchReport(Callback, ABC):
 
 
 class TwoStageFrontier(SearchReport):
-    """Recall, share of pairs that get the fused score, and time, for a row of budgets.
+    """Recall, share of pairs that get the fused score, and time of a query, for a row of budgets.
 
     Shortlists are of one length for all queries (`fixed`), or as long as each query's first-stage margins ask, under
-    the same budget (`margin`). The last row scores every pair.
+    the same budget (`margin`). The last row gives every pair the fused score. Queries are searched one by one, as a
+    server does; many queries against a small gallery are faster scored in tiles, as the metrics themselves are.
     """
 
     name = "two_stage"
-    columns = ("shortlist", "fused %", "i2t R@1", "t2i R@1", "rSum", "seconds")
+    columns = ("shortlist", "fused %", "i2t R@1", "t2i R@1", "rSum", "ms a query")
 
     def measure(self, gallery: Gallery) -> list[dict[str, Any]]:
         """A row for each kind and budget."""
         rows = [_search(gallery, kind, share) for kind in ("fixed", "margin") for share in SHARES]
-        start = time.perf_counter()
         ranks = streamed_ranks(gallery.score, len(gallery.images.ids), gallery.image_of_text)
-        seconds = time.perf_counter() - start
-        return [*rows, {"shortlist": "all", "fused %": 100.0, **_figures(*ranks), "seconds": seconds}]
+        seconds = _seconds_of_full_query(gallery)
+        return [*rows, {"shortlist": "all", "fused %": 100.0, **_figures(*ranks), "ms a query": 1000 * seconds}]
 
 
 class ReciprocalReranking(SearchReport):
@@ -118,7 +119,22 @@ def _search(gallery: Gallery, kind: str, share: float) -> dict[str, Any]:
         pairs += listed.num_pairs
     seconds = time.perf_counter() - start
     fused = 100 * pairs / (2 * len(images) * len(texts))
-    return {"shortlist": kind, "fused %": fused, **_figures(*ranks), "seconds": seconds}
+    milliseconds = 1000 * seconds / (len(images) + len(texts))
+    return {"shortlist": kind, "fused %": fused, **_figures(*ranks), "ms a query": milliseconds}
+
+
+def _seconds_of_full_query(gallery: Gallery) -> float:
+    """Mean time to score one query with everything, from a few queries of each kind as often as they occur."""
+    images, texts = _numbers(gallery)
+    start = time.perf_counter()
+    for image in images[:_TIMED].split(1):
+        gallery.score(image, texts)
+    of_image = (time.perf_counter() - start) / len(images[:_TIMED])
+    start = time.perf_counter()
+    for text in texts[:_TIMED].split(1):
+        gallery.score(images, text)
+    of_text = (time.perf_counter() - start) / len(texts[:_TIMED])
+    return (of_image * len(images) + of_text * len(texts)) / (len(images) + len(texts))
 
 
 def _numbers(gallery: Gallery) -> tuple[Tensor, Tensor]:
