@@ -12,13 +12,16 @@ a = dL/d(q . q'), b = dL/d|q'|^2 and m the gradient that reaches the attention i
 
     dL/ds = p * (a + scale * (r - p . r)),  r = a s + 2 b G p + m,
 
-and its Gram matrix gets the sum over queries of b p p'.
+and its Gram matrix gets the sum over queries of b p p'. On a GPU, `attention_kernel` does the same in Triton.
 """
 
+import importlib.util
 import math
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -57,14 +60,14 @@ def attend_over_words(
     images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
 ) -> Attended:
     """Regions of N images attend over the words of M texts: B = M, A = N. `attend_both_ways` says more."""
-    return _attend_pairs(images, texts, [_over_words(images, texts, attention)], shares)[0]
+    return _attend_pairs(images, texts, attention, shares, over_regions=False)[0]
 
 
 def attend_over_regions(
     images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
 ) -> Attended:
     """Words of M texts attend over the regions of N images: B = N, A = M. `attend_both_ways` says more."""
-    return _attend_pairs(images, texts, [_over_regions(images, texts, attention)], shares)[0]
+    return _attend_pairs(images, texts, attention, shares, over_words=False)[0]
 
 
 def attend_both_ways(
@@ -84,9 +87,8 @@ def attend_both_ways(
     Returns:
         Over words (B = M, A = N) and over regions (B = N, A = M).
     """
-    over_words, over_regions = _over_words(images, texts, attention), _over_regions(images, texts, attention)
-    words, regions = _attend_pairs(images, texts, [over_words, over_regions], shares)
-    return words, regions
+    over_words, over_regions = _attend_pairs(images, texts, attention, shares)
+    return over_words, over_regions
 
 
 def mean_similarity(over_words: Attended, over_regions: Attended) -> Float[Tensor, "N M"]:
@@ -208,15 +210,35 @@ class _Direction:
         return of_scores, of_grams, of_weight
 
 
-def _over_words(images: TokenSet, texts: TokenSet, attention: CrossAttention) -> _Direction:
-    return _Direction(texts, images, attention.image_to_text_scale, over_words=True)
+def _has_kernels(heads: Tensor) -> bool:
+    wanted = heads.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return wanted and importlib.util.find_spec("triton") is not None
 
 
-def _over_regions(images: TokenSet, texts: TokenSet, attention: CrossAttention) -> _Direction:
-    return _Direction(images, texts, attention.text_to_image_scale, over_words=False)
+def _kernels() -> ModuleType:
+    # triton does not exist for every platform, and takes a while to import
+    return importlib.import_module("ascl_lightning.models.attention_kernel")
 
 
-def _attend_pairs(images: TokenSet, texts: TokenSet, directions: list[_Direction], shares: bool) -> list[Attended]:
+def _attend_pairs(
+    images: TokenSet,
+    texts: TokenSet,
+    attention: CrossAttention,
+    shares: bool,
+    *,
+    over_words: bool = True,
+    over_regions: bool = True,
+) -> list[Attended]:
+    """The directions that are asked for, over words first; the kernels compute both in any case."""
+    if _has_kernels(images.heads) and (kernel := _kernels()).kernel_fits(images, texts):
+        both = kernel.attend_pairs(images, texts, attention.image_to_text_scale, attention.text_to_image_scale)
+        asked = [attended for attended, wanted in zip(both, (over_words, over_regions), strict=True) if wanted]
+        return [Attended(similarity, of_mean if shares else None) for similarity, of_mean in asked]
+    directions = []
+    if over_words:
+        directions.append(_Direction(texts, images, attention.image_to_text_scale, over_words=True))
+    if over_regions:
+        directions.append(_Direction(images, texts, attention.text_to_image_scale, over_words=False))
     weights = [images.weight if direction.over_words else texts.weight for direction in directions]
     results = _AttendPairs.apply(images.heads, texts.heads, directions, shares, *weights)
     return [Attended(*results[start : start + 2]) for start in range(0, len(results), 2)]
