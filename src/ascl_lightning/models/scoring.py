@@ -4,6 +4,7 @@ Source: AsCL (arXiv 2405.10029), section III-C, local level. `attention` says ho
 attended vector, `tiles` how the matrix comes without large arrays.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -75,18 +76,21 @@ def local_similarity(
     if image_mask is None:
         image_mask = image_tokens.new_ones(image_tokens.shape[:2])
     image_mask, text_mask = image_mask.bool(), text_mask.bool()
-
-    def score(images: TokenSet, texts: TokenSet) -> Tensor:
-        if direction == "image_to_text":
-            return attend_over_words(images, texts, attention).similarity.T
-        if direction == "text_to_image":
-            return attend_over_regions(images, texts, attention).similarity
-        return mean_similarity(*attend_both_ways(images, texts, attention))
-
     with torch.autocast(image_tokens.device.type, enabled=False):
         rows, columns = LengthOrder(image_mask), LengthOrder(text_mask)
         images = token_set(rows.sort(image_tokens), rows.sort(image_mask), num_heads)
         texts = token_set(columns.sort(text_tokens), columns.sort(text_mask), num_heads)
         budget = half_of_free_memory(images.bias.device) if memory_budget is None else memory_budget
         height, width = tile_shape(images, texts, budget)
-        return columns.unsort(rows.unsort(score_in_tiles(images.split(height), texts.split(width), score), 0), 1)
+        return columns.unsort(
+            rows.unsort(score_in_tiles(images.split(height), texts.split(width), _tile_score(direction, attention)), 0),
+            1,
+        )
+
+
+def _tile_score(direction: Direction, attention: CrossAttention) -> Callable[[TokenSet, TokenSet], Tensor]:
+    if direction == "image_to_text":
+        return lambda images, texts: attend_over_words(images, texts, attention).similarity.T
+    if direction == "text_to_image":
+        return lambda images, texts: attend_over_regions(images, texts, attention).similarity
+    return lambda images, texts: mean_similarity(*attend_both_ways(images, texts, attention))
