@@ -70,7 +70,7 @@ class _PairSums(torch.autograd.Function):
             new(num_texts, num_images, num_heads, num_words),
         )
         ctx.constants = _constants(images), _constants(texts)
-        _forward_kernel[(num_images, num_texts)](
+        _forward_kernel[(num_images * num_texts,)](
             regions, *ctx.constants[0], words, *ctx.constants[1], *sums, *scales,
             num_images, num_texts, num_regions, num_words, width,
             HEADS=num_heads, BLOCK_X=_block(num_regions), BLOCK_Y=_block(num_words), BLOCK_W=_WIDTH_BLOCK,
@@ -198,7 +198,8 @@ def _forward_kernel(
     HEADS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """One pair: `dot_x` and `norm_x` are q . q' and |q'|^2 of the queries y that attend over x, and so on."""
-    i, j = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    pair = tl.program_id(0).to(tl.int64)
+    i, j = pair // num_y, pair % num_y
     bias_x = _load_row(x_bias, i * x_len, x_len, -float("inf"), BLOCK_X)
     bias_y = _load_row(y_bias, j * y_len, y_len, -float("inf"), BLOCK_Y)
     share_x = _load_row(x_share, i * x_len, x_len, 0.0, BLOCK_X)
@@ -218,9 +219,8 @@ def _forward_kernel(
         sum_dot_y += tl.sum(over_y * scores, 1)
         sum_norm_y += tl.sum(over_y * gram_y, 1)
         mean_x, mean_y = tl.sum(over_x * share_y[None, :], 1), tl.sum(over_y * share_x[:, None], 0)
-        tl.store(x_shares + ((i * num_y + j) * HEADS + head) * x_len + xs, mean_x, mask=xs < x_len)
+        tl.store(x_shares + (pair * HEADS + head) * x_len + xs, mean_x, mask=xs < x_len)
         tl.store(y_shares + ((j * num_x + i) * HEADS + head) * y_len + ys, mean_y, mask=ys < y_len)
-    pair = i * num_y + j
     tl.store(dot_x + pair * y_len + ys, sum_dot_x, mask=ys < y_len)
     tl.store(norm_x + pair * y_len + ys, sum_norm_x, mask=ys < y_len)
     tl.store(dot_y + pair * x_len + xs, sum_dot_y, mask=xs < x_len)
@@ -235,7 +235,7 @@ def _backward_kernel(
     HEADS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """One item x, one head and one block of its width, over all y."""
-    i, head, start = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2) * BLOCK_W
+    i, head, start = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2) * BLOCK_W
     bias_x = _load_row(x_bias, i * x_len, x_len, -float("inf"), BLOCK_X)
     share_x = _load_row(x_share, i * x_len, x_len, 0.0, BLOCK_X)
     gram_of_x = _load_gram(x_gram, head * num_x + i, x_len, BLOCK_X)
