@@ -1,0 +1,121 @@
+"""Region features in a folder, one `.npy` or `.npz` file an image."""
+
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ascl_lightning.data.batch import RegionSpec
+from ascl_lightning.data.regions.base import OpenRegions, RegionFeatures, RegionStore, one_line, to_regions
+from ascl_lightning.errors import UserError
+
+MAX_BYTES = 1 << 26
+"""Larger arrays in `.npz` files are refused by the archive's directory: some kilobytes can unpack to gigabytes."""
+
+_NAMES = ("features", "feat", "x")
+
+
+class RegionFolder(RegionStore):
+    """One file an image, anywhere below a folder, named by the image's id.
+
+    `.npy` files hold an image's array, (number of regions, width); `.npz` files hold it as `features`, `feat` or `x`.
+
+    Args:
+        path: The folder, under the root.
+    """
+
+    def open(self, root: Path | None) -> OpenRegions:
+        """Search the folder once; see `RegionStore.open`."""
+        folder = self._locate(root)
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder} of region features; check --data.root and the store's path")
+        try:
+            return _OpenFolder(folder, _by_stem(_files(str(folder), os.path.realpath(folder))))
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+class _OpenFolder(OpenRegions):
+    def __init__(self, path: Path, files: dict[str, str]) -> None:
+        super().__init__(path)
+        self._files = files
+
+    def find(self, key: str, spec: RegionSpec) -> RegionFeatures | None:
+        path = self._files.get(key)
+        return None if path is None else load_regions(Path(path), spec)
+
+
+def load_regions(path: Path, spec: RegionSpec) -> RegionFeatures:
+    """Read the region features of one image.
+
+    Args:
+        path: A `.npy` file of floating-point numbers, (number of regions, `spec.dim`); any number of regions but none.
+            Or a `.npz` file that holds such an array as `features`, `feat` or `x`.
+        spec: How many regions are kept (the first ones; fewer are padded) and how wide they are.
+
+    Returns:
+        float32 arrays with K = `spec.num_regions` and T = `spec.dim`.
+
+    Raises:
+        UserError: If the file is missing or is no such array, or its values are not finite.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file of region features")
+    kind = path.suffix if path.suffix == ".npz" else ".npy"
+    try:
+        # mapped, so that regions beyond the limit are never read and a false shape in the header allocates nothing
+        array = _unpack(path) if kind == ".npz" else np.lib.format.open_memmap(path, mode="r")
+    except UserError:
+        raise
+    except Exception as error:
+        # on damaged headers numpy raises nearly anything: ValueError, EOFError, SyntaxError, tokenize.TokenError...
+        raise UserError(f"{path}: not a readable {kind} array: {one_line(error)}") from error
+    return to_regions(array, spec, str(path))
+
+
+def _by_stem(entries: Iterable["os.DirEntry[str]"]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for entry in entries:
+        stem = entry.name[: -len(".npy")]
+        if stem in files:
+            raise UserError(f"two files of region features for '{stem}': {files[stem]} and {entry.path}")
+        files[stem] = entry.path
+    return files
+
+
+def _unpack(path: Path) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        found = next((members[f"{name}.npy"] for name in _NAMES if f"{name}.npy" in members), None)
+        if found is None:
+            raise UserError(f"{path}: holds no array {', '.join(_NAMES)}; it holds: {', '.join(members) or 'none'}")
+        if found.file_size > MAX_BYTES:
+            raise UserError(f"{path}: {found.filename} unpacks to more than {MAX_BYTES:,} bytes")
+        with archive.open(found) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _files(folder: str, root: str) -> Iterator["os.DirEntry[str]"]:
+    """The arrays below a folder; a linked folder is left out, as what it leads to is found in its own place.
+
+    Raises:
+        UserError: If a link to an array or a folder leads out of `root`.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            is_array = entry.name.endswith((".npy", ".npz"))
+            if entry.is_symlink() and (is_array or entry.is_dir()) and not _is_inside(entry.path, root):
+                raise UserError(
+                    f"{entry.path}: a symbolic link that leads out of {root} is not followed; "
+                    f"copy what it names, or set the store's path to where it leads"
+                )
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path, root)
+            elif is_array:
+                yield entry
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return f"{os.path.realpath(path)}{os.sep}".startswith(f"{root.rstrip(os.sep)}{os.sep}")
