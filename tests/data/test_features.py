@@ -1,12 +1,25 @@
+import json
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
 from ascl_lightning.data.batch import Features
-from ascl_lightning.data.features import FeatureTable, FeatureWriter
+from ascl_lightning.data.features import (
+    SHARD_ROWS,
+    FeatureTable,
+    Manifest,
+    TextFeatures,
+    TextRows,
+    missing_shards,
+    write_shard,
+)
+from ascl_lightning.errors import UserError
 
 
 def features(*lengths: int) -> Features:
-    """Items of so many tokens; every number is representable in float16, and padding is poison."""
+    """Items of so many tokens; every number is representable in 16 bits, and padding is poison."""
     tokens = torch.full((len(lengths), max(lengths), 2), torch.nan)
     mask = torch.zeros(len(lengths), max(lengths), dtype=torch.bool)
     for row, length in enumerate(lengths):
@@ -15,39 +28,107 @@ def features(*lengths: int) -> Features:
     return Features(torch.arange(3.0 * len(lengths)).view(-1, 3), tokens, mask)
 
 
-def test_rows_come_back_in_any_order_without_their_padding(tmp_path):
+def table(folder: Path, *parts: Features, dtype="float16") -> FeatureTable:
+    manifest = Manifest("tower", "items", sum(len(part.pooled) for part in parts), dtype)
+    manifest.write(folder)
+    write_shard(folder, 0, parts, dtype)
+    return FeatureTable(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rows_come_back_in_any_order_without_their_padding(tmp_path, dtype):
     first, second = features(2, 4), features(1)
-    writer = FeatureWriter(tmp_path)
-    writer.append(first)
-    writer.append(second)
-    writer.close("abc")
-    table = FeatureTable.open(tmp_path, "abc")
-    assert table is not None
-    assert len(table) == 3
-    got = table.gather(torch.tensor([2, 1, 0]))
+    stored = table(tmp_path, first, second, dtype=dtype)
+    assert len(stored) == 3
+    got = stored.gather(torch.tensor([2, 1, 0]))
     assert got.mask.sum(dim=1).tolist() == [1, 4, 2]
     torch.testing.assert_close(got.pooled, torch.cat([second.pooled, first.pooled.flip(0)]))
     torch.testing.assert_close(got.tokens[1], first.tokens[1])
     torch.testing.assert_close(got.tokens[2, :2], first.tokens[0, :2])
     assert torch.equal(got.tokens[2, 2:], torch.zeros(2, 2))
+    assert got.tokens.dtype == got.pooled.dtype == torch.float32
 
 
-def test_a_table_of_other_weights_or_half_written_is_not_opened(tmp_path):
-    assert FeatureTable.open(tmp_path, "abc") is None
-    writer = FeatureWriter(tmp_path)
-    writer.append(features(2))
-    assert FeatureTable.open(tmp_path, "abc") is None
-    writer.close("abc")
-    assert FeatureTable.open(tmp_path, "abd") is None
-    FeatureWriter(tmp_path)
-    assert FeatureTable.open(tmp_path, "abc") is None
+@pytest.mark.parametrize("lengths", [[3] * 10, [1, 3, 2, 0, 3, 1, 1, 2, 3, 3]])
+def test_rows_of_several_shards(tmp_path, monkeypatch, lengths):
+    monkeypatch.setattr("ascl_lightning.data.features.SHARD_ROWS", 4)
+    whole = features(*lengths)
+    manifest = Manifest("tower", "items", 10)
+    manifest.write(tmp_path)
+    assert (manifest.num_shards, list(manifest.shard_rows(2))) == (3, [8, 9])
+    for number in (2, 0, 1):
+        rows = manifest.shard_rows(number)
+        part = Features(*(field[rows.start : rows.stop] for field in (whole.pooled, whole.tokens, whole.mask)))
+        write_shard(tmp_path, number, [part], "float16")
+    rows = torch.tensor([9, 0, 5, 3, 3, 8, 4])
+    got = FeatureTable(tmp_path).gather(rows)
+    longest = int(whole.mask[rows].sum(dim=1).max())
+    assert torch.equal(got.mask, whole.mask[rows, :longest])
+    assert torch.equal(got.tokens, whole.tokens[rows, :longest].nan_to_num(0))
+    assert torch.equal(got.pooled, whole.pooled[rows])
+    assert FeatureTable(tmp_path).is_empty.tolist() == [length == 0 for length in lengths]
 
 
-def test_the_table_holds_float16(tmp_path):
-    writer = FeatureWriter(tmp_path)
-    writer.append(features(1))
-    writer.close("abc")
-    table = FeatureTable.open(tmp_path, "abc")
-    assert table is not None
-    assert (table.pooled.dtype, table.tokens.dtype) == (np.float16, np.float16)
-    assert table.gather(torch.tensor([0])).tokens.dtype == torch.float32
+def test_an_unfinished_table_is_not_opened(tmp_path):
+    with pytest.raises(UserError, match="there are no extracted features"):
+        FeatureTable(tmp_path)
+    Manifest("tower", "items", SHARD_ROWS + 1).write(tmp_path)
+    write_shard(tmp_path, 0, [features(*[1] * SHARD_ROWS)], "float16")
+    assert missing_shards(tmp_path, Manifest("tower", "items", SHARD_ROWS + 1)) == [1]
+    with pytest.raises(UserError, match="1 of 2 shards are missing"):
+        FeatureTable(tmp_path)
+
+
+def test_what_other_towers_or_data_gave_is_removed(tmp_path):
+    table(tmp_path, features(2, 4))
+    kept = Manifest("tower", "items", 2)
+    kept.write(tmp_path)
+    assert missing_shards(tmp_path, kept) == []
+    other = Manifest("another tower", "items", 2)
+    other.write(tmp_path)
+    assert missing_shards(tmp_path, other) == [0]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", json.dumps({"encoder": "x"}), '{"a": 1}'])
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"manifest\.json: not a manifest"):
+        FeatureTable(tmp_path)
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    table(tmp_path, features(2))
+    (tmp_path / "00000" / "tokens.npy").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"00000: not a readable shard"):
+        FeatureTable(tmp_path)
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        table(tmp_path / name, features(2, 4), features(1))
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_texts_are_found_by_caption_and_epoch(tmp_path):
+    stored = table(tmp_path / "texts", features(*range(1, 8)))
+    none = np.zeros((2, 0), np.int64)
+    rows = TextRows(np.array([0, 6]), np.array([[1, 2], [3, 4]]), np.array([[5, -1], [-1, 0]]), none)
+    rows.save(tmp_path / "rows")
+    texts = TextFeatures(stored, TextRows.load(tmp_path / "rows"))
+    asked = torch.tensor([1, 0])
+    assert texts.num_variants == 2
+    assert texts.captions(asked).mask.sum(dim=1).tolist() == [7, 1]
+    for epoch, expected in ((0, [4, 2]), (1, [5, 3]), (2, [4, 2])):
+        found, valid = texts.made("positives", asked, epoch)
+        assert found.mask.sum(dim=1).tolist() == expected
+        assert valid.all()
+    assert texts.made("negatives", asked, 0)[1].tolist() == [False, True]
+    assert texts.made("negatives", asked, 1)[1].tolist() == [True, False]
+    assert texts.made("positive_negatives", asked, 0) is None
+    assert texts.captions_alone().num_variants == 0
+
+
+def test_missing_rows_are_named(tmp_path):
+    with pytest.raises(UserError, match="extract again"):
+        TextRows.load(tmp_path)

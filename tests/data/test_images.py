@@ -372,5 +372,5 @@ def test_real_photos() -> None:
         whole = to_square(open_image(path), spec(96)).astype(int)
         quick = to_square(open_image(path, min_side=192), spec(96)).astype(int)
         assert whole.std() > 10
-        # decoding at reduced size changes no more than rounding does to the eye
-        assert np.abs(whole - quick).mean() < 2
+        # the centre falls on whole pixels: at reduced size half a pixel beside where it was
+        assert np.abs(whole - quick).mean() < 4

@@ -1,92 +1,274 @@
-"""Outputs of a frozen tower, kept on disk and read by row: encoded once a training, not once an epoch."""
+"""Outputs of frozen towers on disk, read by row: encoded once, not once an epoch."""
 
 import json
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ascl_lightning.data.batch import Features
+from ascl_lightning.errors import UserError
 
+SHARD_ROWS = 1024
+"""Rows of a shard: what is lost when an extraction is killed."""
+
+Precision = Literal["float16", "bfloat16"]
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_FIELDS = ("pooled", "tokens", "lengths")
 _MANIFEST = "manifest.json"
 
 
-@dataclass
-class FeatureTable:
-    """Rows of unprojected `Features`, memory-mapped, in float16.
-
-    Tokens lie one after another without padding; row i owns `tokens[offsets[i]:offsets[i + 1]]`.
+@dataclass(frozen=True)
+class Manifest:
+    """What a table holds.
 
     Args:
-        pooled: (N, P).
-        tokens: (sum of lengths, T).
-        offsets: (N + 1,).
+        encoder: Fingerprint of the tower: its class, what it is fed, its weights.
+        items: Fingerprint of what it encoded, row by row.
+        rows: Number of rows.
+        dtype: How numbers are stored.
+        made_with: Of a pool of texts, the operations that made them.
     """
+
+    encoder: str
+    items: str
+    rows: int
+    dtype: Precision = "float16"
+    made_with: str = ""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of a whole table."""
+        return -(-self.rows // SHARD_ROWS)
+
+    def shard_rows(self, number: int) -> range:
+        """Rows of a shard."""
+        return range(number * SHARD_ROWS, min(self.rows, (number + 1) * SHARD_ROWS))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest | None":
+        """The manifest of a folder; None where there is none.
+
+        Raises:
+            UserError: If it is damaged or of another version.
+        """
+        try:
+            return cls(**json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{folder / _MANIFEST}: not a manifest of features; extract them again") from error
+
+    def write(self, folder: Path) -> None:
+        """Put the manifest into a folder; shards of another manifest are removed first."""
+        if Manifest.read(folder) == self:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_whole(folder / _MANIFEST, json.dumps(vars(self), indent=1))
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Memory-mapped rows; tokens lie one item's after another's without padding."""
 
     pooled: np.ndarray
     tokens: np.ndarray
-    offsets: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> "_Shard":
+        try:
+            return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{folder}: not a readable shard of features ({error}); remove it and extract again"
+            ) from error
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        return np.cumsum(self.lengths) - self.lengths
+
+    def copy_tokens(self, rows: np.ndarray, into: np.ndarray, places: np.ndarray) -> None:
+        """Copy the tokens of some rows to places of a padded array (B, K, T)."""
+        lengths, starts = self.lengths[rows], self.starts[rows]
+        if len(rows) and (lengths == into.shape[1]).all():
+            into[places] = self.tokens[starts[:, None] + np.arange(into.shape[1])]
+            return
+        for place, start, length in zip(places, starts, lengths, strict=True):
+            into[place, :length] = self.tokens[start : start + length]
+
+
+class FeatureTable:
+    """Rows of unprojected `Features`, memory-mapped.
+
+    Args:
+        folder: Where a whole table lies.
+
+    Raises:
+        UserError: If there is no table, or it is not whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        manifest = Manifest.read(folder)
+        if manifest is None:
+            raise UserError(f"{folder}: there are no extracted features; run `ascl extract`")
+        missing = missing_shards(folder, manifest)
+        if missing:
+            raise UserError(
+                f"{folder}: {len(missing)} of {manifest.num_shards} shards are missing; "
+                f"run the same `ascl extract` again"
+            )
+        self.folder = folder
+        self.manifest = manifest
+        self._shards = [_Shard.open(folder / _name(number)) for number in range(manifest.num_shards)]
 
     def __len__(self) -> int:
-        return len(self.pooled)
+        return self.manifest.rows
 
     def gather(self, rows: Int[Tensor, " B"]) -> Features:
         """The features of some rows, padded on the right to the longest of them."""
-        starts, ends = self.offsets[rows.numpy()], self.offsets[rows.numpy() + 1]
-        lengths = ends - starts
-        tokens = np.zeros((len(rows), int(lengths.max(initial=1)), self.tokens.shape[1]), np.float16)
-        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            tokens[i, : end - start] = self.tokens[start:end]
+        numbers, places = np.divmod(rows.numpy(), SHARD_ROWS)
+        groups = [(self._shards[n], np.flatnonzero(numbers == n)) for n in np.unique(numbers)]
+        lengths = np.zeros(len(rows), np.int64)
+        for shard, group in groups:
+            lengths[group] = shard.lengths[places[group]]
+        pooled = np.empty((len(rows), self._shards[0].pooled.shape[1]), np.int16)
+        tokens = np.zeros((len(rows), int(lengths.max(initial=1)), self._shards[0].tokens.shape[1]), np.int16)
+        for shard, group in groups:
+            pooled[group] = shard.pooled[places[group]]
+            shard.copy_tokens(places[group], tokens, group)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
-        return Features(
-            torch.from_numpy(self.pooled[rows.numpy()]).float(),
-            torch.from_numpy(tokens).float(),
-            torch.from_numpy(mask),
-        )
+        return Features(self._numbers(pooled), self._numbers(tokens), torch.from_numpy(mask))
+
+    @cached_property
+    def is_empty(self) -> Bool[np.ndarray, " N"]:
+        """Which rows hold nothing: pictures that could not be read."""
+        return np.concatenate([shard.lengths for shard in self._shards]) == 0
+
+    def _numbers(self, bits: np.ndarray) -> Tensor:
+        return torch.from_numpy(bits).view(_DTYPES[self.manifest.dtype]).float()
+
+
+def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
+    """Numbers of the shards that are not written yet."""
+    return [number for number in range(manifest.num_shards) if not (folder / _name(number)).is_dir()]
+
+
+def write_shard(folder: Path, number: int, parts: Sequence[Features], dtype: Precision) -> None:
+    """Write the rows of a shard; it appears whole or not at all, and the same rows give the same bytes."""
+    partial = folder / f"{_name(number)}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    arrays = (
+        np.concatenate([_bits(part.pooled, dtype) for part in parts]),
+        np.concatenate([_bits(part.tokens[part.mask], dtype) for part in parts]),
+        np.concatenate([part.mask.sum(dim=1).cpu().numpy().astype(np.int32) for part in parts]),
+    )
+    for name, array in zip(_FIELDS, arrays, strict=True):
+        np.save(partial / f"{name}.npy", array)
+    shutil.rmtree(folder / _name(number), ignore_errors=True)
+    partial.rename(folder / _name(number))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _bits(values: Tensor, dtype: Precision) -> np.ndarray:
+    """Numbers in 16 bits, as the integers that NumPy can store whatever their format."""
+    bits: np.ndarray = values.detach().to(_DTYPES[dtype]).cpu().view(torch.int16).numpy()
+    return bits
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}"
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Rows in a table of distinct texts: of the captions, and of the texts made from each in a number of variants V.
+
+    Args:
+        captions: Of each caption, (M,).
+        positives: T+, (M, V); V is 0 where none were made, and so on.
+        negatives: T-, (M, V); -1 where no operation could make one.
+        positive_negatives: (T+)-, likewise.
+    """
+
+    captions: Int[np.ndarray, " M"]
+    positives: Int[np.ndarray, "M V1"]
+    negatives: Int[np.ndarray, "M V2"]
+    positive_negatives: Int[np.ndarray, "M V3"]
+
+    def save(self, folder: Path) -> None:
+        """Write one array a file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, rows in vars(self).items():
+            np.save(folder / f"{name}.npy", rows)
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: str) -> "FeatureTable | None":
-        """The table in `folder`, or None where there is none, or one that other weights or items made."""
-        manifest = folder / _MANIFEST
-        if not manifest.is_file() or json.loads(manifest.read_text())["fingerprint"] != fingerprint:
+    def load(cls, folder: Path) -> "TextRows":
+        """Map the arrays of a folder.
+
+        Raises:
+            UserError: If they are missing or damaged.
+        """
+        try:
+            arrays: dict[str, Any] = {
+                name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.__dataclass_fields__
+            }
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: the rows of the texts cannot be read ({error}); extract again") from error
+        return cls(**arrays)
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """The text tower's output for the captions of a split, and for texts made from them beforehand."""
+
+    table: FeatureTable
+    rows: TextRows
+
+    def captions(self, text_rows: Int[Tensor, " B"]) -> Features:
+        """Features of some captions."""
+        return self.table.gather(torch.from_numpy(np.asarray(self.rows.captions[text_rows.numpy()])))
+
+    def captions_alone(self) -> "TextFeatures":
+        """Without the texts made from captions."""
+        none = np.zeros((len(self.rows.captions), 0), np.int64)
+        return TextFeatures(self.table, TextRows(self.rows.captions, none, none, none))
+
+    @property
+    def num_variants(self) -> int:
+        """Made texts for each caption."""
+        return max(self.rows.positives.shape[1], self.rows.negatives.shape[1])
+
+    def made(
+        self, kind: Literal["positives", "negatives", "positive_negatives"], text_rows: Int[Tensor, " B"], epoch: int
+    ) -> tuple[Features, Bool[Tensor, " B"]] | None:
+        """One made text for each caption, another variant each epoch, and which of them count; None without any."""
+        rows = getattr(self.rows, kind)
+        if rows.shape[1] == 0:
             return None
-        pooled, offsets = np.load(folder / "pooled.npy", mmap_mode="r"), np.load(folder / "offsets.npy")
-        width = json.loads(manifest.read_text())["token_dim"]
-        tokens = np.memmap(folder / "tokens.f16", np.float16, mode="r").reshape(-1, width)
-        return cls(pooled, tokens, offsets)
+        chosen = rows[text_rows.numpy(), epoch % rows.shape[1]].astype(np.int64)
+        return self.table.gather(torch.from_numpy(np.maximum(chosen, 0))), torch.from_numpy(chosen >= 0)
 
 
-class FeatureWriter:
-    """Writes a `FeatureTable` batch by batch; the manifest comes last, so a half-written table is never opened."""
+@dataclass(frozen=True)
+class SplitFeatures:
+    """What the towers gave for a split; None where a tower has to be run."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _MANIFEST).unlink(missing_ok=True)
-        self._folder = folder
-        self._tokens = (folder / "tokens.f16").open("wb")
-        self._pooled: list[np.ndarray] = []
-        self._lengths: list[np.ndarray] = [np.zeros(1, np.int64)]
-        self._token_dim = 0
-
-    def append(self, features: Features) -> None:
-        """Adds rows (B, P), (B, K, T); padding is left out."""
-        self._tokens.write(_half(features.tokens[features.mask]).tobytes())
-        self._pooled.append(_half(features.pooled))
-        self._lengths.append(features.mask.sum(dim=1).cpu().numpy())
-        self._token_dim = features.tokens.shape[2]
-
-    def close(self, fingerprint: str) -> None:
-        """Makes the table valid for whoever asks with the same fingerprint."""
-        self._tokens.close()
-        np.save(self._folder / "pooled.npy", np.concatenate(self._pooled))
-        np.save(self._folder / "offsets.npy", np.concatenate(self._lengths).cumsum())
-        manifest = {"fingerprint": fingerprint, "token_dim": self._token_dim}
-        (self._folder / _MANIFEST).write_text(json.dumps(manifest))
-
-
-def _half(values: Tensor) -> np.ndarray:
-    half: np.ndarray = values.detach().to(torch.float16).cpu().numpy()
-    return half
+    images: FeatureTable | None = field(default=None)
+    texts: TextFeatures | None = field(default=None)

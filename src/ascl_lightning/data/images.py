@@ -1,10 +1,14 @@
 """The one door through which a picture enters: from a file of any usual kind to square uint8 pixels."""
 
+import io
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.nn import functional as F
 
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.errors import UserError
@@ -24,20 +28,27 @@ CROP_AREA = (0.5, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 """Width over height of a random crop; relative to the picture's where the encoder squashes."""
 
-_Box = tuple[float, float, float, float]
+_Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
 
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+@dataclass(frozen=True)
+class ImageBytes:
+    """An encoded picture that lies inside another file: a row of a table, a member of an archive."""
+
+    data: bytes = field(repr=False)
+    name: str
+    """Where it lies, for messages."""
 
 
-def open_image(path: Path, min_side: int | None = None) -> Image.Image:
+def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.Image:
     """Decode a picture as it is meant to be seen.
 
     Orientation from EXIF is applied; transparency is laid on white; grey, palette and CMYK pictures become RGB; 16-bit
     and floating-point ones are scaled to 8 bits; of an animation the first frame is taken.
 
     Args:
-        path: A JPEG, PNG, WebP, GIF, BMP or TIFF file, whatever its name ends with.
+        source: A JPEG, PNG, WebP, GIF, BMP or TIFF file, whatever its name ends with, or the bytes of one.
         min_side: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where both sides stay at least this long, which is
             quicker. None: at full size.
 
@@ -47,21 +58,23 @@ def open_image(path: Path, min_side: int | None = None) -> Image.Image:
     Raises:
         UserError: If the file is missing, is no such picture, is damaged or cut short, or has more than `MAX_PIXELS`.
     """
+    name = source.name if isinstance(source, ImageBytes) else str(source)
     # a pipe in the place of a file would block for ever
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such image file")
+    if isinstance(source, Path) and not source.is_file():
+        raise UserError(f"{name}: there is no such image file")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        file = io.BytesIO(source.data) if isinstance(source, ImageBytes) else source
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             return _decode(image, min_side)
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: has more than {MAX_PIXELS:,} pixels; make the picture smaller") from error
+        raise UserError(f"{name}: has more than {MAX_PIXELS:,} pixels; make the picture smaller") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not a picture of a known kind ({', '.join(FORMATS)})") from error
+        raise UserError(f"{name}: not a picture of a known kind ({', '.join(FORMATS)})") from error
     except Exception as error:
         # on damaged files the decoders raise nearly anything: SyntaxError, struct.error, IndexError, OverflowError...
-        raise UserError(f"{path}: the picture cannot be read: {error or type(error).__name__}") from error
+        raise UserError(f"{name}: the picture cannot be read: {error or type(error).__name__}") from error
 
 
 def to_square(
@@ -79,10 +92,12 @@ def to_square(
     Returns:
         Pixels in 0..255, (3, S, S).
     """
-    box = _center_box(image.size, spec) if rng is None else _random_box(image.size, spec, rng)
-    # with a gap of 3 the quick reduction before the filter cannot be seen (Pillow's documentation of `resize`)
-    square = image.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box, reducing_gap=3.0)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    left, top, right, bottom = _center_box(image.size, spec) if rng is None else _random_box(image.size, spec, rng)
+    # torch resizes bytes as they are, in a third of Pillow's time
+    pixels = torch.from_numpy(np.array(image)[top:bottom, left:right]).permute(2, 0, 1)
+    if pixels.shape[1:] != (spec.size, spec.size):
+        pixels = F.interpolate(pixels[None], (spec.size, spec.size), mode=spec.interpolation, antialias=True)[0]
+    return np.ascontiguousarray(pixels.numpy())
 
 
 def _decode(image: Image.Image, min_side: int | None) -> Image.Image:
@@ -117,11 +132,11 @@ def _value_range(values: np.ndarray, mode: str) -> tuple[float, float]:
 
 
 def _center_box(size: tuple[int, int], spec: PixelSpec) -> _Box:
-    width, height = float(size[0]), float(size[1])
+    width, height = size
     if spec.crop == "squash":
-        return 0.0, 0.0, width, height
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+        return 0, 0, width, height
+    side = min(size)
+    left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
@@ -133,6 +148,8 @@ def _random_box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator
     unit = (width, height) if spec.crop == "squash" else ((width * height) ** 0.5,) * 2
     box_width, box_height = unit[0] * (area * aspect) ** 0.5, unit[1] * (area / aspect) ** 0.5
     fit = min(1.0, width / box_width, height / box_height)
-    box_width, box_height = min(box_width * fit, width), min(box_height * fit, height)
-    left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
-    return left, top, min(left + box_width, width), min(top + box_height, height)
+    kept_width = min(size[0], max(1, round(box_width * fit)))
+    kept_height = min(size[1], max(1, round(box_height * fit)))
+    left = int(rng.integers(size[0] - kept_width + 1))
+    top = int(rng.integers(size[1] - kept_height + 1))
+    return left, top, left + kept_width, top + kept_height

@@ -37,7 +37,7 @@ def test_each_split_has_its_file_and_folder(tmp_path: Path) -> None:
     assert train.image_ids == ["1000", "1001", "1002", "1003"]
     assert [len(captions) for captions in train.captions] == [3, 0, 1, 7]
     assert set(train.captions[3]) == set(make_captions(1003, 7))
-    assert val.images == [tmp_path / "val2017" / f"00000000100{i}.jpg" for i in (4, 5)]
+    assert list(val.images) == [tmp_path / "val2017" / f"00000000100{i}.jpg" for i in (4, 5)]
     assert all(Path(path).is_file() for path in (*train.images, *val.images))
     with pytest.raises(UserError, match=r"no split 'test'; it has .*train \(4\), val \(2\)"):
         source.read(tmp_path, "test")

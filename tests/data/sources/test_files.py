@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ascl_lightning.data.sources.files import (
+    FolderImages,
     Record,
+    caption_faults,
     claim,
     data_folder,
     image_folder,
+    name_inside,
     parse_json,
-    path_inside,
     read_json,
     read_lines,
 )
@@ -31,7 +33,7 @@ def test_fields_are_given_as_they_are() -> None:
     assert record.text("text") == " Grüße 🐕 "
     assert record.identifier("id") == "7"
     assert record.identifier("name") == "x"
-    assert record.texts("list") == ["a", "b"]
+    assert record.captions("list") == ("a", "b")
     assert record.has("id")
     assert not record.has("none")
     assert not record.has("nothing")
@@ -48,9 +50,9 @@ def test_fields_are_given_as_they_are() -> None:
         ("text", "", "'key' is blank"),
         ("text", " \t\n\u3000", "'key' is blank"),
         ("text", "\ud83d", "'key' holds half of a character"),
-        ("texts", "a", "'key' must be a list, not text"),
-        ("texts", ["a", ""], "'key[1]' is blank"),
-        ("texts", ["a", {}], "'key[1]' must be text, not an object"),
+        ("captions", "a", "'key' must be a list, not text"),
+        ("captions", ["a", ""], "'key[1]' is blank"),
+        ("captions", ["a", {}], "'key[1]' must be text, not an object"),
         ("identifier", True, "'key' must be text, not true or false"),
         ("identifier", 1.0, "'key' must be text, not a number"),
         ("identifier", " ", "'key' is blank"),
@@ -61,7 +63,7 @@ def test_wrong_fields_are_named(method: str, value: object, problem: str) -> Non
         getattr(Record({"key": value}, "file, line 3"), method)("key")
 
 
-@pytest.mark.parametrize("method", ["text", "texts", "identifier"])
+@pytest.mark.parametrize("method", ["text", "captions", "identifier"])
 def test_missing_fields_are_named(method: str) -> None:
     with raises_naming("file, line 3: field 'key' is missing"):
         getattr(Record({}, "file, line 3"), method)("key")
@@ -78,12 +80,45 @@ def test_nested_records_know_where_they_are() -> None:
 @pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", ".", "a\0b.jpg"])
 def test_no_name_leads_outside_the_folder(tmp_path: Path, name: str) -> None:
     with raises_naming("f, line 2: field 'image'", "must name a path inside", str(tmp_path)):
-        path_inside(tmp_path, Record({"image": name}, "f, line 2"), "image")
+        name_inside(tmp_path, Record({"image": name}, "f, line 2"), "image")
 
 
 def test_names_inside_the_folder_are_joined(tmp_path: Path) -> None:
     record = Record({"image": "a b/..c.jpg"}, "f")
-    assert path_inside(tmp_path, record, "image") == tmp_path / "a b" / "..c.jpg"
+    images = FolderImages(tmp_path, [name_inside(tmp_path, record, "image")])
+    assert list(images) == list(images[:]) == [tmp_path / "a b" / "..c.jpg"]
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jpg").write_bytes(b"secret")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "own.jpg").write_bytes(b"own")
+    (folder / "inner.jpg").symlink_to(folder / "own.jpg")
+    (folder / "outer.jpg").symlink_to(tmp_path / "elsewhere" / "a.jpg")
+    (folder / "below").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "linked").symlink_to(folder)
+    names = ["own.jpg", "inner.jpg", "outer.jpg", "below/a.jpg"]
+    for images in (FolderImages(folder, names), FolderImages(tmp_path / "linked", names)):
+        assert [images[row].read_bytes() for row in (0, 1)] == [b"own", b"own"]
+        for row in (2, 3):
+            with raises_naming(names[row], "a symbolic link that leads out of", "is not followed"):
+                images[row]
+
+
+def test_faults_of_captions_can_be_collected() -> None:
+    record = Record({"one": " ", "many": ["a", 3, "", "b"]}, "f, line 2")
+    with caption_faults() as faults:
+        assert record.caption("one") == ()
+        assert record.captions("many") == ("a", "b")
+    assert [fault.removeprefix("f, line 2: field ") for fault in faults] == [
+        "'one' is blank",
+        "'many[1]' must be text, not a number",
+        "'many[2]' is blank",
+    ]
+    with raises_naming("'one' is blank"):
+        record.caption("one")
 
 
 def test_repeated_ids_name_both_places() -> None:

@@ -58,14 +58,11 @@ def test_restval_joins_train_unless_told_otherwise(tmp_path: Path) -> None:
     assert all(Path(path).is_file() for path in joined.read(tmp_path, "train").images)
 
 
-def test_suffix_leads_to_region_files(tmp_path: Path) -> None:
+def test_region_features_need_no_pictures(tmp_path: Path) -> None:
     write_karpathy(tmp_path, {"train": 2}, folder="regions", regions=RegionSpec(4, 6))
-    split = KarpathyJson("dataset_flickr8k.json", images="regions", suffix=".npy").read(tmp_path, "train")
-    assert split.images == [tmp_path / "regions" / f"train_000{i}.npy" for i in range(2)]
-    assert all(Path(path).is_file() for path in split.images)
-    assert split.image_ids[0] == "train_0000.jpg"
-    with pytest.raises(UserError, match=r"suffix: write it with its dot, '\.npy'"):
-        KarpathyJson("d.json", suffix="npy")
+    split = KarpathyJson("dataset_flickr8k.json", images=None).read(tmp_path, "train")
+    assert split.images is None
+    assert split.image_ids == ["train_0000.jpg", "train_0001.jpg"]
 
 
 @pytest.mark.parametrize(

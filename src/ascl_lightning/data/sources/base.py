@@ -1,14 +1,35 @@
 """What every source of images with captions gives, and how it is asked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
+from ascl_lightning.data.features import SplitFeatures
+from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.errors import UserError
+
+Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "S S 3"]] | UInt8[np.ndarray, "N S S 3"]
+"""Where each picture lies, its encoded bytes (read when asked for), or the pictures themselves."""
+
+
+class Rows(Sequence[Any]):
+    """Some rows of a sequence, looked up when asked for."""
+
+    def __init__(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int]) -> None:
+        self._values = values
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        """The value at a place of the selection."""
+        return self._values[self._rows[row]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +39,9 @@ class Split:
     Args:
         image_ids: A unique name for each image.
         captions: The captions of each image: any number, none included.
-        images: Where each picture (or `.npy` file of region features) lies, or the pictures themselves where a source
-            renders them, (N, S, S, 3).
+        images: The pictures, or where they lie; None where the source has captions alone.
+        features: What the towers gave for it, where that was extracted beforehand.
+        passes: Numbers of consecutive images, and how often an epoch of training visits their pairs; none: each once.
 
     Raises:
         ValueError: If the fields differ in length or an image id repeats.
@@ -27,18 +49,63 @@ class Split:
 
     image_ids: Sequence[str]
     captions: Sequence[tuple[str, ...]]
-    images: Sequence[Path] | UInt8[np.ndarray, "N S S 3"]
+    images: Images | None
+    passes: tuple[tuple[int, float], ...] = ()
+    features: SplitFeatures = field(default_factory=SplitFeatures)
 
     def __post_init__(self) -> None:
-        lengths = len(self.image_ids), len(self.captions), len(self.images)
+        lengths = len(self.image_ids), len(self.captions), len(self if self.images is None else self.images)
         if len(set(lengths)) != 1:
             raise ValueError("{} image_ids, {} captions and {} images: one of each an image".format(*lengths))
-        if len(set(self.image_ids)) != len(self.image_ids):
+        if not getattr(self.image_ids, "all_distinct", False) and len(set(self.image_ids)) != len(self.image_ids):
             raise ValueError("image_ids must be unique")
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.image_ids)
+
+    def select(self, rows: Sequence[int]) -> "Split":
+        """Some of the images, in this order, each once an epoch."""
+        return Split(
+            [self.image_ids[row] for row in rows],
+            [self.captions[row] for row in rows],
+            None if self.images is None else Rows(self.images, rows),
+        )
+
+    @property
+    def num_captions(self) -> Int[np.ndarray, " N"]:
+        """Number of captions of each image."""
+        counts: np.ndarray | None = getattr(self.captions, "counts", None)
+        return np.fromiter(map(len, self.captions), np.int64, len(self)) if counts is None else counts
+
+
+Streamed = tuple[tuple[str, ...], Path | ImageBytes]
+"""The captions of an image, and the picture."""
+
+
+class Shard(ABC):
+    """A part of a split that is read from its beginning, such as an archive.
+
+    It keeps nothing open between calls, and pickles into worker processes.
+    """
+
+    name: str
+
+    @abstractmethod
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """The captions of every image, in order; pictures are passed over where the format allows it.
+
+        Raises:
+            UserError: If something in the data is wrong (the message says where).
+        """
+
+    @abstractmethod
+    def items(self, start: int) -> Iterator[Streamed]:
+        """The images from number `start` on with their captions, in the order of `captions`.
+
+        Raises:
+            UserError: As `captions`.
+        """
 
 
 class Source(ABC):
@@ -64,6 +131,21 @@ class Source(ABC):
                 something in the data is wrong (the message says where).
         """
 
+    def shards(self, root: Path | None, split: str) -> Sequence[Shard] | None:
+        """The parts of a split that training reads one after the other, without ever holding the whole.
+
+        Args:
+            root: As in `read`.
+            split: As in `read`.
+
+        Returns:
+            At least one shard; None, as most sources, to be read whole.
+
+        Raises:
+            UserError: As `read`.
+        """
+        return None
+
     def ceiling(self, root: Path | None, split: str) -> dict[str, float]:
         """Metrics of a scorer that knows the truth, with the keys of `retrieval_metrics`.
 
@@ -77,7 +159,11 @@ class Source(ABC):
         return {}
 
 
-def missing_split(split: str, sizes: Mapping[str, int], where: str) -> UserError:
+class MissingSplitError(UserError):
+    """A source does not have a split."""
+
+
+def missing_split(split: str, sizes: Mapping[str, int], where: str) -> MissingSplitError:
     """The error for a split that a source does not have.
 
     Args:
@@ -89,4 +175,4 @@ def missing_split(split: str, sizes: Mapping[str, int], where: str) -> UserError
         The error, for the caller to raise.
     """
     existing = ", ".join(f"{name} ({size:,})" for name, size in sizes.items()) or "none"
-    return UserError(f"{where}: there is no split '{split}'; it has (with numbers of images): {existing}")
+    return MissingSplitError(f"{where}: there is no split '{split}'; it has (with numbers of images): {existing}")

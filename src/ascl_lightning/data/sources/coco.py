@@ -5,7 +5,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ascl_lightning.data.sources.base import Source, Split, missing_split
-from ascl_lightning.data.sources.files import claim, data_folder, image_folder, path_inside, read_json
+from ascl_lightning.data.sources.files import FolderImages, claim, data_folder, image_folder, name_inside, read_json
 from ascl_lightning.errors import UserError
 
 
@@ -18,7 +18,7 @@ class CocoCaptions(Source):
 
     Args:
         annotations: For each split the caption file, under the root.
-        images: For each split the folder of images, under the root.
+        images: For each split the folder of images, under the root; None where region features take their place.
         val_share: Share of the training file's images that becomes `val`, in [0, 1), at least one image unless 0.
         test_share: Likewise for `test`.
         seed: Which images are set aside.
@@ -30,7 +30,7 @@ class CocoCaptions(Source):
     def __init__(
         self,
         annotations: dict[str, str],
-        images: dict[str, str],
+        images: dict[str, str] | None,
         val_share: float = 0.0,
         test_share: float = 0.0,
         seed: int = 0,
@@ -44,7 +44,7 @@ class CocoCaptions(Source):
         self.images = images
         self.seed = seed
         self.shares = {split: share for split, share in shares.items() if share > 0}
-        for split in annotations.keys() - images.keys():
+        for split in annotations.keys() - (annotations if images is None else images).keys():
             raise UserError(f"images: give the folder of split '{split}', as annotations gives its file")
         for split in self.shares.keys() & annotations.keys():
             raise UserError(f"split '{split}' has a file of its own, so leave {split}_share at 0")
@@ -58,34 +58,37 @@ class CocoCaptions(Source):
         if origin not in self.annotations:
             sizes = {name: len(self.read(root, name)) for name in (*self.annotations, *self.shares)}
             raise missing_split(split, sizes, str(root))
-        whole = _read_file(root / self.annotations[origin], image_folder(root / self.images[origin]))
+        folder = None if self.images is None else image_folder(root / self.images[origin])
+        whole = _read_file(root / self.annotations[origin], folder)
         if origin != "train" or not self.shares:
             return whole
         drawn = _draw(whole.image_ids, self.shares, self.seed)
         rows = [row for row, image_id in enumerate(whole.image_ids) if drawn.get(image_id, "train") == split]
         if not rows:
             raise UserError(f"{root / self.annotations[origin]}: {len(whole)} images are too few for the shares")
-        return _rows_of(whole, rows)
+        return whole.select(rows)
 
 
-def _read_file(file: Path, folder: Path) -> Split:
+def _read_file(file: Path, folder: Path | None) -> Split:
     content = read_json(file)
     places: dict[str, str] = {}
-    paths: list[Path] = []
+    names: list[str] = []
     captions: dict[str, list[str]] = {}
     for image in content.records("images"):
         image_id = image.identifier("id")
         claim(places, image_id, image, "id")
-        paths.append(path_inside(folder, image, "file_name"))
+        if folder is not None:
+            names.append(name_inside(folder, image, "file_name"))
         captions[image_id] = []
-    if not paths:
+    if not captions:
         content.fail("images", "is empty")
     for annotation in content.records("annotations"):
         image_id = annotation.identifier("image_id")
         if image_id not in captions:
             annotation.fail("image_id", f"names the image {image_id}, which is not among the file's images")
-        captions[image_id].append(annotation.text("caption"))
-    return Split(list(captions), [tuple(texts) for texts in captions.values()], paths)
+        captions[image_id].extend(annotation.caption("caption"))
+    images = None if folder is None else FolderImages(folder, names)
+    return Split(list(captions), [tuple(texts) for texts in captions.values()], images)
 
 
 def _draw(image_ids: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
@@ -98,11 +101,3 @@ def _draw(image_ids: Sequence[str], shares: Mapping[str, float], seed: int) -> d
         drawn.update(dict.fromkeys(line[start:end], split))
         start = end
     return drawn
-
-
-def _rows_of(split: Split, rows: Sequence[int]) -> Split:
-    return Split(
-        [split.image_ids[row] for row in rows],
-        [split.captions[row] for row in rows],
-        [split.images[row] for row in rows],
-    )

@@ -1,11 +1,30 @@
 """How sources read annotation files: every fault becomes one error that names the file, the row and the field."""
 
+import csv
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, overload
 
 from ascl_lightning.errors import UserError
+
+_NOTED: ContextVar[list[str] | None] = ContextVar("_NOTED", default=None)
+
+
+@contextmanager
+def caption_faults() -> Iterator[list[str]]:
+    """Within it, captions that cannot be used are left out and noted; else the first of them ends the reading."""
+    faults: list[str] = []
+    token = _NOTED.set(faults)
+    try:
+        yield faults
+    finally:
+        _NOTED.reset(token)
+
 
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
 
@@ -45,9 +64,13 @@ class Record:
         """A text that is not blank."""
         return self._checked_text(self._get(field), field)
 
-    def texts(self, field: str) -> list[str]:
-        """A list, empty or not, of texts that are not blank."""
-        return [self._checked_text(value, f"{field}[{i}]") for i, value in enumerate(self._list(field))]
+    def caption(self, field: str) -> tuple[str, ...]:
+        """One caption; none only where `caption_faults` notes it."""
+        return self._noted(self._get(field), field)
+
+    def captions(self, field: str) -> tuple[str, ...]:
+        """A list of captions, empty or not; without those that `caption_faults` notes."""
+        return tuple(text for i, value in enumerate(self._list(field)) for text in self._noted(value, f"{field}[{i}]"))
 
     def identifier(self, field: str) -> str:
         """A name or a whole number, as text."""
@@ -71,6 +94,16 @@ class Record:
         if not isinstance(value, list):
             self.fail(field, f"must be a list, not {_kind(value)}")
         return value
+
+    def _noted(self, value: object, field: str) -> tuple[str, ...]:
+        faults = _NOTED.get()
+        try:
+            return (self._checked_text(value, field),)
+        except UserError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+            return ()
 
     def _checked_text(self, value: object, field: str) -> str:
         if not isinstance(value, str):
@@ -113,8 +146,8 @@ def image_folder(folder: Path) -> Path:
     return folder
 
 
-def path_inside(folder: Path, record: Record, field: str) -> Path:
-    """The path under `folder` that a field names; nothing on disk is looked at.
+def name_inside(folder: Path, record: Record, field: str) -> str:
+    """The path, relative to `folder`, that a field names; nothing on disk is looked at.
 
     Raises:
         UserError: If the name is absolute or climbs out of the folder.
@@ -123,7 +156,47 @@ def path_inside(folder: Path, record: Record, field: str) -> Path:
     relative = Path(name)
     if relative.anchor or ".." in relative.parts or not relative.parts or "\0" in name:
         record.fail(field, f"must name a path inside {folder}, not {name!r}")
-    return folder / relative
+    return name
+
+
+class FolderImages(Sequence[Path]):
+    """Paths of the pictures in a folder, checked when asked for: a symbolic link out of the folder is not followed.
+
+    Args:
+        folder: The folder; it may be a link itself.
+        names: Path of each picture relative to it, as `name_inside` gives it.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder = folder
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, row: int) -> Path: ...
+    @overload
+    def __getitem__(self, row: slice) -> "FolderImages": ...
+    def __getitem__(self, row: int | slice) -> "Path | FolderImages":
+        """The path of a picture.
+
+        Raises:
+            UserError: If a link leads out of the folder.
+        """
+        if isinstance(row, slice):
+            return FolderImages(self.folder, self.names[row])
+        path = self.folder / self.names[row]
+        if not os.path.realpath(path).startswith(self._real_prefix):
+            raise UserError(
+                f"{path}: a symbolic link that leads out of {self.folder} is not followed; "
+                f"copy the file, or set the image folder to where the link leads"
+            )
+        return path
+
+    @cached_property
+    def _real_prefix(self) -> str:
+        return f"{os.path.realpath(self.folder).rstrip(os.sep)}{os.sep}"
 
 
 def claim(places: dict[str, str], image_id: str, record: Record, field: str) -> None:
@@ -165,6 +238,40 @@ def read_lines(path: Path) -> Iterator[str]:
     with file:
         for number, line in enumerate(file, start=1):
             yield _decode(line, path, number)
+
+
+def csv_records(file: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Record]:
+    """The rows of a comma-separated table; other columns than those named are left alone.
+
+    Raises:
+        UserError: If a required column is missing, one that is named comes twice, or a row has other cells than the
+            header.
+    """
+    rows = _csv_rows(file)
+    _, header = next(rows, (1, []))
+    for column in (*required, *optional):
+        if not (column in required) <= header.count(column) <= 1:
+            raise UserError(f"{file}, line 1: must name one column '{column}'; it names: {', '.join(header)}")
+    for line, cells in rows:
+        where = f"{file}, line {line}"
+        if len(cells) not in (0, len(header)):
+            raise UserError(f"{where}: has {len(cells)} cells, the header {len(header)}; quote texts that hold commas")
+        if cells:
+            yield Record(dict(zip(header, cells, strict=True)), where)
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row, and the line that it starts on."""
+    reader = csv.reader(read_lines(file), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{file}, line {line}: broken CSV: {error}") from error
+        yield line, cells
 
 
 def parse_json(text: str, where: str) -> object:

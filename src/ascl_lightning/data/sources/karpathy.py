@@ -4,8 +4,15 @@ from collections import Counter
 from pathlib import Path
 
 from ascl_lightning.data.sources.base import Source, Split, missing_split
-from ascl_lightning.data.sources.files import Record, claim, data_folder, image_folder, path_inside, read_json
-from ascl_lightning.errors import UserError
+from ascl_lightning.data.sources.files import (
+    FolderImages,
+    Record,
+    claim,
+    data_folder,
+    image_folder,
+    name_inside,
+    read_json,
+)
 
 
 class KarpathyJson(Source):
@@ -16,25 +23,15 @@ class KarpathyJson(Source):
 
     Args:
         annotations: The JSON file, under the root.
-        images: The folder of images, under the root.
+        images: The folder of images, under the root; None where region features take the pictures' place.
         restval_in_train: Whether the split `restval` of MSCOCO joins `train`, as the field does; otherwise it is a
             split of its own.
-        suffix: Ending to put in the place of each file name's own, for example `.npy` where the folder holds region
-            features, one file an image.
-
-    Raises:
-        UserError: If `suffix` does not start with a dot.
     """
 
-    def __init__(
-        self, annotations: str, images: str = "images", restval_in_train: bool = True, suffix: str | None = None
-    ) -> None:
-        if suffix is not None and not suffix.startswith("."):
-            raise UserError(f"suffix: write it with its dot, '.{suffix}'")
+    def __init__(self, annotations: str, images: str | None = "images", restval_in_train: bool = True) -> None:
         self.annotations = annotations
         self.images = images
         self.restval_in_train = restval_in_train
-        self.suffix = suffix
 
     def read(self, root: Path | None, split: str) -> Split:
         """Read one split; see `Source.read`."""
@@ -44,28 +41,33 @@ class KarpathyJson(Source):
         records = [image for name, image in by_split if name == split]
         if not records:
             raise missing_split(split, Counter(name for name, _ in by_split), str(file))
-        return self._to_split(records, image_folder(root / self.images))
+        folder = None if self.images is None else image_folder(root / self.images)
+        return _to_split(records, folder)
 
     def _split_of(self, image: Record) -> str:
         split = image.text("split")
         return "train" if split == "restval" and self.restval_in_train else split
 
-    def _to_split(self, records: list[Record], folder: Path) -> Split:
-        places: dict[str, str] = {}
-        captions: list[tuple[str, ...]] = []
-        paths: list[Path] = []
-        folders: dict[str, Path] = {}
-        for image in records:
-            claim(places, image.text("filename"), image, "filename")
-            captions.append(tuple(sentence.text("raw") for sentence in image.records("sentences")))
-            paths.append(self._path(image, folder, folders))
-        return Split(list(places), captions, paths)
 
-    def _path(self, image: Record, folder: Path, folders: dict[str, Path]) -> Path:
-        if image.has("filepath"):
-            name = image.text("filepath")
-            if name not in folders:
-                folders[name] = image_folder(path_inside(folder, image, "filepath"))
-            folder = folders[name]
-        path = path_inside(folder, image, "filename")
-        return path if self.suffix is None else path.with_suffix(self.suffix)
+def _to_split(records: list[Record], folder: Path | None) -> Split:
+    places: dict[str, str] = {}
+    captions: list[tuple[str, ...]] = []
+    names: list[str] = []
+    folders: set[str] = set()
+    for image in records:
+        claim(places, image.text("filename"), image, "filename")
+        captions.append(tuple(text for sentence in image.records("sentences") for text in sentence.caption("raw")))
+        if folder is not None:
+            names.append(_name(image, folder, folders))
+    return Split(list(places), captions, None if folder is None else FolderImages(folder, names))
+
+
+def _name(image: Record, folder: Path, folders: set[str]) -> str:
+    name = name_inside(folder, image, "filename")
+    if not image.has("filepath"):
+        return name
+    below = name_inside(folder, image, "filepath")
+    if below not in folders:
+        image_folder(folder / below)
+        folders.add(below)
+    return f"{below}/{name}"

@@ -1,14 +1,31 @@
-"""Tables of image paths and captions: JSON lines and CSV."""
+"""Tables of image paths and captions: JSON lines, CSV and Parquet."""
 
-import csv
+import codecs
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ascl_lightning.data.sources.base import Source, Split, missing_split
-from ascl_lightning.data.sources.files import Record, data_folder, image_folder, parse_json, path_inside, read_lines
+from ascl_lightning.data.sources.columns import split_of_columns
+from ascl_lightning.data.sources.files import (
+    FolderImages,
+    Record,
+    csv_records,
+    data_folder,
+    image_folder,
+    name_inside,
+    parse_json,
+    read_lines,
+)
 from ascl_lightning.errors import UserError
+
+_TEXT_FIELDS = ("image", "image_id", "split", "caption")
+_COLUMNS = pa.schema([(name, pa.string()) for name in _TEXT_FIELDS] + [("captions", pa.list_(pa.string()))])
 
 
 class Table(Source):
@@ -40,17 +57,44 @@ class Table(Source):
             UserError: If the file is missing or its form is broken.
         """
 
+    def columns(self, file: Path) -> "pa.Table | None":
+        """The same rows as whole columns, which is much quicker.
+
+        Args:
+            file: The file.
+
+        Returns:
+            Text columns named as the fields of `records`, and lists of text `captions`, null where a row has no such
+            field; None where that cannot be had, and for everything that `records` would refuse.
+        """
+        return None
+
     def read(self, root: Path | None, split: str) -> Split:
         """Read one split; see `Source.read`."""
         names = [self.files] if isinstance(self.files, str) else list(self.files.values())
         root = data_folder(root, ", ".join(names))
-        if isinstance(self.files, str):
-            rows = self._rows_of_split(root / self.files, split)
-        elif split in self.files:
-            rows = self._rows_of_file(root / self.files[split])
-        else:
+        if not isinstance(self.files, str) and split not in self.files:
             raise missing_split(split, {name: len(self.read(root, name)) for name in self.files}, str(root))
-        return _to_split(rows, image_folder(root / self.images))
+        file = root / (self.files if isinstance(self.files, str) else self.files[split])
+        folder = image_folder(root / self.images)
+        return self._read_columns(file, split, folder) or self._read_rows(file, split, folder)
+
+    def _read_columns(self, file: Path, split: str, folder: Path) -> Split | None:
+        table = self.columns(file)
+        if table is None or not len(table):
+            return None
+        splits = table.column("split")
+        if isinstance(self.files, str):
+            if splits.null_count or _is_blank(splits):
+                return None
+            table = table.filter(pc.equal(splits, split))
+        elif len(pc.unique(splits.drop_null())) > 1:
+            return None
+        return split_of_columns(table, folder)
+
+    def _read_rows(self, file: Path, split: str, folder: Path) -> Split:
+        rows = self._rows_of_split(file, split) if isinstance(self.files, str) else self._rows_of_file(file)
+        return _to_split(rows, folder)
 
     def _rows_of_split(self, file: Path, split: str) -> Iterator[Record]:
         images: dict[str, set[str]] = {}
@@ -92,6 +136,97 @@ class JsonLines(Table):
                 where = f"{file}, line {number}"
                 yield Record(parse_json(line.rstrip(), where), where)
 
+    def columns(self, file: Path) -> "pa.Table | None":
+        """The same rows as columns; see `Table.columns`."""
+        from pyarrow import json  # not needed for tables of other kinds
+
+        options = json.ParseOptions(explicit_schema=_COLUMNS, unexpected_field_behavior="ignore")
+        try:
+            num_objects = _count_objects(file)
+            table = json.read_json(file, parse_options=options)
+        except (OSError, pa.ArrowInvalid, UnicodeDecodeError):
+            return None
+        return table if len(table) == num_objects else None
+
+
+def _count_objects(file: Path) -> int | None:
+    """The number of lines, where each begins an object; else None.
+
+    Arrow reads two objects in a line, and one over several, where the plain way finds a fault.
+
+    Raises:
+        UnicodeDecodeError: If a byte is not UTF-8; Arrow does not look at those of fields that it skips.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    num_objects, num_lines, last = 0, 0, b"\n"
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            decoder.decode(block)
+            num_objects += block.count(b"\n{") + (last == b"\n" and block.startswith(b"{"))
+            num_lines += block.count(b"\n")
+            last = block[-1:]
+    decoder.decode(b"", final=True)
+    num_lines += last != b"\n"
+    return num_objects if num_objects == num_lines else None
+
+
+class ParquetTable(Table):
+    """A Parquet file with the columns `image` (a path) and `caption`, or `captions` with a list of them.
+
+    `split` and `image_id` may stand beside them; other columns are not read. Files that hold the pictures themselves
+    are read by `HubDataset`. Arguments: see `Table`.
+    """
+
+    def records(self, file: Path) -> Iterator[Record]:
+        """The rows of a file; see `Table.records`."""
+        columns = _read_parquet(file)
+        for number, row in enumerate(columns.to_pylist()):
+            yield Record(row, f"{file}, row {number}")
+
+    def columns(self, file: Path) -> "pa.Table | None":
+        """The same rows as columns; see `Table.columns`."""
+        table = _read_parquet(file)
+        try:
+            columns = [
+                table.column(field.name).cast(field.type)
+                if field.name in table.column_names
+                else pa.nulls(len(table), field.type)
+                for field in _COLUMNS
+            ]
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return None
+        made = pa.table(columns, schema=_COLUMNS)
+        made.validate(full=True)
+        return made
+
+
+def _read_parquet(file: Path) -> "pa.Table":
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as opened:
+            present = set(opened.schema_arrow.names)
+            table = opened.read(columns=[field.name for field in _COLUMNS if field.name in present])
+            table.validate(full=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {file}; check --data.root and the source's file names") from error
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: not a readable Parquet file: {error}") from error
+    if "image" in present and not _is_text(table.schema.field("image").type):
+        raise UserError(
+            f"{file}: column 'image' holds {table.schema.field('image').type}, not paths; "
+            f"read pictures that lie in the file itself with the source HubDataset"
+        )
+    return table
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_blank(texts: Any) -> bool:
+    return not all(text.strip() for text in pc.unique(texts).to_pylist())
+
 
 class CsvTable(Table):
     """A comma-separated table with the columns `image` and `caption`, one caption a row.
@@ -101,38 +236,12 @@ class CsvTable(Table):
 
     def records(self, file: Path) -> Iterator[Record]:
         """The rows of a file; see `Table.records`."""
-        rows = _csv_rows(file)
-        _, header = next(rows, (1, []))
-        for column, least in (("image", 1), ("caption", 1), ("split", 0), ("image_id", 0)):
-            if not least <= header.count(column) <= 1:
-                raise UserError(f"{file}, line 1: must name one column '{column}'; it names: {', '.join(header)}")
-        for line, cells in rows:
-            where = f"{file}, line {line}"
-            if len(cells) not in (0, len(header)):
-                raise UserError(
-                    f"{where}: has {len(cells)} cells, the header {len(header)}; quote texts that hold commas"
-                )
-            if cells:
-                yield Record(dict(zip(header, cells, strict=True)), where)
-
-
-def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row, and the line that it starts on."""
-    reader = csv.reader(read_lines(file), strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{file}, line {line}: broken CSV: {error}") from error
-        yield line, cells
+        return csv_records(file, required=("image", "caption"), optional=("split", "image_id"))
 
 
 @dataclass
 class _Entry:
-    path: Path
+    name: str
     captions: list[str]
     listed: bool
     """Whether the captions came as one list."""
@@ -143,22 +252,22 @@ def _image_id(row: Record) -> str:
     return row.identifier("image_id") if row.has("image_id") else row.text("image")
 
 
-def _captions(row: Record) -> tuple[list[str], bool]:
+def _captions(row: Record) -> tuple[tuple[str, ...], bool]:
     if not row.has("captions"):
-        return [row.text("caption")], False
+        return row.caption("caption"), False
     if row.has("caption"):
         row.fail("caption", "stands beside 'captions'; keep one of them")
-    return row.texts("captions"), True
+    return row.captions("captions"), True
 
 
 def _to_split(rows: Iterable[Record], folder: Path) -> Split:
     entries: dict[str, _Entry] = {}
     for row in rows:
         image_id = _image_id(row)
-        path = path_inside(folder, row, "image")
+        name = name_inside(folder, row, "image")
         captions, listed = _captions(row)
-        entry = entries.setdefault(image_id, _Entry(path, [], listed, row.where))
-        if entry.path != path:
+        entry = entries.setdefault(image_id, _Entry(name, [], listed, row.where))
+        if entry.name != name:
             row.fail("image_id", f"repeats {image_id!r} of {entry.where} with another image")
         if entry.where != row.where and (listed or entry.listed):
             row.fail("image", f"repeats the image {image_id!r} of {entry.where}; give its captions in one list")
@@ -166,5 +275,5 @@ def _to_split(rows: Iterable[Record], folder: Path) -> Split:
     return Split(
         list(entries),
         [tuple(entry.captions) for entry in entries.values()],
-        [entry.path for entry in entries.values()],
+        FolderImages(folder, [entry.name for entry in entries.values()]),
     )

@@ -1,0 +1,52 @@
+"""What `ascl extract` wrote: captions, and what the towers gave, in the place of pictures."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ascl_lightning.data.features import FeatureTable, SplitFeatures, TextFeatures, TextRows
+from ascl_lightning.data.sources.base import Source, Split, missing_split
+from ascl_lightning.data.sources.files import data_folder
+from ascl_lightning.data.sources.tabular import JsonLines
+from ascl_lightning.errors import UserError
+
+_CAPTIONS = "captions.jsonl"
+
+
+class ExtractedFeatures(Source):
+    """A folder that `ascl extract` wrote, as `--data.root`.
+
+    Training pictures that could not be read when they were extracted have no captions here, and are not visited.
+    """
+
+    def read(self, root: Path | None, split: str) -> Split:
+        """Read one split; see `Source.read`."""
+        root = data_folder(root, "what `ascl extract --out` wrote")
+        folder = root / split
+        if "/" in split or not (folder / _CAPTIONS).is_file():
+            found = [path.parent for path in sorted(root.glob(f"*/{_CAPTIONS}"))]
+            raise missing_split(split, {path.name: len(_captions(path)) for path in found}, str(root))
+        captions = _captions(folder)
+        features = SplitFeatures(_images(folder), _texts(folder))
+        if features.images is None:
+            raise UserError(f"{folder}: holds no features of images; run `ascl extract` with an image encoder")
+        if len(features.images) != len(captions):
+            raise UserError(f"{folder}: {len(captions)} images and {len(features.images)} rows; extract again")
+        empty = features.images.is_empty
+        if empty.any():
+            kept = [() if bad else texts for bad, texts in zip(empty, captions.captions, strict=True)]
+            captions = replace(captions, captions=kept)
+        return replace(captions, images=None, features=features)
+
+
+def _captions(folder: Path) -> Split:
+    return JsonLines({folder.name: _CAPTIONS}).read(folder, folder.name)
+
+
+def _images(folder: Path) -> FeatureTable | None:
+    return FeatureTable(folder / "images") if (folder / "images").is_dir() else None
+
+
+def _texts(folder: Path) -> TextFeatures | None:
+    if not (folder / "texts").is_dir():
+        return None
+    return TextFeatures(FeatureTable(folder / "texts"), TextRows.load(folder / "texts" / "rows"))

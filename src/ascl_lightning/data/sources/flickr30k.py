@@ -1,0 +1,106 @@
+"""Flickr30K and Flickr8k as distributed (Young et al., TACL 2014; Hodosh et al., JAIR 2013), and as the hub has it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ascl_lightning.data.sources.base import Source, Split, missing_split
+from ascl_lightning.data.sources.files import (
+    FolderImages,
+    Record,
+    claim,
+    csv_records,
+    data_folder,
+    image_folder,
+    name_inside,
+    parse_json,
+    read_lines,
+)
+
+
+class FlickrTokens(Source):
+    """A token file (`results_20130124.token`, `Flickr8k.token.txt`) and a list of images for each split.
+
+    A line of the token file is `NAME.jpg#NUMBER`, a tab, and a caption; a line of a list is an image's name, with or
+    without its ending. An image's id is its file name.
+
+    Args:
+        annotations: The token file, under the root.
+        splits: For each split its list of images, under the root.
+        images: The folder of images, under the root; None where region features take the pictures' place.
+    """
+
+    def __init__(self, annotations: str, splits: dict[str, str], images: str | None = "flickr30k-images") -> None:
+        self.annotations = annotations
+        self.splits = splits
+        self.images = images
+
+    def read(self, root: Path | None, split: str) -> Split:
+        """Read one split; see `Source.read`."""
+        root = data_folder(root, self.annotations)
+        if split not in self.splits:
+            raise missing_split(split, {name: len(self.read(root, name)) for name in self.splits}, str(root))
+        captions = self._captions(root / self.annotations)
+        endings = {Path(name).stem: name for name in captions}
+        places: dict[str, str] = {}
+        for row in _rows(root / self.splits[split], ("image",)):
+            listed = row.text("image").strip()
+            name = listed if listed in captions else endings.get(listed)
+            if name is None:
+                row.fail("image", f"names {listed!r}, which {root / self.annotations} does not describe")
+            claim(places, name, row, "image")
+            name_inside(root, Record({"image": name}, row.where), "image")
+        images = None if self.images is None else FolderImages(image_folder(root / self.images), list(places))
+        return Split(list(places), [tuple(captions[name]) for name in places], images)
+
+    def _captions(self, file: Path) -> dict[str, list[str]]:
+        captions: dict[str, list[str]] = {}
+        for row in _rows(file, ("image", "caption")):
+            name, mark, number = row.text("image").rpartition("#")
+            if not mark or not number.isdecimal():
+                row.fail("image", f"must be NAME#NUMBER, not {row.text('image')!r}")
+            captions.setdefault(name, []).extend(row.caption("caption"))
+        return captions
+
+
+class Flickr30kHub(Source):
+    """The hub's `flickr_annotations_30k.csv`, a row an image with its captions as JSON, beside the unpacked images.
+
+    An image's id is its file name.
+
+    Args:
+        annotations: The table, under the root.
+        images: The folder of images, under the root; None where region features take the pictures' place.
+    """
+
+    def __init__(
+        self, annotations: str = "flickr_annotations_30k.csv", images: str | None = "flickr30k-images"
+    ) -> None:
+        self.annotations = annotations
+        self.images = images
+
+    def read(self, root: Path | None, split: str) -> Split:
+        """Read one split; see `Source.read`."""
+        root = data_folder(root, self.annotations)
+        file = root / self.annotations
+        sizes: dict[str, int] = {}
+        places: dict[str, str] = {}
+        captions: list[tuple[str, ...]] = []
+        for row in csv_records(file, required=("raw", "split", "filename")):
+            name = row.text("split")
+            sizes[name] = sizes.get(name, 0) + 1
+            if name == split:
+                texts = Record({"raw": parse_json(row.text("raw"), f"{row.where}, field 'raw'")}, row.where)
+                captions.append(texts.captions("raw"))
+                claim(places, name_inside(root, row, "filename"), row, "filename")
+        if not places:
+            raise missing_split(split, sizes, str(file))
+        images = None if self.images is None else FolderImages(image_folder(root / self.images), list(places))
+        return Split(list(places), captions, images)
+
+
+def _rows(file: Path, fields: tuple[str, ...]) -> Iterator[Record]:
+    """The lines of a file, cut at the first tabs into the fields; empty lines are left out."""
+    for number, line in enumerate(read_lines(file), start=1):
+        if line.strip():
+            cells = line.rstrip("\r\n").split("\t", len(fields) - 1)
+            yield Record(dict(zip(fields, cells, strict=False)), f"{file}, line {number}")

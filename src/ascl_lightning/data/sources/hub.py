@@ -1,0 +1,227 @@
+"""Data sets of the Hugging Face hub, and local folders in its formats: parquet, arrow, imagefolder."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ascl_lightning.data.images import ImageBytes
+from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
+from ascl_lightning.data.sources.files import Record, name_inside
+from ascl_lightning.errors import UserError
+
+_STREAMED_PARTS = 64
+
+
+class HubDataset(Source):
+    """Any data set that the library `datasets` loads; code that a repository brings is never run.
+
+    Args:
+        path: A folder under the root, as `save_to_disk` or the hub lays it out, or the id of a data set on the hub.
+        name: Its configuration, where it has several.
+        image: Column of pictures: an image feature, encoded bytes, or paths under the root.
+        captions: Column of captions: a text or a list of texts.
+        image_id: Column that names the image; rows of one image then join their captions. None: a row is an image.
+        splits: What the data set calls its splits, where it differs, as in `{val: validation}`.
+        streaming: Read the training split from beginning to end, without a copy on disk. Other splits are read whole.
+        cache_dir: Where copies are kept; None: where the library keeps them.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        image: str = "image",
+        captions: str = "caption",
+        image_id: str | None = None,
+        splits: dict[str, str] | None = None,
+        streaming: bool = False,
+        cache_dir: str | None = None,
+    ) -> None:
+        self.path = path
+        self.name = name
+        self.image = image
+        self.captions = captions
+        self.image_id = image_id
+        self.splits = splits or {}
+        self.streaming = streaming
+        self.cache_dir = cache_dir
+
+    def read(self, root: Path | None, split: str) -> Split:
+        """Read one split; see `Source.read`."""
+        dataset = self._undecoded(self._load(root, split, streaming=False))
+        where = f"{self.path}, {split}"
+        texts = dataset.with_format(None).select_columns([self.captions])[self.captions]
+        captions = [_captions(value, f"{where}, row {row}", self.captions) for row, value in enumerate(texts)]
+        if not captions:
+            raise UserError(f"{where}: holds no rows")
+        images = _HubImages(dataset, self._pictures(root))
+        if self.image_id is None:
+            return Split([str(row) for row in range(len(captions))], captions, images)
+        ids = [
+            Record({"image_id": value}, f"{where}, row {row}").identifier("image_id")
+            for row, value in enumerate(dataset.select_columns([self.image_id])[self.image_id])
+        ]
+        return _joined(ids, captions, images)
+
+    def shards(self, root: Path | None, split: str) -> Sequence[Shard] | None:
+        """The parts of a split, where it is streamed; see `Source.shards`."""
+        if not self.streaming:
+            return None
+        if self.image_id is not None:
+            raise UserError("a streamed data set cannot join rows by image_id: leave it out, or streaming")
+        dataset = self._undecoded(self._load(root, split, streaming=True))
+        parts = dataset.num_shards
+        return [
+            HubShard(dataset.shard(parts, i), self._pictures(root), f"{self.path}, {split}, part {i}")
+            for i in range(parts)
+        ]
+
+    def _pictures(self, root: Path | None) -> "_Pictures":
+        return _Pictures(self.image, self.captions, root, self._folder(root))
+
+    def _folder(self, root: Path | None) -> Path | None:
+        folder = Path(self.path) if root is None else root / self.path
+        return folder if folder.is_dir() else None
+
+    def _load(self, root: Path | None, split: str, streaming: bool) -> Any:
+        import datasets  # seconds of import, needed by no other source
+
+        folder, theirs = self._folder(root), self.splits.get(split, split)
+        try:
+            if folder is not None and any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+                stored = datasets.load_from_disk(str(folder))
+                dataset = stored[theirs] if isinstance(stored, datasets.DatasetDict) else stored
+                return (
+                    dataset.to_iterable_dataset(num_shards=min(_STREAMED_PARTS, len(dataset))) if streaming else dataset
+                )
+            return datasets.load_dataset(
+                str(folder or self.path), self.name, split=theirs, streaming=streaming, cache_dir=self.cache_dir
+            )
+        except (KeyError, ValueError) as error:
+            if isinstance(error, KeyError) or "split" in str(error):
+                raise MissingSplitError(
+                    f"{self.path}: there is no split '{theirs}' ({error}); "
+                    f"say what it is called with the source's `splits`, as in {{val: validation}}"
+                ) from error
+            raise UserError(f"{folder or self.path}: cannot be loaded: {error}") from error
+        except Exception as error:
+            # readers of many formats, and the network, raise nearly anything
+            place = (
+                f"the folder {folder}" if folder else f"'{self.path}', which is no folder under the root, from the hub"
+            )
+            raise UserError(f"cannot load {place}: {type(error).__name__}: {error}") from error
+
+    def _undecoded(self, dataset: Any) -> Any:
+        """The data set with pictures as bytes: they enter through our own door."""
+        import datasets
+
+        features = dataset.features or {}
+        for column in (self.image, self.captions, *filter(None, [self.image_id])):
+            if column not in features:
+                raise UserError(f"{self.path}: there is no column '{column}'; it has: {', '.join(features)}")
+        if isinstance(features[self.image], datasets.Image):
+            return dataset.cast_column(self.image, datasets.Image(decode=False))
+        return dataset
+
+
+class HubShard(Shard):
+    """A part of a streamed data set.
+
+    Args:
+        dataset: An `IterableDataset` with undecoded pictures.
+        pictures: Makes pictures of its values.
+        name: For messages.
+    """
+
+    def __init__(self, dataset: Any, pictures: "_Pictures", name: str) -> None:
+        self.name = name
+        self._dataset = dataset
+        self._pictures = pictures
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """See `Shard.captions`."""
+        column = self._pictures.captions
+        for row, values in enumerate(self._dataset.select_columns([column])):
+            yield _captions(values[column], f"{self.name}, row {row}", column)
+
+    def items(self, start: int) -> Iterator[Streamed]:
+        """See `Shard.items`."""
+        for row, values in enumerate(self._dataset.skip(start), start=start):
+            where = f"{self.name}, row {row}"
+            captions = _captions(values[self._pictures.captions], where, self._pictures.captions)
+            yield captions, self._pictures.of(values[self._pictures.image], where)
+
+
+class _Pictures:
+    """What a value of the image column stands for."""
+
+    def __init__(self, image: str, captions: str, root: Path | None, folder: Path | None) -> None:
+        self.image = image
+        self.captions = captions
+        self._root = root
+        self._folder = folder
+
+    def of(self, value: Any, where: str) -> Path | ImageBytes:
+        """A picture.
+
+        Raises:
+            UserError: If the value is no picture, or a path that leads out of the data.
+        """
+        record = Record({self.image: value}, where)
+        if isinstance(value, dict) and value.get("bytes") is not None:
+            value = value["bytes"]
+        if isinstance(value, bytes):
+            return ImageBytes(value, where)
+        if isinstance(value, dict) and isinstance(value.get("path"), str):
+            return self._own_file(Path(value["path"]), record)
+        if not isinstance(value, str) or self._root is None:
+            record.fail(self.image, "holds no picture: neither bytes nor a path under --data.root")
+        return self._inside(self._root / name_inside(self._root, record, self.image), [self._root], record)
+
+    def _own_file(self, path: Path, record: Record) -> Path:
+        """A file that the library found or fetched; a path that a table merely claims may lie anywhere."""
+        from datasets import config
+
+        if self._folder is not None:
+            return self._inside(self._folder / path, [self._folder], record)
+        return self._inside(path, [Path(config.HF_CACHE_HOME), Path(config.HF_DATASETS_CACHE)], record)
+
+    def _inside(self, path: Path, folders: list[Path], record: Record) -> Path:
+        real = os.path.realpath(path)
+        if not any(real.startswith(os.path.realpath(folder) + os.sep) for folder in folders):
+            record.fail(self.image, f"leads to {path}, outside of {folders[0]}; nothing is read there")
+        return path
+
+
+class _HubImages(Sequence[Path | ImageBytes]):
+    """Pictures of a data set, read when they are asked for."""
+
+    def __init__(self, dataset: Any, pictures: _Pictures) -> None:
+        self._dataset = dataset.select_columns([pictures.image])
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, row: int) -> Path | ImageBytes:  # type: ignore[override]  # slices are not needed
+        """One picture.
+
+        Raises:
+            UserError: If the row holds none, or a path that leads out of the data.
+        """
+        return self._pictures.of(self._dataset[row][self._pictures.image], f"row {row}")
+
+
+def _captions(value: Any, where: str, column: str) -> tuple[str, ...]:
+    record = Record({column: value}, where)
+    return record.caption(column) if isinstance(value, str) else record.captions(column)
+
+
+def _joined(ids: list[str], captions: list[tuple[str, ...]], images: Sequence[Any]) -> Split:
+    """Rows of one image as one image, with the picture of the first."""
+    rows: dict[str, list[int]] = {}
+    for row, image_id in enumerate(ids):
+        rows.setdefault(image_id, []).append(row)
+    by_image = Split([str(row) for row in range(len(ids))], captions, images).select([of[0] for of in rows.values()])
+    return Split(list(rows), [sum((captions[row] for row in of), ()) for of in rows.values()], by_image.images)

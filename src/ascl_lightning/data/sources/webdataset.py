@@ -1,0 +1,264 @@
+"""Tar archives whose members NAME.jpg, NAME.txt belong together (the WebDataset format; Aizman et al., 2019).
+
+Members are only ever read as pictures and text: links are passed over, and nothing is unpickled or run.
+"""
+
+import re
+import tarfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, product
+from pathlib import Path
+from typing import IO, Any
+
+from ascl_lightning.data.images import ImageBytes
+from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
+from ascl_lightning.data.sources.files import Record, claim, data_folder, parse_json
+from ascl_lightning.errors import UserError
+
+_PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+_MAX_MEMBER = 1 << 28
+"""Bytes of a member; larger ones are no picture or text, and would fill the memory."""
+_ATTEMPTS = 3
+_TIMEOUT = 60
+
+
+class WebDataset(Source):
+    """Shards of images with captions, read whole by an index of their members, or streamed.
+
+    Args:
+        shards: For each split its archives: a path under the root or an http(s) address, with a range in braces
+            (`train-{0000..0127}.tar`) or, for paths, a glob pattern (`train-*.tar`).
+        captions: Ending of the members with captions: of text, a caption a line; of JSON (`json`), with the field
+            `captions` or `caption`.
+        streaming: Read training shards from beginning to end, as archives on a network need; a buffer shuffles. Else
+            the archives are indexed once and read in any order. Other splits are always read whole, from local files.
+
+    Raises:
+        UserError: If an address is neither a path nor http(s): no program is ever run to get data (`pipe:`).
+    """
+
+    def __init__(self, shards: dict[str, str], captions: str = "txt", streaming: bool = False) -> None:
+        for name in shards.values():
+            if ":" in name.split("/")[0] and not _is_remote(name):
+                raise UserError(f"shards: {name}: give a path or an http(s) address; nothing else is opened")
+        self.patterns = shards
+        self.captions = captions.lstrip(".").lower()
+        self.streaming = streaming
+
+    def read(self, root: Path | None, split: str) -> Split:
+        """Read one split; see `Source.read`."""
+        shards = self._shards(root, split)
+        places: dict[str, str] = {}
+        captions: list[tuple[str, ...]] = []
+        members: list[tuple[int, int, int]] = []
+        for number, shard in enumerate(shards):
+            if not isinstance(shard.location, Path):
+                raise UserError(
+                    f"{shard.name}: archives on a network are streamed, for training alone (streaming: true); "
+                    f"download the shards of '{split}'"
+                )
+            for sample in shard.samples():
+                record = Record({}, f"{shard.name}, {sample.key}")
+                claim(places, sample.key, record, "__key__")
+                captions.append(sample.captions)
+                members.append((number, *sample.place))
+        if not places:
+            raise UserError(f"{shards[0].name}: holds no pictures ({', '.join(sorted(_PICTURES))})")
+        return Split(list(places), captions, _TarImages([shard.name for shard in shards], members))
+
+    def shards(self, root: Path | None, split: str) -> Sequence[Shard] | None:
+        """The archives of a split, where they are streamed; see `Source.shards`."""
+        return self._shards(root, split) if self.streaming else None
+
+    def _shards(self, root: Path | None, split: str) -> "list[TarShard]":
+        if split not in self.patterns:
+            raise MissingSplitError(
+                f"shards: there is no split '{split}'; they are given for: {', '.join(self.patterns)}"
+            )
+        pattern = self.patterns[split]
+        if _is_remote(pattern):
+            return [TarShard(address, self.captions) for address in expand_braces(pattern)]
+        folder = data_folder(root, pattern)
+        paths = [path for name in expand_braces(pattern) for path in sorted(folder.glob(name))]
+        if not paths:
+            raise UserError(f"{folder}: there are no shards {pattern}; check --data.root and the source's `shards`")
+        return [TarShard(path, self.captions) for path in paths]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names that a pattern with ranges and lists in braces stands for.
+
+    Examples:
+        >>> expand_braces("a-{08..10}-{x,y}.tar")
+        ['a-08-x.tar', 'a-08-y.tar', 'a-09-x.tar', 'a-09-y.tar', 'a-10-x.tar', 'a-10-y.tar']
+    """
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
+    return ["".join(choice) for choice in product(*choices)]
+
+
+def _choices(part: str) -> list[str]:
+    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", part)
+    if bounds is None:
+        return part.split(",")
+    first, last = bounds.groups()
+    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+
+
+def _is_remote(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    key: str
+    captions: tuple[str, ...] = ()
+    picture: ImageBytes | None = None
+    place: tuple[int, int] = (0, 0)
+    """Offset and size of the picture in the archive; size 0 without a picture."""
+
+
+class TarShard(Shard):
+    """One archive.
+
+    Args:
+        location: A path or an http(s) address.
+        captions: Ending of the members with captions.
+    """
+
+    def __init__(self, location: Path | str, captions: str) -> None:
+        self.location = location
+        self.name = str(location)
+        self._ending = captions
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """See `Shard.captions`."""
+        return (sample.captions for sample in self.samples())
+
+    def items(self, start: int) -> Iterator[Streamed]:
+        """See `Shard.items`; a connection that breaks is opened again, and what was read is passed over."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                for sample in islice(self.samples(pictures_from=start), start, None):
+                    if sample.picture is not None:
+                        yield sample.captions, sample.picture
+                        start += 1
+            except ConnectionError as error:  # noqa: PERF203
+                if attempt == _ATTEMPTS:
+                    raise UserError(f"{self.name}: the connection broke {_ATTEMPTS} times: {error}") from error
+            else:
+                return
+
+    def samples(self, pictures_from: int | None = None) -> Iterator[_Sample]:
+        """The samples with a picture.
+
+        Args:
+            pictures_from: Read the pictures from this number on; None: read none.
+
+        Raises:
+            UserError: If it is no readable archive, or captions are broken.
+            ConnectionError: If a connection breaks.
+        """
+        number = 0
+        sample = _Sample("")
+        with self._open() as file:
+            for member, archive in self._members(file):
+                key, ending = _split_name(member.name)
+                if key != sample.key:
+                    if sample.place[1]:
+                        yield sample
+                        number += 1
+                    sample = _Sample(key)
+                if ending in _PICTURES:
+                    wanted = pictures_from is not None and number >= pictures_from
+                    picture = ImageBytes(self._read(archive, member), self._where(member)) if wanted else None
+                    sample = replace(sample, picture=picture, place=(member.offset_data, member.size))
+                elif ending == self._ending:
+                    sample = replace(sample, captions=self._captions(self._read(archive, member), self._where(member)))
+        if sample.place[1]:
+            yield sample
+
+    def _open(self) -> IO[bytes]:
+        try:
+            if isinstance(self.location, Path):
+                return self.location.open("rb")
+            return urllib.request.urlopen(self.location, timeout=_TIMEOUT)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise UserError(f"{self.name}: cannot be opened: {error}") from error
+
+    def _members(self, file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+        """Regular members; of a local archive what is not asked for is skipped, not read."""
+        mode: Any = "r:" if isinstance(self.location, Path) else "r|"
+        try:
+            with tarfile.open(fileobj=file, mode=mode) as archive:
+                for member in archive:
+                    if member.isreg() and not member.issparse():
+                        yield member, archive
+                    archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise UserError(f"{self.name}: not a readable tar archive (uncompressed): {error}") from error
+
+    def _read(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+        if member.size > _MAX_MEMBER:
+            raise UserError(f"{self._where(member)}: has {member.size:,} bytes, more than {_MAX_MEMBER:,}")
+        file = archive.extractfile(member)
+        return b"" if file is None else file.read()
+
+    def _captions(self, data: bytes, where: str) -> tuple[str, ...]:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8") from error
+        if self._ending.endswith("json"):
+            record = Record(parse_json(text, where), where)
+            return record.captions("captions") if record.has("captions") else record.caption("caption")
+        record = Record({"captions": [line.strip() for line in text.split("\n") if line.strip()]}, where)
+        return record.captions("captions")
+
+    def _where(self, member: tarfile.TarInfo) -> str:
+        return f"{self.name}, {member.name}"
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Key and ending of a member: the name is cut at the first dot after its last slash."""
+    parent, slash, base = name.rpartition("/")
+    key, _, ending = base.partition(".")
+    return f"{parent}{slash}{key}", ending.lower()
+
+
+class _TarImages(Sequence[ImageBytes]):
+    """Pictures of local archives, read when they are asked for.
+
+    Args:
+        archives: Paths.
+        members: For each picture the number of its archive, its offset and its size.
+    """
+
+    def __init__(self, archives: list[str], members: list[tuple[int, int, int]]) -> None:
+        self._archives = archives
+        self._members = members
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, row: int) -> ImageBytes:  # type: ignore[override]  # slices are not needed
+        """The bytes of a picture.
+
+        Raises:
+            UserError: If the archive is gone or shorter than it was.
+        """
+        number, offset, size = self._members[row]
+        name = f"{self._archives[number]}, byte {offset}"
+        try:
+            with Path(self._archives[number]).open("rb") as file:
+                file.seek(offset)
+                data = file.read(min(size, _MAX_MEMBER + 1))
+        except OSError as error:
+            raise UserError(f"{name}: cannot be read: {error}") from error
+        if len(data) != size:
+            raise UserError(f"{name}: the picture has {len(data)} bytes of {size}")
+        return ImageBytes(data, name)
