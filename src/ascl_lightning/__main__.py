@@ -17,6 +17,10 @@ COMMANDS = {
         "metrics of a checkpoint on the test split, as a table, JSON and a page of examples",
     ),
     "predict": ("ascl_lightning.cli", "embeddings of the test split's images and texts, as files"),
+    "extract": (
+        "ascl_lightning.commands.extract",
+        "run the towers over the data once and keep their features, to train and test from",
+    ),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
 

@@ -32,6 +32,7 @@ _EXPECTED_WARNINGS = (
     ".*in eval mode at the start of training",  # frozen towers
     ".*does not have many workers",
     ".*LeafSpec.* is deprecated",
+    "predict returned None",  # features and embeddings go to files
 )
 
 
@@ -68,6 +69,8 @@ class AsclCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
+        for message in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
         super().__init__(
             RetrievalModule,
             RetrievalDataModule,
@@ -175,8 +178,6 @@ def run(args: Sequence[str]) -> None:
     Raises:
         UserError: For every mistake in the command line, the config, the data or the checkpoint.
     """
-    for message in _EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
     try:
         AsclCLI(args)
     except MisconfigurationException as error:

@@ -1,16 +1,21 @@
+import json
 import pickle
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tests.datasets import write_karpathy
+from tests.datasets import write_karpathy, write_picture
 
 from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions, ReplaceWord
 from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.data.features import FeatureTable, FeatureWriter
-from ascl_lightning.data.sources import KarpathyJson, Scenes
+from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, TextFeatures, TextRows, write_shard
+from ascl_lightning.data.image_operations import Blur, CropPart, SideBySide
+from ascl_lightning.data.regions import RegionFolder
+from ascl_lightning.data.sources import JsonLines, KarpathyJson, Scenes
+from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.errors import UserError
 
 PIXELS = PixelSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -27,7 +32,7 @@ def karpathy(root: Path, captions: int | list[int] = 5, **arguments) -> Retrieva
 
 def epoch(datamodule: RetrievalDataModule, number: int = 0):
     loader = datamodule.train_dataloader()
-    loader.sampler.set_epoch(number)
+    loader.batch_sampler.sampler.set_epoch(number)
     return list(loader)
 
 
@@ -141,8 +146,10 @@ def test_a_negative_that_differs_in_no_token_is_not_valid(tmp_path):
 def test_regions_come_as_features(tmp_path):
     spec = RegionSpec(3, 4)
     write_karpathy(tmp_path, {"train": 2, "val": 2}, folder="regions", regions=spec)
-    source = KarpathyJson("dataset_flickr8k.json", images="regions", suffix=".npy")
-    datamodule = RetrievalDataModule(source, str(tmp_path), image_spec=spec, text_spec=WORDS)
+    source = KarpathyJson("dataset_flickr8k.json", images=None)
+    datamodule = RetrievalDataModule(
+        source, str(tmp_path), regions=RegionFolder("regions"), image_spec=spec, text_spec=WORDS
+    )
     datamodule.setup("fit")
     (batch,) = datamodule.val_dataloader()
     assert isinstance(batch.images, Features)
@@ -154,19 +161,128 @@ def test_regions_come_as_features(tmp_path):
 def test_stored_features_take_the_place_of_pictures_and_captions(tmp_path):
     datamodule = karpathy(tmp_path / "data", captions=2)
     view = datamodule.view("train")
-    view.image_table = table(tmp_path / "images", 5)
-    view.text_table = table(tmp_path / "texts", 10)
+    none = np.zeros((10, 0), np.int64)
+    texts = TextFeatures(table(tmp_path / "texts", 10), TextRows(np.arange(10), none, none, none))
+    view.features = SplitFeatures(table(tmp_path / "images", 5), texts)
     for batch in epoch(datamodule):
         assert batch.images.pooled[:, 0].tolist() == batch.image_ids.tolist()
         assert batch.texts.pooled[:, 0].tolist() == batch.text_ids.tolist()
 
 
-def table(folder: Path, rows: int) -> FeatureTable | None:
+def table(folder: Path, rows: int) -> FeatureTable:
     """A table whose pooled vector is the row's number."""
-    writer = FeatureWriter(folder)
-    writer.append(Features(torch.arange(float(rows))[:, None], torch.ones(rows, 1, 2), torch.ones(rows, 1).bool()))
-    writer.close("rows")
-    return FeatureTable.open(folder, "rows")
+    Manifest("tower", "items", rows).write(folder)
+    features = Features(torch.arange(float(rows))[:, None], torch.ones(rows, 1, 2), torch.ones(rows, 1).bool())
+    write_shard(folder, 0, [features], "float16")
+    return FeatureTable(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_pictures_are_replaced_in_training(tmp_path, workers):
+    datamodule = karpathy(tmp_path, captions=2, num_workers=workers, max_bad_share=0.5, augment=True)
+    bad = tmp_path / "images" / "train_0003.jpg"
+    bad.write_bytes(b"<html>gone</html>")
+    whole, again = epoch(datamodule), epoch(datamodule)
+    assert [len(batch.image_ids) for batch in whole] == [3, 3, 4]
+    rows = Counter(row for batch in whole for row in batch.image_ids.tolist())
+    assert 3 not in rows
+    assert rows.total() == 10
+    faults = [fault for batch in whole for fault in batch.faults]
+    assert faults == [f"{bad}: not a picture of a known kind (JPEG, PNG, WEBP, GIF, BMP, TIFF)"] * 2
+    assert [batch.image_ids.tolist() for batch in whole] == [batch.image_ids.tolist() for batch in again]
+
+
+def test_too_many_bad_pictures_end_the_training(tmp_path, caplog):
+    datamodule = karpathy(tmp_path, captions=1, max_bad_share=0.2, batch_size=1)
+    bad = [tmp_path / "images" / f"train_000{i}.jpg" for i in (1, 4)]
+    for path in bad:
+        path.write_bytes(b"")
+    with pytest.raises(
+        UserError, match="2 of 5 training pictures cannot be read, more than max_bad_share 0.2"
+    ) as caught:
+        for _ in range(2):
+            for batch in datamodule.train_dataloader():
+                datamodule.on_before_batch_transfer(batch, 0)
+    assert all(str(path) in str(caught.value) for path in bad)
+    assert caplog.text.count("another takes its place") == 2
+
+
+def test_pictures_that_cannot_be_read_at_all_are_an_error(tmp_path):
+    datamodule = karpathy(tmp_path, captions=1)
+    for path in (tmp_path / "images").glob("train_*"):
+        path.unlink()
+    with pytest.raises(UserError, match="20 pictures in a row cannot be read; run `ascl check`"):
+        epoch(datamodule)
+
+
+def test_evaluation_names_every_bad_picture(tmp_path):
+    datamodule = karpathy(tmp_path, captions=1, eval_batch_size=1)
+    bad = [tmp_path / "images" / f"val_000{i}.jpg" for i in (6, 8)]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:100])
+    (tmp_path / "images" / "train_0000.jpg").unlink()
+    datamodule = RetrievalDataModule(
+        datamodule.source, str(tmp_path), image_spec=PIXELS, text_spec=WORDS, eval_batch_size=1
+    )
+    datamodule.vocabulary = Vocabulary(("a",))
+    datamodule.setup("validate")
+    with pytest.raises(UserError, match="evaluation needs every picture, and 2 cannot be read") as caught:
+        for batch in datamodule.val_dataloader():
+            datamodule.on_before_batch_transfer(batch, 0)
+    assert all(str(path) in str(caught.value) for path in bad)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_is_a_share(share):
+    with pytest.raises(UserError, match="max_bad_share"):
+        RetrievalDataModule(Scenes(), max_bad_share=share)
+
+
+def test_image_operations_change_their_share_of_training_pictures_alone(tmp_path):
+    plain = karpathy(tmp_path, captions=1, batch_size=5)
+    (before,) = epoch(plain)
+    unchanged = 0
+    for number in range(40):
+        changed = karpathy_with(plain, [CropPart(0.2), SideBySide(0.2), Blur(0.2)])
+        (batch,) = epoch(changed, number)
+        pictures = {row: picture for row, picture in zip(batch.image_ids.tolist(), batch.images, strict=True)}
+        assert sorted(pictures) == [0, 1, 2, 3, 4]
+        for row, picture in zip(before.image_ids.tolist(), before.images, strict=True):
+            unchanged += torch.equal(picture, pictures[row])
+    # 200 pictures, each left alone with chance 0.4: five standard deviations around 80
+    assert abs(unchanged - 80) < 35
+    (validation,) = changed.val_dataloader()
+    (expected,) = plain.val_dataloader()
+    assert torch.equal(validation.images, expected.images)
+    with pytest.raises(UserError, match="sum to 1.2"):
+        karpathy_with(plain, [CropPart(0.6), Blur(0.6)])
+
+
+def karpathy_with(plain: RetrievalDataModule, operations) -> RetrievalDataModule:
+    datamodule = RetrievalDataModule(
+        plain.source, str(plain.root), image_operations=operations, batch_size=5, image_spec=PIXELS, text_spec=WORDS
+    )
+    datamodule.setup("fit")
+    return datamodule
+
+
+def test_buckets_save_padding_and_lose_nothing(tmp_path):
+    lengths = [1, 9, 2, 8, 3, 7, 1, 9, 2, 8, 3, 7]
+    arguments = {"batch_size": 2, "text_spec": TextSpec(max_length=30, vocab_size=50)}
+    source = JsonLines({"train": "train.jsonl", "val": "train.jsonl"})
+    write_picture(tmp_path / "a.png", 0)
+    rows = [{"image": "a.png", "image_id": str(i), "captions": ["word " * n]} for i, n in enumerate(lengths)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    padding = {}
+    for bucketed in (False, True):
+        datamodule = RetrievalDataModule(
+            source, str(tmp_path), bucket_by_length=bucketed, image_spec=PIXELS, **arguments
+        )
+        datamodule.setup("fit")
+        batches = epoch(datamodule)
+        assert sorted(row for batch in batches for row in batch.image_ids.tolist()) == list(range(12))
+        padding[bucketed] = sum((~batch.texts.attention_mask).sum().item() for batch in batches)
+    assert padding[True] == 0 < padding[False]
 
 
 def test_the_vocabulary_is_of_the_training_captions_and_travels(tmp_path):

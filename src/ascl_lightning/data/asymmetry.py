@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.text import Vocabulary, clean_caption
 from ascl_lightning.errors import UserError
 
@@ -35,6 +36,8 @@ class TextContext:
     Args:
         siblings: All captions of the caption's image, itself included.
         vocabulary: Words mined from the training captions alone.
+        corpus: The training captions by their words.
+        image: Row of the caption's image in the corpus.
 
     Raises:
         ValueError: If `siblings` is empty.
@@ -42,6 +45,8 @@ class TextContext:
 
     siblings: tuple[str, ...]
     vocabulary: Vocabulary | None = None
+    corpus: CaptionCorpus | None = None
+    image: int | None = None
 
     def __post_init__(self) -> None:
         if not self.siblings:
@@ -64,6 +69,8 @@ class TextOperation(ABC):
 
     name: ClassVar[str]
     type: ClassVar[AsymmetryType]
+    needs_corpus: ClassVar[bool] = False
+    """Whether it looks for captions of other images."""
     probability: float = 1.0
 
     def __post_init__(self) -> None:

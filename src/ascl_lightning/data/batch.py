@@ -1,8 +1,8 @@
 """The types that data and models share: what an encoder needs, what a batch holds, what an encoder gives."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -66,6 +66,12 @@ class TokenizedTexts:
     special_mask: Bool[Tensor, "M L"]
     """True for tokens that the tokenizer added ([CLS], [SEP], end of text) and for padding."""
 
+    @classmethod
+    def none(cls) -> "TokenizedTexts":
+        """No texts at all."""
+        empty = torch.zeros(0, 1, dtype=torch.bool)
+        return cls(empty.long(), empty, ~empty)
+
 
 @dataclass
 class Features:
@@ -95,7 +101,7 @@ class Features:
 class NegativeTexts:
     """T-: texts with a wrong detail, made from the texts of the same rows."""
 
-    texts: TokenizedTexts
+    texts: TokenizedTexts | Features
     valid: Bool[Tensor, " M"]
     """False where no operation could make the text differ from its original; such a row counts for nothing."""
 
@@ -117,9 +123,23 @@ class ImageTextBatch:
     """A hash of (seed, epoch, index) for each row, from which every random draw on features derives."""
     negatives: NegativeTexts | None = None
     """T-, made at word level."""
-    positives: TokenizedTexts | None = None
+    positives: TokenizedTexts | Features | None = None
     """T+: the text says more (type II) or less (type III)."""
     positive_negatives: NegativeTexts | None = None
     """(T+)-: T+ with a wrong detail, made at word level."""
     num_truncated: int = 0
     """Texts of this batch that the tokenizer's limit cut."""
+    faults: tuple[str, ...] = ()
+    """What is wrong with pictures that could not be read: replaced by others in training, black in evaluation."""
+
+    def pin_memory(self) -> "ImageTextBatch":
+        """The batch in page-locked memory, from which a device copies while it computes; the loader calls it."""
+        return _pinned(self)
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _pinned(getattr(value, field.name)) for field in fields(value)})
+    return value

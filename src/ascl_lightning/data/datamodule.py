@@ -1,20 +1,27 @@
 """Splits, samplers and loaders: from a source of images with captions to batches that a model can take."""
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ascl_lightning.data.asymmetry import AsymmetrySampler, TextOperation
-from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
-from ascl_lightning.data.datasets import Collate, EvalDataset, SplitView, TrainDataset
-from ascl_lightning.data.samplers import EpochSampler, PairIndex
+from ascl_lightning.data.bad_images import BadImages
+from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, PixelSpec, TextSpec
+from ascl_lightning.data.caption_corpus import CaptionCorpus
+from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
+from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset
+from ascl_lightning.data.image_operations import ImageOperation, check_shares
+from ascl_lightning.data.regions import RegionStore
+from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs
 from ascl_lightning.data.sources import Source, Split
+from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
+from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
 
 
@@ -23,18 +30,24 @@ class RetrievalDataModule(LightningDataModule):
 
     Every random draw is keyed by (seed, epoch, index): the same run gives the same batches on any number of workers,
     and on any number of ranks the same samples. Several ranks need `Trainer(use_distributed_sampler=False)`, which the
-    command line sets: the samplers here already share out the work, and evaluate nothing twice.
+    command line sets: the samplers here already share out the work, and nothing comes twice.
 
     Args:
-        source: Where images and captions come from.
+        source: Where images and captions come from. A streamed one is read from beginning to end in training, each
+            image once an epoch with a caption drawn for it.
         root: Folder of the data; None for a source that needs none.
+        regions: Where region features lie, for an image encoder that takes them in the place of pictures.
         positives: Operations that make T+ (types II and III), one of them a caption and step. Empty: no T+.
         negatives: Operations that make T- at word level (type I). Empty: none.
+        image_operations: Operations on training pictures; at most one a picture, each for its share of them.
         captions_per_image: None: an epoch visits every (image, caption) pair once. A number: an epoch visits every
             image that often, each time with another caption drawn for that epoch.
-        batch_size: Pairs a training step, on each device.
+        batch_size: Most pairs a training step, on each device; the batches of an epoch differ by one at most.
         eval_batch_size: Images a batch in evaluation; each brings all its captions.
         augment: Crop training pictures at random. (Nothing is mirrored: captions say left and right.)
+        bucket_by_length: Make training batches of captions of similar length, which saves padding.
+        max_bad_share: Share of the training images that may be unreadable: they are skipped, counted and replaced.
+            Above it the run ends with their list. In evaluation one is too many.
         num_workers: Processes that load data.
         seed: Of the order of the pairs and of every draw.
         image_spec: What the image encoder is fed; the command line links it to the model.
@@ -45,47 +58,76 @@ class RetrievalDataModule(LightningDataModule):
         self,
         source: Source,
         root: str | None = None,
+        regions: RegionStore | None = None,
         positives: Sequence[TextOperation] = (),
         negatives: Sequence[TextOperation] = (),
+        image_operations: Sequence[ImageOperation] = (),
         captions_per_image: int | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 128,
         augment: bool = False,
+        bucket_by_length: bool = False,
+        max_bad_share: float = 0.01,
         num_workers: int = 0,
         seed: int = 0,
         image_spec: ImageSpec | None = None,
         text_spec: TextSpec | None = None,
     ) -> None:
         super().__init__()
+        check_shares(image_operations)
         self.source = source
         self.root = None if root is None else Path(root)
         self.asymmetry = AsymmetrySampler(positives, negatives)
-        self.augment = augment
+        self.augmentation = Augmentation(augment, tuple(image_operations))
         self.vocabulary: Vocabulary | None = None
+        self.image_spec = image_spec
+        self.text_spec = text_spec
+        self.seed = seed
+        self.num_workers = num_workers
+        self._regions = regions
+        self._corpus: CaptionCorpus | None = None
         self._captions_per_image = captions_per_image
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
-        self._num_workers = num_workers
-        self._seed = seed
-        self._image_spec = image_spec
-        self._text_spec = text_spec
-        self._views: dict[str, SplitView] = {}
+        self._bucket_by_length = bucket_by_length
+        self._bad_images = BadImages(max_bad_share)
+        self.views: dict[str, SplitView] = {}
+        """The splits that were read so far."""
+        self._stream: Stream | None = None
 
     def setup(self, stage: str) -> None:
         """Reads the splits that a stage needs; `fit` also mines the vocabulary, from the training captions alone."""
-        splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
+        if stage == "fit":
+            self._setup_training()
+        splits = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
         for split in splits:
             self.view(split)
-        if stage == "fit" and self.vocabulary is None:
-            self.vocabulary = self.mine_vocabulary()
 
     def view(self, split: str) -> SplitView:
         """One split as the encoders want it; read when it is first asked for."""
-        if split not in self._views:
-            if self._image_spec is None:
+        if split not in self.views:
+            if self.image_spec is None:
                 raise ValueError("image_spec is missing: pass image_encoder.spec (the command line links it)")
-            self._views[split] = SplitView(self.read(split), self._image_spec)
-        return self._views[split]
+            read = self.read(split)
+            regions = None if self._regions is None else self._regions.open(self.root)
+            self.views[split] = SplitView(read, self.image_spec, regions, read.features)
+        return self.views[split]
+
+    def prepare_texts(self) -> None:
+        """Mines what tokenizer and operations need, from the training captions alone."""
+        if self.vocabulary is None:
+            self.vocabulary = self.mine_vocabulary()
+        self.text_maker()
+
+    @property
+    def made_with(self) -> str:
+        """What the texts made from a caption depend on."""
+        return f"{self.asymmetry.positives} {self.asymmetry.negatives} {self.seed}"
+
+    @property
+    def streams(self) -> bool:
+        """Whether the training split is streamed; known after `setup("fit")`."""
+        return self._stream is not None
 
     def read(self, split: str) -> Split:
         """Images and captions of one split, as the source has them."""
@@ -96,18 +138,36 @@ class RetrievalDataModule(LightningDataModule):
     def mine_vocabulary(self) -> Vocabulary:
         """The words of the training captions, the most frequent first."""
         captions = (caption for captions in self._train_captions() for caption in captions)
-        return Vocabulary.mine(captions, None if self._text_spec is None else self._text_spec.vocab_size)
+        return Vocabulary.mine(captions, None if self.text_spec is None else self.text_spec.vocab_size)
+
+    def text_maker(self) -> TextMaker:
+        """What makes T+ and T- of training captions."""
+        operations = (*self.asymmetry.positives, *self.asymmetry.negatives)
+        if self._corpus is None and any(operation.needs_corpus for operation in operations):
+            self._corpus = CaptionCorpus(self._train_captions())
+        return TextMaker(self.asymmetry, self.vocabulary, self._corpus, self.seed)
 
     def ceiling(self, split: str) -> dict[str, float]:
         """Metrics of a scorer that knows the truth, where the source knows it; else nothing."""
         return self.source.ceiling(self.root, split)
 
     def train_dataloader(self) -> DataLoader[ImageTextBatch]:
-        """Batches of pairs; the last one of an epoch may be smaller."""
+        """Batches of pairs, as many on every rank."""
+        rank, world_size = self._rank()
+        if self._stream is not None:
+            plan = self._stream.plan
+            if not isinstance(self.image_spec, PixelSpec):
+                raise UserError("a streamed source has pictures, and the image encoder takes region features")
+            streamed = StreamDataset(self._stream, self.image_spec, self.text_maker(), self.augmentation)
+            stretches = StreamBatches(plan, self._batch_size, self.num_workers, rank, world_size)
+            return self._loader(streamed, Collate(None, self.tokenizer()).train, batch_sampler=stretches)
         view = self.view("train")
-        pairs = PairIndex([len(captions) for captions in view.split.captions], self._captions_per_image, self._seed)
-        dataset = TrainDataset(view, pairs, self.asymmetry, self.vocabulary, self.augment, self._seed)
-        return self._loader(dataset, self._collate(view).train, self._batch_size, shuffle=True)
+        pairs = MixedPairs(view.split.passes, view.split.num_captions, self._captions_per_image, self.seed)
+        dataset = TrainDataset(view, pairs, self.text_maker(), self.augmentation)
+        sampler = EpochSampler(len(pairs), self.seed, True, rank, world_size)
+        lengths = dataset.caption_length if self._bucket_by_length else None
+        batches = EpochBatches(sampler, self._batch_size, lengths)
+        return self._loader(dataset, self._collate(view).train, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[ImageTextBatch]:
         """Images of the validation split with all their captions."""
@@ -124,7 +184,28 @@ class RetrievalDataModule(LightningDataModule):
     def evaluation_dataloader(self, split: str) -> DataLoader[ImageTextBatch]:
         """Images of any split in order, not augmented, with all their captions."""
         view = self.view(split)
-        return self._loader(EvalDataset(view), self._collate(view).evaluation, self._eval_batch_size, shuffle=False)
+        sampler = EpochSampler(len(view.split), self.seed, False, *self._rank())
+        collate = self._collate(view).evaluation
+        return self._loader(EvalDataset(view), collate, sampler=sampler, batch_size=self._eval_batch_size)
+
+    def pictures_dataloader(self, split: str, batches: Sequence[Sequence[int]]) -> DataLoader[PictureBatch]:
+        """The images of given rows of a split, batch by batch, without captions."""
+        keys = [[(row, 0) for row in batch] for batch in batches]
+        return self._loader(EvalDataset(self.view(split), with_captions=False), collate_images, batch_sampler=keys)
+
+    def on_before_batch_transfer(self, batch: ImageTextBatch, dataloader_idx: int) -> ImageTextBatch:
+        """Counts pictures that could not be read.
+
+        Raises:
+            UserError: If they are more than `max_bad_share` of the training images; in evaluation, if there are any.
+        """
+        if batch.faults and batch.sampling_keys is not None:
+            stream, view = self._stream, self.views.get("train")
+            total = len(stream.plan) if stream is not None else len(view.split) if view is not None else 0
+            self._bad_images.count(batch.faults, total)
+        elif batch.faults:
+            self._bad_images.refuse([view for view in self.views.values() if view.split.images is not None])
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """What was mined from the training captions, for tests that have no training split."""
@@ -135,31 +216,68 @@ class RetrievalDataModule(LightningDataModule):
         if "vocabulary" in state_dict:
             self.vocabulary = Vocabulary.from_state(state_dict["vocabulary"])
 
-    def _train_captions(self) -> Sequence[tuple[str, ...]]:
-        view = self._views.get("train")
-        return (self.read("train") if view is None else view.split).captions
+    def tokenizer(self) -> Tokenizer:
+        """What the text encoder asks for.
 
-    def _collate(self, view: SplitView) -> Collate:
-        if self._text_spec is None:
+        Raises:
+            UserError: If it needs a vocabulary and none was mined or loaded.
+        """
+        if self.text_spec is None:
             raise ValueError("text_spec is missing: pass text_encoder.spec (the command line links it)")
-        return Collate(view, self._tokenizer(self._text_spec))
-
-    def _tokenizer(self, spec: TextSpec) -> Tokenizer:
-        if spec.tokenizer is None and self.vocabulary is None:
+        if self.text_spec.tokenizer is None and self.vocabulary is None:
             raise UserError(
                 "the text encoder reads words of a vocabulary that training mines: "
                 "give --ckpt_path of a trained run (it holds the vocabulary)"
             )
-        return build_tokenizer(spec, self.vocabulary)
+        return build_tokenizer(self.text_spec, self.vocabulary)
 
-    def _loader(self, dataset: Any, collate: Any, batch_size: int, shuffle: bool) -> DataLoader[ImageTextBatch]:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        make = partial(DataLoader, num_workers=self._num_workers, persistent_workers=self._num_workers > 0)
-        return make(
+    def _setup_training(self) -> None:
+        shards = self.source.shards(self.root, "train")
+        if shards is not None:
+            if self._captions_per_image != 1:
+                raise UserError("a streamed source visits each image once an epoch: set --data.captions_per_image 1")
+            self._stream = Stream.count(shards, self.seed)
+        else:
+            self._use_made_texts(self.view("train"))
+        self.prepare_texts()
+        if self._stream is not None:
+            self._stream.captions.clear()
+
+    def _use_made_texts(self, view: SplitView) -> None:
+        """Takes stored T+ and T- where they are those of the configuration."""
+        texts, operations = view.features.texts, (*self.asymmetry.positives, *self.asymmetry.negatives)
+        if view.features.images is not None and self.augmentation:
+            raise UserError("features were extracted of whole pictures: leave augment and image_operations out")
+        if texts is None or not texts.num_variants:
+            return
+        if not operations:
+            view.features = replace(view.features, texts=texts.captions_alone())
+        elif texts.table.manifest.made_with != self.made_with:
+            raise UserError(
+                f"{texts.table.folder}: its texts were made by other operations or another seed than the config's: "
+                f"extract again, or with --variants 0 to make texts while training"
+            )
+
+    def _train_captions(self) -> Sequence[tuple[str, ...]]:
+        if self._stream is not None:
+            return self._stream.captions
+        view = self.views.get("train")
+        return (self.read("train") if view is None else view.split).captions
+
+    def _collate(self, view: SplitView) -> Collate:
+        return Collate(view, self.tokenizer())
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, dataset: Dataset[Any], collate: Any, **sampling: Any) -> DataLoader[Any]:
+        return DataLoader(
             dataset,
-            batch_size=batch_size,
-            sampler=EpochSampler(len(dataset), self._seed, shuffle, rank, world_size),
             collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
             # without a generator of its own a loader draws from the global one, and so moves the model's draws
-            generator=torch.Generator().manual_seed(self._seed),
+            generator=torch.Generator().manual_seed(self.seed),
+            **sampling,
         )

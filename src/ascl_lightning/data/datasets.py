@@ -1,76 +1,24 @@
-"""Map-style data sets over one split, and how their items become an `ImageTextBatch`."""
+"""Map-style data sets over one split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-import torch
-from jaxtyping import Int
-from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextContext, sampling_key
-from ascl_lightning.data.batch import Features, ImageSpec, ImageTextBatch, NegativeTexts, RegionSpec, TokenizedTexts
-from ascl_lightning.data.features import FeatureTable
-from ascl_lightning.data.images import open_image, to_square
-from ascl_lightning.data.regions import RegionFeatures, load_regions
-from ascl_lightning.data.samplers import PairIndex
-from ascl_lightning.data.sources import Split
-from ascl_lightning.data.text import Tokenizer, Vocabulary, clean_caption
+from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.caption_corpus import CaptionCorpus
+from ascl_lightning.data.samplers import MixedPairs
+from ascl_lightning.data.text import Vocabulary, clean_caption
+from ascl_lightning.data.views import Augmentation, Picture, SplitView
+from ascl_lightning.errors import UserError
 
-Picture = np.ndarray | RegionFeatures | None
-"""What one image is fed as: pixels (3, S, S), regions, or nothing where a table holds the tower's output already."""
+# Streams under (seed, epoch, index), beyond those of the texts, so that none moves another
+_PICTURE_STREAM, _REPLACEMENT_STREAM = 1_000, 1_001
 
-
-@dataclass
-class SplitView:
-    """One split as the encoders want it, its images and captions addressed by row.
-
-    Args:
-        split: Images and captions.
-        spec: What the image encoder is fed.
-        image_table: The image tower's stored output, row by image; pictures are not read where it is given.
-        text_table: The text tower's stored output, row by caption.
-    """
-
-    split: Split
-    spec: ImageSpec
-    image_table: FeatureTable | None = None
-    text_table: FeatureTable | None = None
-
-    @cached_property
-    def text_offsets(self) -> np.ndarray:
-        """Row of each image's first caption, and the number of captions last, (N + 1,)."""
-        return np.cumsum([0, *map(len, self.split.captions)])
-
-    def text_rows(self, row: int) -> range:
-        """Rows of an image's captions."""
-        return range(int(self.text_offsets[row]), int(self.text_offsets[row + 1]))
-
-    def picture(self, row: int, rng: np.random.Generator | None = None) -> Picture:
-        """One image as the encoder is fed it; with `rng`, randomly cropped."""
-        if self.image_table is not None:
-            return None
-        image = self.split.images[row]
-        if isinstance(self.spec, RegionSpec):
-            return load_regions(image, self.spec)
-        if not isinstance(image, np.ndarray):
-            return to_square(open_image(image, min_side=2 * self.spec.size), self.spec, rng)
-        if rng is None and image.shape[0] == self.spec.size:
-            return image.transpose(2, 0, 1)
-        return to_square(Image.fromarray(image), self.spec, rng)
-
-    def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]) -> Tensor | Features:
-        """Pictures (N, 3, S, S) uint8, or features, of a batch."""
-        if self.image_table is not None:
-            return self.image_table.gather(rows)
-        if isinstance(self.spec, RegionSpec):
-            fields = ("pooled", "tokens", "mask")
-            return Features(*(torch.from_numpy(np.stack([getattr(p, f) for p in pictures])) for f in fields))
-        return torch.from_numpy(np.stack([p for p in pictures if isinstance(p, np.ndarray)]))
+MAX_REPLACEMENTS = 20
+"""Bad pictures in a row that a training sample is replaced for; more are no accident."""
 
 
 @dataclass
@@ -80,59 +28,98 @@ class TrainItem:
     image_row: int
     text_row: int
     picture: Picture
-    texts: AsymmetrySample
+    texts: AsymmetrySample | None
+    """None where the text tower's output is stored."""
     key: int
+    epoch: int
+    faults: tuple[str, ...] = ()
+    """What was wrong with the pictures that this item stands in for."""
+
+
+@dataclass(frozen=True)
+class TextMaker:
+    """Makes the texts of a training pair.
+
+    Args:
+        sampler: Makes T+ and T-.
+        vocabulary: Of the training captions, for operations that replace words.
+        corpus: Likewise, for operations that look for captions of other images.
+        seed: With epoch and index the key of every draw.
+    """
+
+    sampler: AsymmetrySampler
+    vocabulary: Vocabulary | None
+    corpus: CaptionCorpus | None
+    seed: int
+
+    def make(
+        self, captions: tuple[str, ...], caption: int, image: int | None, epoch: int, index: int
+    ) -> AsymmetrySample:
+        """The texts of one of an image's captions."""
+        context = TextContext(captions, self.vocabulary, self.corpus, image)
+        return self.sampler.sample(captions[caption], context, seed=self.seed, epoch=epoch, index=index)
 
 
 class TrainDataset(Dataset[TrainItem]):
     """Pairs of an image and one of its captions, asked for as (index, epoch).
 
+    In the place of a picture that cannot be read comes another pair, drawn by the same key; the item says so.
+
     Args:
         view: The split.
         pairs: Which pair an index stands for in an epoch.
-        asymmetry: Makes T+ and T-.
-        vocabulary: Of the training captions, for operations that replace words.
-        augment: Crop each picture at random.
-        seed: With epoch and index the key of every draw.
+        texts: Makes T+ and T-.
+        augmentation: What is done to pictures.
     """
 
-    def __init__(
-        self,
-        view: SplitView,
-        pairs: PairIndex,
-        asymmetry: AsymmetrySampler,
-        vocabulary: Vocabulary | None,
-        augment: bool,
-        seed: int,
-    ) -> None:
+    def __init__(self, view: SplitView, pairs: MixedPairs, texts: TextMaker, augmentation: Augmentation) -> None:
         self.view = view
-        self._pairs = pairs
-        self._asymmetry = asymmetry
-        self._vocabulary = vocabulary
-        self._augment = augment
-        self._seed = seed
+        self.pairs = pairs
+        self._texts = texts
+        self._augmentation = augmentation
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self.pairs)
 
     def __getitem__(self, key: tuple[int, int]) -> TrainItem:
+        """A pair and its texts.
+
+        Raises:
+            UserError: If `MAX_REPLACEMENTS` pictures in a row cannot be read.
+        """
         index, epoch = key
-        image, caption = self._pairs.pair(index, epoch)
+        faults: list[str] = []
+        for attempt in range(MAX_REPLACEMENTS):
+            image, caption = self.pairs.pair(index, epoch)
+            try:
+                rng = np.random.default_rng([self._texts.seed, epoch, index, _PICTURE_STREAM])
+                picture = self.view.picture(image, self._augmentation, rng)
+            except UserError as error:
+                faults.append(str(error))
+                draw = np.random.default_rng([self._texts.seed, epoch, index, _REPLACEMENT_STREAM, attempt])
+                index = int(draw.integers(len(self)))
+            else:
+                return self._item(image, caption, picture, index, epoch, tuple(faults))
+        raise UserError(f"{len(faults)} pictures in a row cannot be read; run `ascl check`. The first: {faults[0]}")
+
+    def caption_length(self, index: int, epoch: int) -> int:
+        """Words of the caption at a place of an epoch."""
+        image, caption = self.pairs.pair(index, epoch)
+        return self.view.split.captions[image][caption].count(" ") + 1
+
+    def _item(
+        self, image: int, caption: int, picture: Picture, index: int, epoch: int, faults: tuple[str, ...]
+    ) -> TrainItem:
+        stored = self.view.features.texts is not None and self.view.features.texts.num_variants > 0
         captions = self.view.split.captions[image]
-        # the stream of the crop lies beyond those of the texts, so that neither moves the other
-        rng = np.random.default_rng([self._seed, epoch, index, 1_000]) if self._augment else None
         return TrainItem(
             image_row=image,
             text_row=self.view.text_rows(image)[caption],
-            picture=self.view.picture(image, rng),
-            texts=self._asymmetry.sample(
-                captions[caption],
-                TextContext(captions, self._vocabulary),
-                seed=self._seed,
-                epoch=epoch,
-                index=index,
-            ),
-            key=sampling_key(self._seed, epoch, index),
+            picture=picture,
+            texts=None if stored else self._texts.make(captions, caption, image, epoch, index),
+            key=sampling_key(self._texts.seed, epoch, index),
+            epoch=epoch,
+            faults=faults,
         )
 
 
@@ -143,91 +130,33 @@ class EvalItem:
     image_row: int
     picture: Picture
     captions: list[str]
+    fault: str | None = None
+    """What is wrong with the picture; the item then holds a black one, and no metric may be made of it."""
 
 
 class EvalDataset(Dataset[EvalItem]):
-    """Images of a split with all their captions, asked for as (index, epoch) like the training pairs."""
+    """Images of a split with all their captions, asked for as (index, epoch) like the training pairs.
 
-    def __init__(self, view: SplitView) -> None:
+    Args:
+        view: The split.
+        with_captions: Bring the captions; else none.
+    """
+
+    def __init__(self, view: SplitView, with_captions: bool = True) -> None:
         self.view = view
+        self._with_captions = with_captions
 
     def __len__(self) -> int:
         return len(self.view.split)
 
     def __getitem__(self, key: tuple[int, int]) -> EvalItem:
         row, _ = key
-        captions = [clean_caption(caption) for caption in self.view.split.captions[row]]
-        return EvalItem(row, self.view.picture(row), captions)
-
-
-@dataclass
-class Collate:
-    """Joins items to a batch; picklable, for worker processes."""
-
-    view: SplitView
-    tokenizer: Tokenizer
-
-    def train(self, items: list[TrainItem]) -> ImageTextBatch:
-        """Row i of every field of the batch stands for item i."""
-        image_ids = torch.tensor([item.image_row for item in items])
-        text_ids = torch.tensor([item.text_row for item in items])
-        samples = [item.texts for item in items]
-        texts, cut = self._texts(text_ids, [s.text for s in samples])
-        positives, positives_cut = self._made([s.positive for s in samples])
-        negatives, negatives_cut = self._made([s.negative for s in samples])
-        both, both_cut = self._made([s.positive_negative for s in samples])
-        originals = None if negatives is None else self.tokenizer([s.text for s in samples])[0]
-        return ImageTextBatch(
-            images=self.view.collate(image_ids, [item.picture for item in items]),
-            image_ids=image_ids,
-            texts=texts,
-            text_ids=text_ids,
-            text_image_ids=image_ids,
-            sampling_keys=torch.tensor([item.key for item in items]),
-            negatives=_negatives(negatives, originals, [s.negative_valid for s in samples]),
-            positives=positives,
-            positive_negatives=_negatives(both, positives, [s.positive_negative_valid for s in samples]),
-            num_truncated=cut + positives_cut + negatives_cut + both_cut,
-        )
-
-    def evaluation(self, items: list[EvalItem]) -> ImageTextBatch:
-        """N images and the texts of all of them, one image's after another's."""
-        image_ids = torch.tensor([item.image_row for item in items])
-        text_ids = torch.tensor(
-            [row for item in items for row in self.view.text_rows(item.image_row)], dtype=torch.long
-        )
-        texts, cut = self._texts(text_ids, [caption for item in items for caption in item.captions])
-        return ImageTextBatch(
-            images=self.view.collate(image_ids, [item.picture for item in items]),
-            image_ids=image_ids,
-            texts=texts,
-            text_ids=text_ids,
-            text_image_ids=image_ids.repeat_interleave(torch.tensor([len(item.captions) for item in items])),
-            num_truncated=cut,
-        )
-
-    def _texts(self, rows: Tensor, texts: list[str]) -> tuple[TokenizedTexts | Features, int]:
-        if self.view.text_table is not None:
-            return self.view.text_table.gather(rows), 0
-        return self.tokenizer(texts)
-
-    def _made(self, texts: list[str | None]) -> tuple[TokenizedTexts | None, int]:
-        given = [text for text in texts if text is not None]
-        return self.tokenizer(given) if given else (None, 0)
-
-
-def _negatives(
-    texts: TokenizedTexts | None, originals: TokenizedTexts | None, valid: list[bool]
-) -> NegativeTexts | None:
-    """T- with its validity: words that differ can still be the same tokens, beyond the limit or unknown alike."""
-    if texts is None or originals is None:
-        return None
-    length = max(texts.input_ids.shape[1], originals.input_ids.shape[1])
-    differs = (_padded_ids(texts, length) != _padded_ids(originals, length)).any(dim=1)
-    return NegativeTexts(texts, torch.tensor(valid) & differs)
-
-
-def _padded_ids(texts: TokenizedTexts, length: int) -> Tensor:
-    """Token ids, -1 at padding, (M, length)."""
-    ids = texts.input_ids.masked_fill(~texts.attention_mask, -1)
-    return F.pad(ids, (0, length - ids.shape[1]), value=-1)
+        texts: Sequence[str] = self.view.split.captions[row] if self._with_captions else ()
+        captions = [clean_caption(caption) for caption in texts]
+        try:
+            return EvalItem(row, self.view.picture(row), captions)
+        except UserError as error:
+            if not isinstance(self.view.spec, PixelSpec):
+                raise
+            black = np.zeros((3, self.view.spec.size, self.view.spec.size), np.uint8)
+            return EvalItem(row, black, captions, str(error))

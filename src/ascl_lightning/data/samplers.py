@@ -1,20 +1,26 @@
 """Which pairs an epoch visits, and in what order: functions of (seed, epoch) alone, on any number of ranks."""
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from math import ceil
 
 import numpy as np
 from torch.utils.data import Sampler
 
-# The stream under (seed, epoch, image) that captions are drawn from, apart from those of data/asymmetry.py
-_CAPTION_STREAM = 4
+from ascl_lightning.errors import UserError
+
+# Streams of draws, apart from those of data/asymmetry.py: captions of an image, order of buckets, part of a source
+_CAPTION_STREAM, _BUCKET_STREAM, _PART_STREAM = 4, 5, 6
+
+BUCKET_BATCHES = 32
+"""Batches whose samples are sorted by length together: enough for little padding, few enough to stay mixed."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (index, epoch) for this rank's share of an epoch (RELIABILITY, "Bit-exact resume", step 2).
 
-    Ranks take interleaved indices of one order. With `shuffle` (training) the order wraps around until the ranks are
-    even, so that they stay in step and every index is seen; without it (evaluation) ranks may be uneven and nothing
-    comes twice.
+    Ranks take interleaved indices of one order; every index is seen once, so that shares differ by one at most.
 
     Args:
         size: Number of indices.
@@ -47,18 +53,66 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield index, epoch
 
     def __len__(self) -> int:
-        return len(range(self.rank, self._padded_size(), self.world_size))
-
-    def _padded_size(self) -> int:
-        """Indices over all ranks, those that the wrap repeats included."""
-        return self.size + (-self.size % self.world_size if self.shuffle else 0)
+        return len(range(self.rank, self.size, self.world_size))
 
     def _order(self, epoch: int) -> np.ndarray:
         """Indices of all ranks in order."""
         if not self.shuffle:
             return np.arange(self.size)
-        permutation = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-        return np.resize(permutation, self._padded_size())
+        return np.random.default_rng([self.seed, epoch]).permutation(self.size)
+
+
+def num_steps(size: int, batch_size: int, world_size: int) -> int:
+    """Batches of an epoch, the same on every rank: as many as the largest share needs.
+
+    Raises:
+        UserError: If there are fewer samples than ranks.
+
+    Examples:
+        >>> num_steps(130, batch_size=32, world_size=2)  # shares of 65 and 65: batches of 21 or 22
+        3
+    """
+    if size < world_size:
+        raise UserError(f"{size} training samples are too few for {world_size} processes")
+    return ceil(ceil(size / world_size) / batch_size)
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Cuts a rank's share of an epoch into batches of nearly one size, as many on every rank.
+
+    Sizes differ by one at most, over ranks and steps: ranks stay in step, nothing comes twice or is left out, and no
+    epoch ends in a batch too small to contrast.
+
+    Args:
+        sampler: The rank's share.
+        batch_size: Most samples of a batch.
+        lengths: Of each index; batches then hold indices of similar length, out of `BUCKET_BATCHES` batches drawn
+            together, so that less padding is computed. None: as they come.
+    """
+
+    def __init__(
+        self, sampler: EpochSampler, batch_size: int, lengths: Callable[[int, int], int] | None = None
+    ) -> None:
+        self.sampler = sampler  # where Lightning sets the epoch
+        self.batch_size = batch_size
+        self._lengths = lengths
+
+    def __len__(self) -> int:
+        return num_steps(self.sampler.size, self.batch_size, self.sampler.world_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        keys = list(self.sampler)
+        bounds = [step * len(keys) // len(self) for step in range(len(self) + 1)]
+        length = self._lengths
+        if length is None:
+            yield from (keys[start:end] for start, end in pairwise(bounds))
+            return
+        rng = np.random.default_rng([self.sampler.seed, self.sampler.epoch, self.sampler.rank, _BUCKET_STREAM])
+        for first in range(0, len(self), BUCKET_BATCHES):
+            of_bucket = bounds[first : first + BUCKET_BATCHES + 1]
+            bucket = sorted(keys[of_bucket[0] : of_bucket[-1]], key=lambda key: length(*key))
+            batches = [bucket[start - of_bucket[0] : end - of_bucket[0]] for start, end in pairwise(of_bucket)]
+            yield from (batches[i] for i in rng.permutation(len(batches)))
 
 
 class PairIndex:
@@ -74,7 +128,7 @@ class PairIndex:
         ValueError: If a count is negative or `captions_per_image` is below 1.
     """
 
-    def __init__(self, num_captions: Sequence[int], captions_per_image: int | None, seed: int) -> None:
+    def __init__(self, num_captions: Sequence[int] | np.ndarray, captions_per_image: int | None, seed: int) -> None:
         counts = np.asarray(num_captions, dtype=np.int64)
         if (counts < 0).any() or (captions_per_image is not None and captions_per_image < 1):
             raise ValueError("numbers of captions must not be negative, captions_per_image must be at least 1")
@@ -108,6 +162,66 @@ class PairIndex:
             row = int(np.searchsorted(self._ends, index, side="right"))
             return int(self._images[row]), int(index - self._ends[row] + self._counts[row])
         row, turn = divmod(index, self.captions_per_image)
-        image, count = int(self._images[row]), int(self._counts[row])
-        order = np.random.default_rng([self.seed, epoch, image, _CAPTION_STREAM]).permutation(count)
-        return image, int(order[turn % count])
+        image = int(self._images[row])
+        return image, drawn_caption(image, int(self._counts[row]), turn, self.seed, epoch)
+
+
+def drawn_caption(image: int, count: int, turn: int, seed: int, epoch: int) -> int:
+    """Which of an image's `count` captions an epoch takes at its `turn`-th visit; all come before one comes again."""
+    order = np.random.default_rng([seed, epoch, image, _CAPTION_STREAM]).permutation(count)
+    return int(order[turn % count])
+
+
+class MixedPairs:
+    """The pairs of several sources one after another, each visited as often as its weight says.
+
+    A weight of 2.5 visits all pairs twice and a random half once more, another half each epoch; where captions are
+    drawn, each visit draws anew.
+
+    Args:
+        parts: For each source its number of images and its weight; none: one source of weight 1.
+        num_captions: Captions of each image, of all sources.
+        captions_per_image: See `PairIndex`.
+        seed: See `PairIndex`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[int, float]],
+        num_captions: Sequence[int] | np.ndarray,
+        captions_per_image: int | None,
+        seed: int,
+    ) -> None:
+        parts = parts or [(len(num_captions), 1.0)]
+        self._seed = seed
+        self._starts = [0, *accumulate(size for size, _ in parts)]
+        self._pairs = [
+            PairIndex(num_captions[start:end], captions_per_image, seed) for start, end in pairwise(self._starts)
+        ]
+        visits = [round(weight * len(pairs)) for (_, weight), pairs in zip(parts, self._pairs, strict=True)]
+        self._ends = list(accumulate(visits))
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def pair(self, index: int, epoch: int) -> tuple[int, int]:
+        """The pair at a place of an epoch; see `PairIndex.pair`."""
+        part = bisect_right(self._ends, index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        pairs = self._pairs[part]
+        visit, place = divmod(index - (self._ends[part - 1] if part else 0), len(pairs))
+        num_visits = self._ends[part] - (self._ends[part - 1] if part else 0)
+        if num_visits - visit * len(pairs) < len(pairs):
+            place = int(self._order(part, epoch)[place])
+        image, caption = pairs.pair(place, epoch + visit * 2**32)
+        return self._starts[part] + image, caption
+
+    def _order(self, part: int, epoch: int) -> np.ndarray:
+        """The order in which the last, incomplete visit takes a source's pairs."""
+        known, order = self._orders.get(part, (-1, np.empty(0)))
+        if known != epoch:
+            order = np.random.default_rng([self._seed, epoch, part, _PART_STREAM]).permutation(len(self._pairs[part]))
+            self._orders[part] = epoch, order
+        return order

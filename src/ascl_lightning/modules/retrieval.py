@@ -116,6 +116,14 @@ class RetrievalModule(LightningModule):
             on_step=False,
             batch_size=size,
         )
+        self.log(
+            "train/skipped_images",
+            float(len(batch.faults)),
+            reduce_fx="sum",
+            on_epoch=True,
+            on_step=False,
+            batch_size=size,
+        )
         return loss
 
     def _with_negatives(self, texts: Features, word_level: NegativeTexts | None, keys: Tensor) -> _TextGroup:

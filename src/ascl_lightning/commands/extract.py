@@ -1,0 +1,83 @@
+"""`ascl extract`: run the towers over the data once, and keep what they give."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from ascl_lightning.cli import AsclCLI
+from ascl_lightning.data.sources.base import MissingSplitError
+from ascl_lightning.errors import UserError
+from ascl_lightning.modules.extraction import FeatureExtraction, SplitExtraction
+
+SPLITS = ("train", "val", "test")
+
+
+class ExtractCLI(AsclCLI):
+    """Reads the same configs as training."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(args, run=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the command's own flags."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--out", type=str, required=True, help="Folder for the features.")
+        parser.add_argument(
+            "--splits", type=list[str], default=list(SPLITS), help="Splits; those that exist are taken."
+        )
+        parser.add_argument(
+            "--dtype", type=Literal["float16", "bfloat16"], default="float16", help="How numbers are stored."
+        )
+        parser.add_argument(
+            "--variants",
+            type=int,
+            default=1,
+            help="T+, T- and (T+)- made from each training caption, where the text encoder is frozen; "
+            "epochs take them in turn.",
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Neither callbacks of training nor a logger: only devices, precision and progress."""
+        config = self._get(self.config_init, "trainer")
+        return Trainer(**vars(config.clone(with_meta=False)) | {"callbacks": None, "logger": False} | kwargs)
+
+    def extractions(self) -> list[SplitExtraction]:
+        """What there is to extract of each split.
+
+        Raises:
+            UserError: If none of the splits exists.
+        """
+        model = self.model.model.eval()
+        found = []
+        for split in self.config.splits:
+            try:
+                self.datamodule.view(split)
+            except MissingSplitError:
+                continue
+            if split == "train":
+                self.datamodule.prepare_texts()
+            texts = model.text_encoder.frozen
+            variants = self.config.variants if split == "train" else 0
+            out = Path(self.config.out) / split
+            found.append(SplitExtraction(model, self.datamodule, split, out, True, texts, variants, self.config.dtype))
+        if not found:
+            raise UserError(f"the data has none of the splits {', '.join(self.config.splits)}; name those it has")
+        return found
+
+
+def run(args: Sequence[str]) -> None:
+    """Extracts.
+
+    Args:
+        args: The command line, `extract` first.
+    """
+    cli = ExtractCLI(args[1:])
+    extractions = cli.extractions()
+    cli.trainer.predict(FeatureExtraction(cli.model.model, extractions), return_predictions=False)
+    if cli.trainer.is_global_zero:
+        for extraction in extractions:
+            extraction.features()
+            print(f"{extraction.folder}: complete")

@@ -1,0 +1,76 @@
+"""Pictures that cannot be read: how many training puts up with, and the list that evaluation ends with."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ascl_lightning.data.views import SplitView
+from ascl_lightning.errors import UserError
+
+_LISTED = 20
+_log = logging.getLogger(__name__)
+
+
+class BadImages:
+    """Counts the distinct pictures that training met and could not read.
+
+    Args:
+        max_share: Share of the training images above which the run ends.
+
+    Raises:
+        UserError: If it is no share.
+    """
+
+    def __init__(self, max_share: float) -> None:
+        if not 0 <= max_share <= 1:
+            raise UserError(f"max_bad_share is {max_share}; give a share from 0 to 1")
+        self._max_share = max_share
+        self.faults: dict[str, int] = {}
+        """What was wrong, and how often it was met."""
+
+    def count(self, faults: Sequence[str], num_images: int) -> None:
+        """Note what was met in a batch.
+
+        Raises:
+            UserError: If too many pictures are bad.
+        """
+        for fault in faults:
+            if fault not in self.faults:
+                _log.warning("skipped a picture, another takes its place: %s", fault)
+            self.faults[fault] = self.faults.get(fault, 0) + 1
+        if len(self.faults) > self._max_share * num_images:
+            raise UserError(
+                f"{len(self.faults)} of {num_images:,} training pictures cannot be read, more than "
+                f"max_bad_share {self._max_share:g}: {_listed(list(self.faults))}"
+            )
+
+    def refuse(self, views: Sequence[SplitView]) -> None:
+        """End an evaluation that met a bad picture, with the list of all.
+
+        Raises:
+            UserError: Always.
+        """
+        faults = [fault for view in views for fault in unreadable(view)]
+        raise UserError(
+            f"evaluation needs every picture, and {len(faults)} cannot be read: {_listed(faults)}; "
+            f"mend them or take them out of the data set (`ascl check` lists all)"
+        )
+
+
+def unreadable(view: SplitView) -> list[str]:
+    """What is wrong with the pictures of a split; decoders work side by side."""
+
+    def fault(row: int) -> str | None:
+        try:
+            view.picture(row)
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        return [found for found in pool.map(fault, range(len(view.split))) if found is not None]
+
+
+def _listed(faults: Sequence[str]) -> str:
+    rest = f" and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+    return "; ".join(faults[:_LISTED]) + rest

@@ -1,0 +1,138 @@
+"""How items become an `ImageTextBatch`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ascl_lightning.data.asymmetry import AsymmetrySample
+from ascl_lightning.data.batch import Features, ImageTextBatch, NegativeTexts, TokenizedTexts
+from ascl_lightning.data.datasets import EvalItem, TrainItem
+from ascl_lightning.data.features import TextFeatures
+from ascl_lightning.data.text import Tokenizer
+from ascl_lightning.data.views import SplitView, collate_pictures
+
+
+@dataclass
+class PictureBatch:
+    """Images alone, and what is wrong with those that could not be read, by their place."""
+
+    images: Tensor | Features
+    faults: dict[int, str]
+
+
+def collate_images(items: Sequence[EvalItem]) -> PictureBatch:
+    """Joins the images of items; a bad one is black."""
+    faults = {place: item.fault for place, item in enumerate(items) if item.fault is not None}
+    return PictureBatch(collate_pictures([item.picture for item in items]), faults)
+
+
+@dataclass
+class Collate:
+    """Joins items to a batch; picklable, for worker processes.
+
+    Args:
+        view: The split that the items are of; None where they are streamed.
+        tokenizer: For texts that are not stored as features.
+    """
+
+    view: SplitView | None
+    tokenizer: Tokenizer
+
+    def train(self, items: Sequence[TrainItem]) -> ImageTextBatch:
+        """Row i of every field of the batch stands for item i."""
+        image_ids = torch.tensor([item.image_row for item in items])
+        text_ids = torch.tensor([item.text_row for item in items])
+        pictures = [item.picture for item in items]
+        batch = ImageTextBatch(
+            images=collate_pictures(pictures) if self.view is None else self.view.collate(image_ids, pictures),
+            image_ids=image_ids,
+            texts=TokenizedTexts.none(),
+            text_ids=text_ids,
+            text_image_ids=image_ids,
+            sampling_keys=torch.tensor([item.key for item in items]),
+            faults=tuple(fault for item in items for fault in item.faults),
+        )
+        samples = [item.texts for item in items if item.texts is not None]
+        if samples:
+            self._add_texts(batch, samples)
+        elif self._stored is not None:
+            _add_stored(batch, self._stored, items[0].epoch)
+        return batch
+
+    def evaluation(self, items: Sequence[EvalItem]) -> ImageTextBatch:
+        """N images and the texts of all of them, one image's after another's.
+
+        Raises:
+            ValueError: If items are streamed.
+        """
+        if self.view is None:
+            raise ValueError("evaluation needs a split that is read whole")
+        image_ids = torch.tensor([item.image_row for item in items])
+        num_captions = torch.tensor([len(item.captions) for item in items])
+        rows = [row for item in items if item.captions for row in self.view.text_rows(item.image_row)]
+        text_ids = torch.tensor(rows, dtype=torch.long)
+        texts, cut = self._captions(text_ids, [caption for item in items for caption in item.captions])
+        return ImageTextBatch(
+            images=self.view.collate(image_ids, [item.picture for item in items]),
+            image_ids=image_ids,
+            texts=texts,
+            text_ids=text_ids,
+            text_image_ids=image_ids.repeat_interleave(num_captions),
+            num_truncated=cut,
+            faults=tuple(item.fault for item in items if item.fault is not None),
+        )
+
+    @property
+    def _stored(self) -> TextFeatures | None:
+        return None if self.view is None else self.view.features.texts
+
+    def _add_texts(self, batch: ImageTextBatch, samples: Sequence[AsymmetrySample]) -> None:
+        batch.texts, cut = self._captions(batch.text_ids, [s.text for s in samples])
+        batch.positives, positives_cut = self._made([s.positive for s in samples])
+        negatives, negatives_cut = self._made([s.negative for s in samples])
+        both, both_cut = self._made([s.positive_negative for s in samples])
+        originals = None if negatives is None else self.tokenizer([s.text for s in samples])[0]
+        batch.negatives = _negatives(negatives, originals, [s.negative_valid for s in samples])
+        batch.positive_negatives = _negatives(both, batch.positives, [s.positive_negative_valid for s in samples])
+        batch.num_truncated = cut + positives_cut + negatives_cut + both_cut
+
+    def _captions(self, rows: Tensor, texts: list[str]) -> tuple[TokenizedTexts | Features, int]:
+        return self.tokenizer(texts) if self._stored is None else (self._stored.captions(rows), 0)
+
+    def _made(self, texts: list[str | None]) -> tuple[TokenizedTexts | None, int]:
+        given = [text for text in texts if text is not None]
+        return self.tokenizer(given) if given else (None, 0)
+
+
+def _add_stored(batch: ImageTextBatch, stored: TextFeatures, epoch: int) -> None:
+    """Captions and the texts made from them, as the text tower gave them beforehand."""
+
+    def made(kind: Literal["negatives", "positive_negatives"]) -> NegativeTexts | None:
+        texts = stored.made(kind, batch.text_ids, epoch)
+        return None if texts is None else NegativeTexts(*texts)
+
+    batch.texts = stored.captions(batch.text_ids)
+    positives = stored.made("positives", batch.text_ids, epoch)
+    batch.positives = None if positives is None else positives[0]
+    batch.negatives, batch.positive_negatives = made("negatives"), made("positive_negatives")
+
+
+def _negatives(
+    texts: TokenizedTexts | None, originals: TokenizedTexts | Features | None, valid: list[bool]
+) -> NegativeTexts | None:
+    """T- with its validity: words that differ can still be the same tokens, beyond the limit or unknown alike."""
+    if texts is None or not isinstance(originals, TokenizedTexts):
+        return None
+    length = max(texts.input_ids.shape[1], originals.input_ids.shape[1])
+    differs = (_padded_ids(texts, length) != _padded_ids(originals, length)).any(dim=1)
+    return NegativeTexts(texts, torch.tensor(valid) & differs)
+
+
+def _padded_ids(texts: TokenizedTexts, length: int) -> Tensor:
+    """Token ids, -1 at padding, (M, length)."""
+    ids = texts.input_ids.masked_fill(~texts.attention_mask, -1)
+    return F.pad(ids, (0, length - ids.shape[1]), value=-1)

@@ -1,0 +1,234 @@
+"""Training data that is read from beginning to end and shuffled on the way: each image once an epoch, on any rank.
+
+The numbers of images of all shards are known (one pass over the captions counts them), so an epoch is an order of
+places: shards permuted, one after another. Every rank takes a stretch of it and every worker a stretch of that, and
+reads it once; a window of encoded images is held and shuffled.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
+
+import numpy as np
+from rich.progress import track
+from torch.utils.data import Dataset, Sampler
+
+from ascl_lightning.data.asymmetry import sampling_key
+from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.datasets import TextMaker, TrainItem
+from ascl_lightning.data.samplers import drawn_caption, num_steps
+from ascl_lightning.data.sources.base import Shard, Streamed
+from ascl_lightning.data.views import Augmentation, load_picture
+from ascl_lightning.errors import UserError
+
+# Streams of draws under (seed, epoch), apart from those of asymmetry.py, samplers.py and datasets.py
+_SHARD_STREAM, _WINDOW_STREAM, _PICTURE_STREAM = 7, 8, 1_002
+
+WINDOW = 512
+"""Images that a worker holds, encoded, and shuffles."""
+
+
+@dataclass(frozen=True)
+class StreamKey:
+    """What a sampler asks for: a place of an epoch, and the place where its window begins."""
+
+    place: int
+    start: int
+    epoch: int
+
+
+class StreamPlan:
+    """The order of an epoch over shards of known sizes. Images without captions are passed over.
+
+    Args:
+        counts: For each shard the number of captions of each image.
+        seed: The run's seed.
+    """
+
+    def __init__(self, counts: Sequence[np.ndarray], seed: int) -> None:
+        self.seed = seed
+        self._visited = [np.flatnonzero(of_shard) for of_shard in counts]
+        self.num_captions = np.concatenate(counts)
+        self._first_image = np.cumsum([0, *map(len, counts)])
+        self.text_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.num_captions)])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._visited))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Numbers of the shards as an epoch reads them."""
+        return np.random.default_rng([self.seed, epoch, _SHARD_STREAM]).permutation(len(self._visited))
+
+    def images_from(self, place: int, epoch: int) -> Iterator[tuple[int, int, int]]:
+        """From a place of an epoch on: number of the shard, of the image in it, and of the image in the split."""
+        for shard in self.order(epoch).tolist():
+            visited = self._visited[shard]
+            for image in visited[place:].tolist():
+                yield shard, image, int(self._first_image[shard]) + image
+            place = max(0, place - len(visited))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Shards, what an epoch makes of them, and their captions until what is mined from them is mined."""
+
+    shards: Sequence[Shard]
+    plan: StreamPlan
+    captions: list[tuple[str, ...]]
+
+    @classmethod
+    def count(cls, shards: Sequence[Shard], seed: int) -> "Stream":
+        """Read all captions once.
+
+        Raises:
+            UserError: If no image has captions, or something in the data is wrong.
+        """
+        counts: list[np.ndarray] = []
+        captions: list[tuple[str, ...]] = []
+        for shard in track(shards, description="Counting streamed images, once"):
+            of_shard = list(shard.captions())
+            counts.append(np.array([len(texts) for texts in of_shard], np.int64))
+            captions.extend(of_shard)
+        plan = StreamPlan(counts, seed)
+        if not len(plan):
+            raise UserError(f"{shards[0].name}: no image of the {len(shards)} shards has a caption")
+        return cls(shards, plan, captions)
+
+
+class StreamBatches(Sampler[list[StreamKey]]):
+    """This rank's share of an epoch, in batches of nearly one size, as many on every rank.
+
+    Batches of the workers alternate, as a loader hands them out, and each worker's lie in a stretch of their own.
+
+    Args:
+        plan: The order of an epoch.
+        batch_size: Most samples of a batch.
+        num_workers: Processes that load; 0 counts as one.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, plan: StreamPlan, batch_size: int, num_workers: int, rank: int, world_size: int) -> None:
+        self._plan = plan
+        self._epoch = 0
+        self._num_steps = num_steps(len(plan), batch_size, world_size)
+        start, end = rank * len(plan) // world_size, (rank + 1) * len(plan) // world_size
+        self._bounds = [start + step * (end - start) // self._num_steps for step in range(self._num_steps + 1)]
+        self._num_stretches = max(1, num_workers)
+        self.sampler = self  # where Lightning looks for `set_epoch`
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next iteration; Lightning calls it before each."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __iter__(self) -> Iterator[list[StreamKey]]:
+        # the first stretches are the longer ones, as the first workers are asked once more often
+        sizes = [len(range(worker, self._num_steps, self._num_stretches)) for worker in range(self._num_stretches)]
+        ends = np.cumsum([0, *sizes]).tolist()
+        stretches = [self._stretch(self._bounds[first : last + 1], self._epoch) for first, last in pairwise(ends)]
+        for batches in zip_longest(*stretches):
+            yield from (batch for batch in batches if batch is not None)
+
+    def _stretch(self, bounds: list[int], epoch: int) -> Iterator[list[StreamKey]]:
+        keys = (
+            StreamKey(int(place), start, epoch)
+            for start in range(bounds[0], bounds[-1], WINDOW)
+            for place in self._shuffled(start, min(start + WINDOW, bounds[-1]), epoch)
+        )
+        for start, end in pairwise(bounds):
+            yield [next(keys) for _ in range(end - start)]
+
+    def _shuffled(self, start: int, end: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._plan.seed, epoch, start, _WINDOW_STREAM]).permutation(np.arange(start, end))
+
+
+class StreamDataset(Dataset[TrainItem]):
+    """Reads places of an epoch forwards, and holds what was read until it is asked for.
+
+    In the place of a picture that cannot be read comes one that is held, or the last good one; the item says so.
+
+    Args:
+        stream: Shards, and the order of an epoch.
+        spec: What the image encoder is fed.
+        texts: Makes T+ and T-.
+        augmentation: What is done to pictures; other pictures are drawn from those that are held.
+    """
+
+    def __init__(self, stream: Stream, spec: PixelSpec, texts: TextMaker, augmentation: Augmentation) -> None:
+        self.plan = stream.plan
+        self._shards = stream.shards
+        self._spec = spec
+        self._texts = texts
+        self._augmentation = augmentation
+        self._epoch = -1
+        self._next = 0
+        self._reader: Iterator[tuple[int, Streamed]] = iter(())
+        self._held: dict[int, tuple[int, Streamed]] = {}
+        self._last: tuple[int, Streamed] | None = None
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, key: StreamKey) -> TrainItem:
+        """An image, one of its captions, drawn for the epoch, and the texts made from it.
+
+        Raises:
+            UserError: If shards cannot be read, or are no longer what was counted, or no picture held can be read.
+        """
+        entries = [self._take(key), *(self._held[place] for place in sorted(self._held)[:20])]
+        if self._last is not None:
+            entries.append(self._last)
+        faults: list[str] = []
+        for entry in entries:
+            try:
+                item = self._item(*entry, key.epoch, tuple(faults))
+            except UserError as error:  # noqa: PERF203
+                faults.append(str(error))
+            else:
+                self._last = entry
+                return item
+        raise UserError(f"{len(faults)} pictures in a row cannot be read. The first: {faults[0]}")
+
+    def _take(self, key: StreamKey) -> tuple[int, Streamed]:
+        if key.place not in self._held:
+            if self._epoch != key.epoch or not key.start <= self._next <= key.place:
+                self._epoch, self._next, self._held = key.epoch, key.start, {}
+                self._reader = self._read(key.start, key.epoch)
+            while self._next <= key.place:
+                self._held[self._next] = next(self._reader)
+                self._next += 1
+        return self._held.pop(key.place)
+
+    def _read(self, place: int, epoch: int) -> Iterator[tuple[int, Streamed]]:
+        current, number = -1, 0
+        items: Iterator[Streamed] = iter(())
+        for shard, image, row in self.plan.images_from(place, epoch):
+            if shard != current:
+                current, number, items = shard, image, self._shards[shard].items(image)
+            while True:
+                streamed = next(items, None)
+                number += 1
+                if number > image:
+                    break
+            if streamed is None or len(streamed[0]) != self.plan.num_captions[row]:
+                raise UserError(f"{self._shards[shard].name}: changed while it was read; start again")
+            yield row, streamed
+
+    def _item(self, row: int, streamed: Streamed, epoch: int, faults: tuple[str, ...]) -> TrainItem:
+        captions, picture = streamed
+        rng = np.random.default_rng([self._texts.seed, epoch, row, _PICTURE_STREAM])
+        others = [image for _, (_, image) in self._held.values()] or [picture]
+        pixels = load_picture(picture, self._spec, self._augmentation, others, rng)
+        caption = drawn_caption(row, len(captions), 0, self._texts.seed, epoch)
+        return TrainItem(
+            image_row=row,
+            text_row=int(self.plan.text_offsets[row]) + caption,
+            picture=pixels,
+            texts=self._texts.make(captions, caption, row, epoch, row),
+            key=sampling_key(self._texts.seed, epoch, row),
+            epoch=epoch,
+            faults=faults,
+        )

@@ -1,0 +1,134 @@
+"""One split as the encoders want it: pictures by row, captions by row, or what frozen towers gave for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor
+
+from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec, RegionSpec
+from ascl_lightning.data.features import SplitFeatures
+from ascl_lightning.data.image_operations import ImageOperation, choose_operation
+from ascl_lightning.data.images import ImageBytes, open_image, to_square
+from ascl_lightning.data.regions import OpenRegions, RegionFeatures
+from ascl_lightning.data.sources import Split
+from ascl_lightning.errors import UserError
+
+Picture = np.ndarray | RegionFeatures | None
+"""What one image is fed as: pixels (3, S, S), regions, or nothing where a table holds the tower's output already."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training does to pictures.
+
+    Args:
+        crop: Crop each at random.
+        operations: Image-side asymmetry; at most one of them a picture, each for its share of the pictures.
+    """
+
+    crop: bool = False
+    operations: tuple[ImageOperation, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.crop or bool(self.operations)
+
+
+def load_picture(
+    image: Path | ImageBytes | np.ndarray,
+    spec: PixelSpec,
+    augmentation: Augmentation,
+    others: Sequence[Path | ImageBytes | np.ndarray] | np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """A picture as training feeds it, (3, S, S).
+
+    Args:
+        image: Where it lies, or its pixels.
+        spec: The encoder's size.
+        augmentation: What is done to it.
+        others: Where an operation that needs another picture draws one.
+        rng: Where all draws come from.
+
+    Raises:
+        UserError: If it, or the other, cannot be read.
+    """
+    picture = decode(image, spec)
+    operation = choose_operation(augmentation.operations, rng)
+    if operation is not None:
+        picture = operation(picture, lambda: decode(others[int(rng.integers(len(others)))], spec), rng)
+    return to_square(picture, spec, rng if augmentation.crop else None)
+
+
+def decode(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> Image.Image:
+    """A picture, large enough for the encoder even where half of each side is cut away.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else open_image(image, min_side=2 * spec.size)
+
+
+@dataclass
+class SplitView:
+    """One split, its images and captions addressed by row.
+
+    Args:
+        split: Images and captions.
+        spec: What the image encoder is fed.
+        regions: Where region features are read, for an encoder that takes them.
+        features: What frozen towers gave for the split; pictures and captions are not read where it has them.
+    """
+
+    split: Split
+    spec: ImageSpec
+    regions: OpenRegions | None = None
+    features: SplitFeatures = field(default_factory=SplitFeatures)
+
+    @cached_property
+    def text_offsets(self) -> Int[np.ndarray, " N_plus_1"]:
+        """Row of each image's first caption, and the number of captions last, (N + 1,)."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.split.num_captions)])
+
+    def text_rows(self, row: int) -> range:
+        """Rows of an image's captions."""
+        return range(int(self.text_offsets[row]), int(self.text_offsets[row + 1]))
+
+    def picture(
+        self, row: int, augmentation: Augmentation | None = None, rng: np.random.Generator | None = None
+    ) -> Picture:
+        """One image as the encoder is fed it; with `augmentation`, as training changes it.
+
+        Raises:
+            UserError: If it cannot be read, or the source has no pictures and no features.
+        """
+        if self.features.images is not None:
+            return None
+        if isinstance(self.spec, RegionSpec):
+            if self.regions is None:
+                raise UserError("the image encoder takes region features: set --data.regions to where they lie")
+            return self.regions.load(self.split.image_ids[row], self.spec)
+        if self.split.images is None:
+            raise UserError("the source has captions alone: set its `images`, or use an encoder of region features")
+        image = self.split.images[row]
+        if augmentation and rng is not None:
+            return load_picture(image, self.spec, augmentation, self.split.images, rng)
+        return to_square(decode(image, self.spec), self.spec)
+
+    def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]) -> Tensor | Features:
+        """Pictures (N, 3, S, S) uint8, or features, of a batch."""
+        return collate_pictures(pictures) if self.features.images is None else self.features.images.gather(rows)
+
+
+def collate_pictures(pictures: Sequence[Picture]) -> Tensor | Features:
+    """Pictures (N, 3, S, S) uint8, or the features of regions."""
+    regions = [picture for picture in pictures if isinstance(picture, RegionFeatures)]
+    if regions:
+        fields = ("pooled", "tokens", "mask")
+        return Features(*(torch.from_numpy(np.stack([getattr(of, name) for of in regions])) for name in fields))
+    return torch.from_numpy(np.stack([picture for picture in pictures if isinstance(picture, np.ndarray)]))

@@ -1,0 +1,197 @@
+"""Streams from archives: every image once an epoch, on any number of ranks and workers, and again with the seed."""
+
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tests.datasets import write_picture
+from tests.layouts import add_member, write_hub_arrow, write_shards
+
+from ascl_lightning.data import streaming
+from ascl_lightning.data.asymmetry import FirstHalf, JoinCaptions, ShuffleWords
+from ascl_lightning.data.batch import PixelSpec, TextSpec
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.image_operations import SideBySide
+from ascl_lightning.data.sources import Source, WebDataset
+from ascl_lightning.data.streaming import StreamBatches, StreamPlan
+from ascl_lightning.errors import UserError
+
+PIXELS = PixelSpec(16, (0.5,) * 3, (0.5,) * 3)
+WORDS = TextSpec(max_length=16, vocab_size=200)
+
+
+def content(number: int) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
+    """Images of one, two, three, ... captions, and every fifth without any."""
+    counts = [i % 5 for i in range(number)]
+    train = [(f"{i:04d}.png", tuple(f"image {i} caption {j}" for j in range(count))) for i, count in enumerate(counts)]
+    return {"train": train, "val": [("v.png", ("a caption",))]}
+
+
+def datamodule(root: Path, source: Source, **arguments) -> RetrievalDataModule:
+    arguments = {"captions_per_image": 1, "batch_size": 4, "image_spec": PIXELS, "text_spec": WORDS} | arguments
+    return RetrievalDataModule(source, str(root), **arguments)
+
+
+def streamed(root: Path, number: int, **arguments) -> RetrievalDataModule:
+    source = write_shards(root, content(number), per_shard=7)
+    made = datamodule(root, WebDataset(source.patterns, "json", streaming=True), **arguments)
+    made.setup("fit")
+    return made
+
+
+def on_rank(made: RetrievalDataModule, rank: int, world_size: int) -> RetrievalDataModule:
+    made._rank = lambda: (rank, world_size)
+    return made
+
+
+def samples(loader, epoch: int) -> list[tuple[int, int, int, bytes]]:
+    """Image, caption, key and pixels of everything that an epoch brings, in order."""
+    loader.batch_sampler.sampler.set_epoch(epoch)
+    found = []
+    for batch in loader:
+        rows = zip(batch.image_ids.tolist(), batch.text_ids.tolist(), batch.sampling_keys.tolist(), strict=True)
+        found += [(*row, picture.numpy().tobytes()) for row, picture in zip(rows, batch.images, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_image_once_an_epoch_and_the_same_again(tmp_path, workers, world_size):
+    made = streamed(tmp_path, 43, num_workers=workers, positives=[FirstHalf(), JoinCaptions()])
+    visited = [row for row in range(43) if row % 5]
+    loaders = [on_rank(made, rank, world_size).train_dataloader() for rank in range(world_size)]
+    epochs = [[samples(loader, epoch) for loader in loaders] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(row[0] for of_rank in epoch for row in of_rank) == visited
+    again = [samples(on_rank(made, rank, world_size).train_dataloader(), 1) for rank in range(world_size)]
+    assert again == epochs[1]
+    assert [row[0] for row in epochs[0][0]] != [row[0] for row in epochs[1][0]]
+    # an image comes with the same caption and key on any rank and worker
+    alone = {row[:3] for row in samples(on_rank(streamed(tmp_path, 43), 0, 1).train_dataloader(), 2)}
+    assert {row[:3] for of_rank in epochs[2] for row in of_rank} == alone
+
+
+def test_ranks_stay_in_step(tmp_path):
+    made = streamed(tmp_path, 43, batch_size=3)
+    loaders = [on_rank(made, rank, 3).train_dataloader() for rank in range(3)]
+    sizes = [[len(batch.image_ids) for batch in loader] for loader in loaders]
+    # 34 images on three ranks: shares of 11, 11 and 12, so four steps of two or three
+    assert [len(of_rank) for of_rank in sizes] == [4, 4, 4] == [len(loader) for loader in loaders]
+    assert {size for of_rank in sizes for size in of_rank} == {2, 3}
+
+
+def test_a_stream_and_an_index_hold_the_same(tmp_path):
+    made = streamed(tmp_path, 23)
+    split = made.source.read(tmp_path, "train")
+    captions = [caption for of_image in split.captions for caption in of_image]
+    pictures = {}
+    for batch in made.train_dataloader():
+        for row, text, picture in zip(batch.image_ids.tolist(), batch.text_ids.tolist(), batch.images, strict=True):
+            assert captions[text].startswith(f"image {row} ")
+            pictures[row] = picture
+    whole = datamodule(tmp_path, WebDataset(made.source.patterns, "json"))
+    whole.setup("fit")
+    assert split.image_ids == [f"{row:04d}" for row in range(23)]
+    for row, picture in pictures.items():
+        assert torch.equal(picture, torch.from_numpy(whole.view("train").picture(row)))
+    assert whole.vocabulary == made.vocabulary
+
+
+def test_a_hub_data_set_streams(tmp_path):
+    source = write_hub_arrow(tmp_path, content(23))
+    source.image_id, source.streaming = None, True
+    made = datamodule(tmp_path, source)
+    made.setup("fit")
+    for epoch in range(2):
+        rows = [row[0] for row in samples(made.train_dataloader(), epoch)]
+        assert sorted(rows) == [row for row in range(23) if row % 5]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=6).filter(lambda s: sum(map(sum, s)) > 0),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(1, 6),
+)
+def test_places_of_an_epoch(counts, world_size, workers, batch_size):
+    plan = StreamPlan([np.array(of_shard, np.int64) for of_shard in counts], seed=1)
+    flat = [count for of_shard in counts for count in of_shard]
+    assert [row for *_, row in sorted(plan.images_from(0, 5))] == [row for row, count in enumerate(flat) if count]
+    if len(plan) < world_size:
+        return
+    ranks = [list(StreamBatches(plan, batch_size, workers, rank, world_size)) for rank in range(world_size)]
+    places = [key.place for of_rank in ranks for batch in of_rank for key in batch]
+    assert sorted(places) == list(range(len(plan)))
+    assert len({len(of_rank) for of_rank in ranks}) == 1
+    assert all(batch for of_rank in ranks for batch in of_rank)
+
+
+def test_shards_are_opened_once_by_one_worker_each(tmp_path, monkeypatch):
+    """Reading goes forwards: with one worker each of the 7 shards is opened once an epoch."""
+    monkeypatch.setattr(streaming, "WINDOW", 5)
+    made = streamed(tmp_path, 43)
+    opened = Counter()
+    for shard in made._stream.shards:
+        original = shard.items
+        monkeypatch.setattr(shard, "items", lambda start, s=shard, o=original: (opened.update([s.name]), o(start))[1])
+    loader = made.train_dataloader()
+    rows = [row[0] for row in samples(loader, 0)]
+    assert set(opened.values()) == {1}
+    assert len(opened) == 7
+    assert rows != sorted(rows)
+    assert len(loader.dataset._held) == 0
+
+
+def test_bad_pictures_are_replaced_and_counted(tmp_path):
+    write_shards(tmp_path, content(20), per_shard=10)
+    with tarfile.open(tmp_path / "train-000002.tar", "w") as archive:
+        for i in range(3):
+            add_member(archive, f"bad{i}.jpg", b"<html>not found</html>")
+            add_member(archive, f"bad{i}.json", json.dumps({"captions": ["broken"]}).encode())
+    source = WebDataset({"train": "train-*.tar", "val": "val-*.tar"}, "json", streaming=True)
+    made = datamodule(tmp_path, source, max_bad_share=0.5)
+    made.setup("fit")
+    batches = list(made.train_dataloader())
+    assert sum(len(batch.image_ids) for batch in batches) == 16 + 3
+    faults = [fault for batch in batches for fault in batch.faults]
+    assert sorted(set(faults)) == [
+        f"{tmp_path}/train-000002.tar, bad{i}.jpg: not a picture of a known kind (JPEG, PNG, WEBP, GIF, BMP, TIFF)"
+        for i in range(3)
+    ]
+    assert {row for batch in batches for row in batch.image_ids.tolist()} <= set(range(20))
+
+
+def test_operations_draw_other_pictures_from_what_is_held(tmp_path):
+    made = streamed(tmp_path, 23, image_operations=[SideBySide(1.0)], negatives=[ShuffleWords()])
+    assert sum(len(batch.image_ids) for batch in made.train_dataloader()) == 18
+
+
+def test_streams_need_one_caption_an_image(tmp_path):
+    with pytest.raises(UserError, match="captions_per_image 1"):
+        streamed(tmp_path, 5, captions_per_image=None)
+
+
+def test_a_shard_that_changed_is_an_error(tmp_path):
+    made = streamed(tmp_path, 20)
+    for path in tmp_path.glob("train-*.tar"):
+        with tarfile.open(path, "w") as archive:
+            write_picture(tmp_path / "x.png", 0)
+            add_member(archive, "x.png", (tmp_path / "x.png").read_bytes())
+    with pytest.raises(UserError, match="changed while it was read"):
+        list(made.train_dataloader())
+
+
+def test_pictures_are_what_the_archive_holds(tmp_path):
+    made = streamed(tmp_path, 9)
+    for batch in made.train_dataloader():
+        for row, picture in zip(batch.image_ids.tolist(), batch.images, strict=True):
+            with Image.open(tmp_path / "pictures" / f"{row:04d}.png") as image:
+                assert abs(np.asarray(image).mean() - picture.float().mean()) < 40
