@@ -197,14 +197,18 @@ def test_too_many_bad_pictures_end_the_training(tmp_path, caplog):
     bad = [tmp_path / "images" / f"train_000{i}.jpg" for i in (1, 4)]
     for path in bad:
         path.write_bytes(b"")
-    with pytest.raises(
-        UserError, match="2 of 5 training pictures cannot be read, more than max_bad_share 0.2"
-    ) as caught:
-        for _ in range(2):
-            for batch in datamodule.train_dataloader():
-                datamodule.on_before_batch_transfer(batch, 0)
+    batches = [batch for _ in range(2) for batch in datamodule.train_dataloader()]
+    message = r"2 of 5 training pictures cannot be read, more than max_bad_share 0\.2"
+    with pytest.raises(UserError, match=message) as caught:
+        feed(datamodule, batches)
     assert all(str(path) in str(caught.value) for path in bad)
     assert caplog.text.count("another takes its place") == 2
+
+
+def feed(datamodule: RetrievalDataModule, batches) -> None:
+    """What a trainer does with batches before the model sees them."""
+    for batch in batches:
+        datamodule.on_before_batch_transfer(batch, 0)
 
 
 def test_pictures_that_cannot_be_read_at_all_are_an_error(tmp_path):
@@ -227,8 +231,7 @@ def test_evaluation_names_every_bad_picture(tmp_path):
     datamodule.vocabulary = Vocabulary(("a",))
     datamodule.setup("validate")
     with pytest.raises(UserError, match="evaluation needs every picture, and 2 cannot be read") as caught:
-        for batch in datamodule.val_dataloader():
-            datamodule.on_before_batch_transfer(batch, 0)
+        feed(datamodule, datamodule.val_dataloader())
     assert all(str(path) in str(caught.value) for path in bad)
 
 
@@ -245,7 +248,7 @@ def test_image_operations_change_their_share_of_training_pictures_alone(tmp_path
     for number in range(40):
         changed = karpathy_with(plain, [CropPart(0.2), SideBySide(0.2), Blur(0.2)])
         (batch,) = epoch(changed, number)
-        pictures = {row: picture for row, picture in zip(batch.image_ids.tolist(), batch.images, strict=True)}
+        pictures = dict(zip(batch.image_ids.tolist(), batch.images, strict=True))
         assert sorted(pictures) == [0, 1, 2, 3, 4]
         for row, picture in zip(before.image_ids.tolist(), before.images, strict=True):
             unchanged += torch.equal(picture, pictures[row])
@@ -254,7 +257,7 @@ def test_image_operations_change_their_share_of_training_pictures_alone(tmp_path
     (validation,) = changed.val_dataloader()
     (expected,) = plain.val_dataloader()
     assert torch.equal(validation.images, expected.images)
-    with pytest.raises(UserError, match="sum to 1.2"):
+    with pytest.raises(UserError, match=r"sum to 1\.2"):
         karpathy_with(plain, [CropPart(0.6), Blur(0.6)])
 
 

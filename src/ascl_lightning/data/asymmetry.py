@@ -18,7 +18,8 @@ from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.text import Vocabulary, clean_caption
 from ascl_lightning.errors import UserError
 
-AsymmetryType = Literal["I", "II", "III"]
+AsymmetryType = Literal["I", "II", "III", "paraphrase"]
+"""How a made sample differs; a paraphrase says the same in other words."""
 
 MAX_TRIES = 20
 """Draws of one operation before it counts as unable to change a text. A shuffle that can change a text does so at least
