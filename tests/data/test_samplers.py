@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -43,8 +43,9 @@ def test_ranks_share_an_epoch(size: int, world_size: int, epoch: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 5), st.integers(1, 70), st.booleans())
+@example(3, 2, 1, False)
 def test_batches_of_an_epoch(size: int, world_size: int, batch_size: int, bucketed: bool) -> None:
-    """Every index once, as many batches on every rank, none empty, and sizes that differ by one at most."""
+    """Every index once, as many batches on every rank, none empty, and nearly of one size."""
     if size < world_size:
         with pytest.raises(UserError, match="too few"):
             num_steps(size, batch_size, world_size)

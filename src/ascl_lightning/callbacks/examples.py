@@ -1,23 +1,16 @@
 """A page of what the model retrieves: queries spread over the test split, with their first five results each way."""
 
-import base64
-import io
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, select_autoescape
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
 from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module
 from ascl_lightning.callbacks.results import COLUMNS, recall_rows, run_folder
-from ascl_lightning.data.batch import PixelSpec
-from ascl_lightning.data.datasets import SplitView
-from ascl_lightning.data.images import open_image
+from ascl_lightning.data.views import SplitView
+from ascl_lightning.pages import original, render, thumbnail
 
 NUM_QUERIES = 8
 NUM_RESULTS = 5
@@ -91,16 +84,14 @@ class RetrievedExamples(Callback):
         view = retrieval_data(trainer).view("test")
         captions = [caption for of_image in view.split.captions for caption in of_image]
         metrics = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
-        environment = Environment(
-            loader=PackageLoader("ascl_lightning", "callbacks"), autoescape=select_autoescape(["jinja"])
-        )
-        page = environment.get_template("examples.html.jinja").render(
+        page = render(
+            "callbacks/examples.html.jinja",
             columns=COLUMNS,
             table=recall_rows(metrics),
             text_queries=self._text_queries,
             image_queries=self._image_queries,
             captions=captions,
-            thumbnail=lambda row: thumbnail(view, row),
+            thumbnail=lambda row: _thumbnail(view, row),
             name=lambda row: view.split.image_ids[row],
             num_images=len(view.split),
             num_texts=len(captions),
@@ -117,16 +108,7 @@ def _queries(ids: Tensor) -> tuple[Tensor, Tensor]:
     return spread, torch.arange(size, device=ids.device)
 
 
-def thumbnail(view: SplitView, row: int) -> str | None:
-    """A small picture of an image as a `data:` address; None where there are only region features."""
-    if not isinstance(view.spec, PixelSpec):
-        return None
-    source = view.split.images[row]
-    image = open_image(source) if isinstance(source, Path) else Image.fromarray(np.asarray(source))
-    scale = _THUMBNAIL / max(image.size)
-    image = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
-    )
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _thumbnail(view: SplitView, row: int) -> str | None:
+    """A small picture of an image; None where the split has no pictures."""
+    picture = original(view, row)
+    return None if picture is None else thumbnail(picture, _THUMBNAIL)

@@ -1,18 +1,26 @@
-"""`ascl samples`: what training would see of some captions."""
+"""`ascl samples`: what training would see of some pairs, and what each operation makes of one of them."""
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ascl_lightning.cli import AsclCLI, OneLineParser
-from ascl_lightning.data.asymmetry import TextContext
+from ascl_lightning.commands.training_pairs import MadePicture, MadeText, ShownPair, TrainingPairs
+from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.data.samplers import PairIndex
+from ascl_lightning.data.text import MAX_WORDS
+from ascl_lightning.pages import render, thumbnail
+
+PIXELS = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""In the place of what the image encoder is fed, as none is built."""
 
 
 class SamplesCLI(AsclCLI):
@@ -24,47 +32,76 @@ class SamplesCLI(AsclCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--count", type=int, default=8, help="Captions to show.")
+        parser.add_argument("--count", type=PositiveInt, default=8, help="Pairs to show.")
         parser.add_argument("--epoch", type=int, default=0, help="Epoch whose draws to show.")
+        parser.add_argument("--html", type=str | None, default=None, help="Page to write: pictures, and changed words.")
 
     def instantiate_classes(self) -> None:
         """Of the whole experiment, the data module."""
         parser = OneLineParser(prog="ascl samples")
         parser.add_class_arguments(RetrievalDataModule, "data", skip={"image_spec", "text_spec"})
         self.datamodule: RetrievalDataModule = parser.instantiate(Namespace(data=self.config.data)).data
+        # regions are not read: any number of them does
+        self.datamodule.image_spec = PIXELS if self.config.data.regions is None else RegionSpec(1, 1)
+        # of the model the texts depend on one thing alone: how many words the vocabulary may hold
+        capacity = self.config.get("model.text_encoder.init_args.vocab_size") or sys.maxsize
+        self.datamodule.text_spec = TextSpec(MAX_WORDS, vocab_size=capacity)
 
 
-def samples_table(datamodule: RetrievalDataModule, count: int, epoch: int, seed: int) -> Table:
-    """T, T+, T- and (T+)- of captions drawn from the training split, with the operations that made them."""
-    captions = datamodule.read("train").captions
-    vocabulary = datamodule.mine_vocabulary()
-    pairs = PairIndex([len(of_image) for of_image in captions], None, seed)
+def pairs_table(pairs: Sequence[ShownPair]) -> Table:
+    """T, T+, T- and (T+)- of training pairs, with the operations that made them."""
     table = Table("T", "T+", "T-", "(T+)-", title="Training samples", show_lines=True)
-    for index in np.random.default_rng([seed, epoch]).permutation(len(pairs))[:count].tolist():
-        image, caption = pairs.pair(index, epoch)
-        context = TextContext(captions[image], vocabulary)
-        sample = datamodule.asymmetry.sample(captions[image][caption], context, seed=seed, epoch=epoch, index=index)
-        table.add_row(
-            Text(sample.text),
-            _cell(sample.positive, sample.positive_operation),
-            _cell(sample.negative, sample.negative_operation),
-            _cell(sample.positive_negative, sample.positive_negative_operation),
-        )
+    for pair in pairs:
+        image, operation = pair.origin.image_id, pair.image_operation
+        picture = image if operation is None else f"{image}, {operation.name} ({operation.type})"
+        table.add_row(_cell(picture, pair.text), *(_cell(made.made_by, made.text) for made in pair.made))
     return table
 
 
-def _cell(text: str | None, operation: str | None) -> Text:
-    """A made text under the name of its operation."""
-    if text is None:
-        return Text("none configured", style="dim")
-    return Text.assemble((operation or "no operation changes it: masked", "dim"), "\n", text)
+def operations_table(texts: Sequence[MadeText], pictures: Sequence[MadePicture], caption: str) -> Table:
+    """What each configured operation makes of one caption and of one picture."""
+    table = Table("Operation", "Type", "Made", title=Text(f"Each operation, of: {caption}"), show_lines=True)
+    for made in texts:
+        table.add_row(Text(made.label), made.type, Text(made.text if made.operation and made.text else "unchanged"))
+    for of in pictures:
+        sizes = "{} x {} pixels become {} x {}".format(*of.source.size, *of.picture.size)
+        table.add_row(Text(str(of.operation)), of.operation.type, sizes)
+    return table
+
+
+def _cell(heading: str, text: str | None) -> Text:
+    return Text.assemble((heading, "dim"), "" if text is None else f"\n{text}")
 
 
 def run(args: Sequence[str]) -> None:
-    """Prints the samples.
+    """Prints the samples, and writes them as a page.
 
     Args:
         args: The command line, `samples` first.
     """
     cli = SamplesCLI(args[1:])
-    Console().print(samples_table(cli.datamodule, cli.config.count, cli.config.epoch, cli.config.data.seed))
+    count, epoch, html = cli.config.count, cli.config.epoch, cli.config.html
+    training = TrainingPairs(cli.datamodule)
+    pairs = list(training.first(count, epoch))
+    texts = list(training.each_text_operation(pairs[0], epoch))
+    pictures = list(training.each_image_operation([pair.picture for pair in pairs if pair.picture], epoch))
+    console = Console()
+    console.print(pairs_table(pairs))
+    console.print(operations_table(texts, pictures, pairs[0].text))
+    if html is not None:
+        page = render(
+            "commands/samples.html.jinja",
+            pairs=pairs,
+            texts=texts,
+            pictures=pictures,
+            thumbnail=_thumbnail,
+            epoch=epoch,
+            seed=cli.datamodule.seed,
+        )
+        Path(html).parent.mkdir(parents=True, exist_ok=True)
+        Path(html).write_text(page, encoding="utf-8")
+        console.print(f"Samples: {html}", soft_wrap=True)
+
+
+def _thumbnail(image: Image.Image) -> str:
+    return thumbnail(image, PIXELS.size)

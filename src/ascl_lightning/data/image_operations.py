@@ -66,24 +66,33 @@ class CropPart(ImageOperation):
 
 @dataclass(frozen=True)
 class SideBySide(ImageOperation):
-    """The picture says more: another one beside it, on either side, both as high as the lower of the two."""
+    """The picture says more: another one beside it, on either side, or above or below where the two are wide.
+
+    The two have one height (or one width) and are laid on a grey square, so that an encoder's square cuts nothing off.
+    """
 
     name: ClassVar[str] = "side_by_side"
     type: ClassVar[AsymmetryType] = "III"
 
     def __call__(self, image: Image.Image, other: Callable[[], Image.Image], rng: np.random.Generator) -> Image.Image:
-        """Lay two pictures side by side; see `ImageOperation`."""
+        """Lay two pictures on a square; see `ImageOperation`."""
         pair = [image, other()]
         if rng.random() < 0.5:
             pair.reverse()
-        height = min(picture.height for picture in pair)
-        left, right = (
-            picture.resize((max(1, round(picture.width * height / picture.height)), height)) for picture in pair
-        )
-        joined = Image.new("RGB", (left.width + right.width, height))
-        joined.paste(left, (0, 0))
-        joined.paste(right, (left.width, 0))
-        return joined
+        stacked = sum(picture.width / picture.height for picture in pair) > 2
+        side = max(image.size)
+        # what the two take of the square in the direction in which they stand beside each other
+        shares = [picture.height / picture.width if stacked else picture.width / picture.height for picture in pair]
+        across = round(side * min(1.0, 1 / sum(shares)))
+        square = Image.new("RGB", (side, side), _GREY)
+        place = (side - across * sum(shares)) / 2
+        for picture, share in zip(pair, shares, strict=True):
+            along = across * share
+            size = (across, max(1, round(along))) if stacked else (max(1, round(along)), across)
+            corner = ((side - across) // 2, round(place)) if stacked else (round(place), (side - across) // 2)
+            square.paste(picture.resize((max(1, size[0]), max(1, size[1]))), corner)
+            place += along
+        return square
 
 
 @dataclass(frozen=True)

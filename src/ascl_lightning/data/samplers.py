@@ -63,7 +63,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def num_steps(size: int, batch_size: int, world_size: int) -> int:
-    """Batches of an epoch, the same on every rank: as many as the largest share needs.
+    """Batches of an epoch, the same on every rank: as many as the largest share needs, and the smallest can fill.
 
     Raises:
         UserError: If there are fewer samples than ranks.
@@ -74,7 +74,8 @@ def num_steps(size: int, batch_size: int, world_size: int) -> int:
     """
     if size < world_size:
         raise UserError(f"{size} training samples are too few for {world_size} processes")
-    return ceil(ceil(size / world_size) / batch_size)
+    # only batches of one sample can be more than the smallest share has; one of them is then a batch of two
+    return min(ceil(ceil(size / world_size) / batch_size), size // world_size)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

@@ -62,7 +62,8 @@ def load_picture(
     operation = choose_operation(augmentation.operations, rng)
     if operation is not None:
         picture = operation(picture, lambda: decode(others[int(rng.integers(len(others)))], spec), rng)
-    return to_square(picture, spec, rng if augmentation.crop else None)
+    # a random crop of what an operation made could leave nothing of what the sentence says
+    return to_square(picture, spec, rng if augmentation.crop and operation is None else None)
 
 
 def decode(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> Image.Image:

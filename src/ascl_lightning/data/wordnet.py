@@ -160,7 +160,7 @@ def _open(folder: str | None) -> Any:
         nltk.data.path.insert(0, folder)
     try:
         # without the map to other versions of WordNet, which other languages need, and a large index with it
-        english = type("EnglishWordNet", (WordNetCorpusReader,), {"map_wn": lambda self, version="wordnet": None})
+        english = type("EnglishWordNet", (WordNetCorpusReader,), {"map_wn": lambda *_: None})
         reader: Any = LazyCorpusLoader("wordnet", english, None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The multilingual functions")

@@ -7,10 +7,12 @@ import re
 import tarfile
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from itertools import islice, product
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
@@ -120,6 +122,20 @@ class _Sample:
     """Offset and size of the picture in the archive; size 0 without a picture."""
 
 
+class _Member(tarfile.TarInfo):
+    """Makes errors of what the library takes for the end of an archive: a cut or damaged one."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_Member":
+        """Read a header."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"its end mark is missing ({error}); it was cut short or damaged") from error
+
+
 class TarShard(Shard):
     """One archive.
 
@@ -147,7 +163,9 @@ class TarShard(Shard):
                         start += 1
             except ConnectionError as error:  # noqa: PERF203
                 if attempt == _ATTEMPTS:
-                    raise UserError(f"{self.name}: the connection broke {_ATTEMPTS} times: {error}") from error
+                    raise UserError(
+                        f"{self.name}: the connection broke {_ATTEMPTS} times, or the archive is damaged: {error}"
+                    ) from error
             else:
                 return
 
@@ -180,7 +198,7 @@ class TarShard(Shard):
         if sample.place[1]:
             yield sample
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> Any:
         try:
             if isinstance(self.location, Path):
                 return self.location.open("rb")
@@ -190,23 +208,31 @@ class TarShard(Shard):
         except OSError as error:
             raise UserError(f"{self.name}: cannot be opened: {error}") from error
 
-    def _members(self, file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    def _members(self, file: Any) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         """Regular members; of a local archive what is not asked for is skipped, not read."""
         mode: Any = "r:" if isinstance(self.location, Path) else "r|"
+        with self._faults(), tarfile.open(fileobj=file, mode=mode, tarinfo=_Member) as archive:
+            for member in archive:
+                if member.isreg() and not member.issparse():
+                    yield member, archive
+                archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What the library raises becomes our error, or, on a network, a broken connection."""
         try:
-            with tarfile.open(fileobj=file, mode=mode) as archive:
-                for member in archive:
-                    if member.isreg() and not member.issparse():
-                        yield member, archive
-                    archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            raise UserError(f"{self.name}: not a readable tar archive (uncompressed): {error}") from error
+            yield
+        except (tarfile.TarError, HTTPException, EOFError, ValueError) as error:
+            if isinstance(self.location, Path):
+                raise UserError(f"{self.name}: not a readable tar archive (uncompressed): {error}") from error
+            raise ConnectionError(str(error)) from error
 
     def _read(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         if member.size > _MAX_MEMBER:
             raise UserError(f"{self._where(member)}: has {member.size:,} bytes, more than {_MAX_MEMBER:,}")
-        file = archive.extractfile(member)
-        return b"" if file is None else file.read()
+        with self._faults():
+            file = archive.extractfile(member)
+            return b"" if file is None else file.read()
 
     def _captions(self, data: bytes, where: str) -> tuple[str, ...]:
         try:

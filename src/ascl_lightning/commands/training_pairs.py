@@ -1,0 +1,228 @@
+"""Training pairs as the loader gives them, together with what they were made from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, AsymmetryType
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.datasets import TrainItem
+from ascl_lightning.data.image_operations import ImageOperation
+from ascl_lightning.data.views import Augmentation, Picture, SplitView
+from ascl_lightning.pages import has_pictures, original
+
+
+@dataclass(frozen=True)
+class MadeText:
+    """A text and what it was made from.
+
+    Args:
+        label: What it is called.
+        source: The text that it was made from.
+        text: What was made; None where no operation is configured.
+        operation: Name of the operation; None where none could change the text.
+        type: Of the asymmetry that the operation makes.
+    """
+
+    label: str
+    source: str
+    text: str | None
+    operation: str | None
+    type: AsymmetryType | None
+
+    @property
+    def made_by(self) -> str:
+        """The operation with its type, or why there is none."""
+        if self.text is None:
+            return "none configured"
+        return f"{self.operation} ({self.type})" if self.operation else "no operation changes it: masked"
+
+    @property
+    def changes(self) -> list[tuple[str, str]]:
+        """Stretches of words in order, marked `del` where the source alone has them, `ins` where the text alone has."""
+        before, after = self.source.split(), (self.text or "").split()
+        stretches = []
+        for kind, start, end, new_start, new_end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+            if kind == "equal":
+                stretches.append(("", before[start:end]))
+            else:
+                stretches += [("del", before[start:end]), ("ins", after[new_start:new_end])]
+        return [(mark, " ".join(words)) for mark, words in stretches if words]
+
+
+@dataclass(frozen=True)
+class MadePicture:
+    """A picture that an operation made of another."""
+
+    operation: ImageOperation
+    source: Image.Image
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a training pair is made of.
+
+    Args:
+        image_id: Name of the image.
+        image_row: Its row in the split.
+        captions: All captions of the image; of a streamed one the pair's alone.
+        caption: Which of them the pair has.
+        picture: As it lies in the data; None where there is none, or it was streamed past.
+    """
+
+    image_id: str
+    image_row: int
+    captions: tuple[str, ...]
+    caption: int
+    picture: Image.Image | None
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """A training pair with everything that was made of it.
+
+    Args:
+        origin: What it is made of.
+        fed: The picture as training feeds it; None where it feeds none.
+        image_operation: What was done to the picture, if anything.
+        text: T.
+        made: T+, T- and (T+)- in order.
+        faults: What was wrong with the pictures that the pair stands in for.
+    """
+
+    origin: Origin
+    fed: Image.Image | None
+    image_operation: ImageOperation | None
+    text: str
+    made: list[MadeText]
+    faults: tuple[str, ...]
+
+    @property
+    def picture(self) -> Image.Image | None:
+        """The original, or what is left of it."""
+        return self.origin.picture or self.fed
+
+
+class TrainingPairs:
+    """The pairs of an epoch in the order of the training loader.
+
+    Args:
+        datamodule: Not set up yet. Its image operations are watched from now on, and no region features are read.
+    """
+
+    def __init__(self, datamodule: RetrievalDataModule) -> None:
+        self._datamodule = datamodule
+        self._applied: list[ImageOperation] = []
+        asymmetry, augmentation = datamodule.asymmetry, datamodule.augmentation
+        self._types = {operation.name: operation.type for operation in (*asymmetry.positives, *asymmetry.negatives)}
+        self._image_operations = augmentation.operations
+        datamodule.setup("fit")
+        watched = [_Watched(of.probability, operation=of, applied=self._applied) for of in augmentation.operations]
+        datamodule.augmentation = Augmentation(augmentation.crop, tuple(watched))
+        if not datamodule.streams:
+            view = datamodule.view("train")
+            datamodule.views["train"] = _ShownView(view.split, view.spec, view.regions, view.features)
+
+    def first(self, count: int, epoch: int) -> Iterator[ShownPair]:
+        """The first pairs of an epoch.
+
+        Raises:
+            UserError: If their pictures cannot be read.
+        """
+        loader: Any = self._datamodule.train_dataloader()
+        loader.batch_sampler.sampler.set_epoch(epoch)
+        for key in islice(chain.from_iterable(loader.batch_sampler), count):
+            self._applied.clear()
+            yield self._shown(loader.dataset[key])
+
+    def each_text_operation(self, pair: ShownPair, epoch: int) -> Iterator[MadeText]:
+        """What each configured operation makes of the caption of a pair."""
+        maker, origin = self._datamodule.text_maker(), pair.origin
+        of_image = origin.captions, origin.caption, origin.image_row, epoch, 0
+        for operation in maker.sampler.positives:
+            made = replace(maker, sampler=AsymmetrySampler([operation], ())).make(*of_image)
+            yield MadeText(str(operation), made.text, made.positive, made.positive_operation, operation.type)
+        for operation in maker.sampler.negatives:
+            made = replace(maker, sampler=AsymmetrySampler((), [operation])).make(*of_image)
+            yield MadeText(str(operation), made.text, made.negative, made.negative_operation, operation.type)
+
+    def each_image_operation(self, pictures: Sequence[Image.Image], epoch: int) -> Iterator[MadePicture]:
+        """What each configured operation makes of the first of some pictures; the others are there to be joined."""
+        for number, operation in enumerate(self._image_operations if pictures else ()):
+            rng = np.random.default_rng([self._datamodule.seed, epoch, number])
+            made = operation(pictures[0], partial(_draw, pictures[1:] or pictures, rng), rng)
+            yield MadePicture(operation, pictures[0], made)
+
+    def _shown(self, item: TrainItem) -> ShownPair:
+        texts = self._stored_texts(item) if item.texts is None else item.texts
+        return ShownPair(
+            origin=self._origin(item, texts.text),
+            fed=Image.fromarray(item.picture.transpose(1, 2, 0)) if isinstance(item.picture, np.ndarray) else None,
+            image_operation=self._applied[-1] if self._applied else None,
+            text=texts.text,
+            made=self._made_texts(texts),
+            faults=item.faults,
+        )
+
+    def _origin(self, item: TrainItem, text: str) -> Origin:
+        row = item.image_row
+        if self._datamodule.streams:
+            return Origin(f"image {row}", row, (text,), 0, None)
+        view = self._datamodule.view("train")
+        captions = view.split.captions[row]
+        return Origin(view.split.image_ids[row], row, captions, _place(view, item), original(view, row))
+
+    def _stored_texts(self, item: TrainItem) -> AsymmetrySample:
+        """The texts whose features stand ready for an epoch: made as extraction made them."""
+        view = self._datamodule.view("train")
+        variants = 1 if view.features.texts is None else view.features.texts.num_variants
+        captions = view.split.captions[item.image_row]
+        return self._datamodule.text_maker().make(
+            captions, _place(view, item), item.image_row, item.epoch % variants, item.text_row
+        )
+
+    def _made_texts(self, sample: AsymmetrySample) -> list[MadeText]:
+        made = (
+            ("T+", sample.text, sample.positive, sample.positive_operation),
+            ("T-", sample.text, sample.negative, sample.negative_operation),
+            ("(T+)-", sample.positive or "", sample.positive_negative, sample.positive_negative_operation),
+        )
+        return [MadeText(*of, None if of[-1] is None else self._types[of[-1]]) for of in made]
+
+
+def _draw(pictures: Sequence[Image.Image], rng: np.random.Generator) -> Image.Image:
+    return pictures[int(rng.integers(len(pictures)))]
+
+
+def _place(view: SplitView, item: TrainItem) -> int:
+    """Which of the image's captions an item has."""
+    return item.text_row - view.text_rows(item.image_row).start
+
+
+class _ShownView(SplitView):
+    """Gives no picture where it has none to show, in the place of region features or of an error."""
+
+    def picture(
+        self, row: int, augmentation: Augmentation | None = None, rng: np.random.Generator | None = None
+    ) -> Picture:
+        return super().picture(row, augmentation, rng) if has_pictures(self) else None
+
+
+@dataclass(frozen=True)
+class _Watched(ImageOperation):
+    """An image operation that notes when it was applied."""
+
+    operation: ImageOperation = field(kw_only=True)
+    applied: list[ImageOperation] = field(kw_only=True)
+
+    def __call__(self, image: Image.Image, other: Callable[[], Image.Image], rng: np.random.Generator) -> Image.Image:
+        made = self.operation(image, other, rng)
+        self.applied.append(self.operation)
+        return made

@@ -1,0 +1,50 @@
+"""Pages of one HTML file each, pictures included."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+from PIL import Image
+
+from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.images import open_image
+from ascl_lightning.data.views import SplitView
+
+
+def render(template: str, **values: Any) -> str:
+    """A page; every value is escaped.
+
+    Args:
+        template: Its path inside the package.
+        values: What the template shows.
+    """
+    loader = PackageLoader("ascl_lightning", "")
+    return Environment(loader=loader, autoescape=select_autoescape(["jinja"])).get_template(template).render(**values)
+
+
+def has_pictures(view: SplitView) -> bool:
+    """Whether a split has pictures to show: not where there are captions alone, region features or extracted ones."""
+    return view.split.images is not None and isinstance(view.spec, PixelSpec)
+
+
+def original(view: SplitView, row: int) -> Image.Image | None:
+    """A picture as it lies in the data, RGB; None where the split has none.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    if view.split.images is None or not has_pictures(view):
+        return None
+    image = view.split.images[row]
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else open_image(image)
+
+
+def thumbnail(image: Image.Image, side: int) -> str:
+    """A picture whose longer side has `side` pixels, as a `data:` address."""
+    scale = side / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    buffer = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
