@@ -103,7 +103,7 @@ def test_the_terminal_shows_each_operation_too(capsys, karpathy):
     shown = capsys.readouterr().out
     for name in ("JoinCaptions", "FirstHalf", "ShuffleWords", "CropPart", "SideBySide", "Blur", "Occlude"):
         assert shown.count(f"{name}(") == 1
-    assert "40 x 30 pixels become 80 x 30" in shown, "side by side"
+    assert "40 x 30 pixels become 40 x 40" in shown, "side by side"
     assert "train_000" in shown
 
 

@@ -135,7 +135,7 @@ def test_columns_behave_as_lists(tmp_path: Path) -> None:
 
 def test_pictures_inside_a_parquet_file_are_read_elsewhere(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"image": [b"\xff\xd8"], "caption": ["x"]}), tmp_path / "t.parquet")
-    with pytest.raises(UserError, match="column 'image' holds binary, not paths; .* HubDataset"):
+    with pytest.raises(UserError, match=r"column 'image' holds binary, not paths; .* HubDataset"):
         ParquetTable({"train": "t.parquet"}).read(tmp_path, "train")
     (tmp_path / "t.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(UserError, match=r"t\.parquet: not a readable Parquet file"):

@@ -37,7 +37,7 @@ def test_braces() -> None:
 
 def test_captions_of_text_and_json(tmp_path: Path) -> None:
     data = picture(tmp_path)
-    source = archive(tmp_path / "a.tar", **{"x__png": data, "x__txt": "one\n\n two \n".encode(), "y__png": data})
+    source = archive(tmp_path / "a.tar", **{"x__png": data, "x__txt": b"one\n\n two \n", "y__png": data})
     assert list(source.read(tmp_path, "train").captions) == [("one", "two"), ()]
     members = {
         "x__json": b'{"caption": "single", "sha": 3}',
