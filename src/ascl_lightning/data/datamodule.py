@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ascl_lightning.data.asymmetry import AsymmetrySampler, TextOperation
 from ascl_lightning.data.bad_images import BadImages
-from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, PixelSpec, TextSpec
+from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset
@@ -19,7 +19,7 @@ from ascl_lightning.data.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs
 from ascl_lightning.data.sources import Source, Split
-from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset
+from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset, streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
@@ -155,10 +155,8 @@ class RetrievalDataModule(LightningDataModule):
         """Batches of pairs, as many on every rank."""
         rank, world_size = self._rank()
         if self._stream is not None:
-            plan = self._stream.plan
-            if not isinstance(self.image_spec, PixelSpec):
-                raise UserError("a streamed source has pictures, and the image encoder takes region features")
-            streamed = StreamDataset(self._stream, self.image_spec, self.text_maker(), self.augmentation)
+            plan, spec = self._stream.plan, streamed_spec(self.image_spec)
+            streamed = StreamDataset(self._stream, spec, self.text_maker(), self.augmentation)
             stretches = StreamBatches(plan, self._batch_size, self.num_workers, rank, world_size)
             return self._loader(streamed, Collate(None, self.tokenizer()).train, batch_sampler=stretches)
         view = self.view("train")

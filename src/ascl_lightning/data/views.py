@@ -16,7 +16,7 @@ from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.image_operations import ImageOperation, choose_operation
 from ascl_lightning.data.images import ImageBytes, open_image, to_square
 from ascl_lightning.data.regions import OpenRegions, RegionFeatures
-from ascl_lightning.data.sources import Split
+from ascl_lightning.data.sources.base import Images, Split
 from ascl_lightning.errors import UserError
 
 Picture = np.ndarray | RegionFeatures | None
@@ -100,6 +100,28 @@ class SplitView:
         """Rows of an image's captions."""
         return range(int(self.text_offsets[row]), int(self.text_offsets[row + 1]))
 
+    @property
+    def images(self) -> Images:
+        """The pictures as they lie in the data.
+
+        Raises:
+            UserError: If the source has none.
+        """
+        if self.split.images is None:
+            raise UserError("the source has captions alone: set its `images`, or use an encoder of region features")
+        return self.split.images
+
+    @property
+    def open_regions(self) -> OpenRegions:
+        """Where region features are read.
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        if self.regions is None:
+            raise UserError("the image encoder takes region features: set --data.regions to where they lie")
+        return self.regions
+
     def picture(
         self, row: int, augmentation: Augmentation | None = None, rng: np.random.Generator | None = None
     ) -> Picture:
@@ -111,14 +133,10 @@ class SplitView:
         if self.features.images is not None:
             return None
         if isinstance(self.spec, RegionSpec):
-            if self.regions is None:
-                raise UserError("the image encoder takes region features: set --data.regions to where they lie")
-            return self.regions.load(self.split.image_ids[row], self.spec)
-        if self.split.images is None:
-            raise UserError("the source has captions alone: set its `images`, or use an encoder of region features")
-        image = self.split.images[row]
+            return self.open_regions.load(self.split.image_ids[row], self.spec)
+        image = self.images[row]
         if augmentation and rng is not None:
-            return load_picture(image, self.spec, augmentation, self.split.images, rng)
+            return load_picture(image, self.spec, augmentation, self.images, rng)
         return to_square(decode(image, self.spec), self.spec)
 
     def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]) -> Tensor | Features:

@@ -6,19 +6,30 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn, overload
 
 from ascl_lightning.errors import UserError
 
-_NOTED: ContextVar[list[str] | None] = ContextVar("_NOTED", default=None)
+
+@dataclass(frozen=True)
+class CaptionFault:
+    """Why a caption cannot be used."""
+
+    message: str
+    is_blank: bool
+    """Whether it is a text of white space; else it is no text, or no whole one."""
+
+
+_NOTED: ContextVar[list[CaptionFault] | None] = ContextVar("_NOTED", default=None)
 
 
 @contextmanager
-def caption_faults() -> Iterator[list[str]]:
+def caption_faults() -> Iterator[list[CaptionFault]]:
     """Within it, captions that cannot be used are left out and noted; else the first of them ends the reading."""
-    faults: list[str] = []
+    faults: list[CaptionFault] = []
     token = _NOTED.set(faults)
     try:
         yield faults
@@ -102,7 +113,7 @@ class Record:
         except UserError as error:
             if faults is None:
                 raise
-            faults.append(str(error))
+            faults.append(CaptionFault(str(error), isinstance(value, str) and not value.strip()))
             return ()
 
     def _checked_text(self, value: object, field: str) -> str:
