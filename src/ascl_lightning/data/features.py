@@ -219,6 +219,10 @@ class TextRows:
     negatives: Int[np.ndarray, "M V2"]
     positive_negatives: Int[np.ndarray, "M V3"]
 
+    def select(self, captions: Bool[np.ndarray, " M"]) -> "TextRows":
+        """The rows of some captions, in their order."""
+        return TextRows(*(rows[captions] for rows in vars(self).values()))
+
     def save(self, folder: Path) -> None:
         """Write one array a file."""
         folder.mkdir(parents=True, exist_ok=True)
