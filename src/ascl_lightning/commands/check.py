@@ -28,6 +28,7 @@ from ascl_lightning.data.batch import ImageSpec
 from ascl_lightning.data.preflight.captions import Captions
 from ascl_lightning.data.preflight.entries import ShardEntries, ViewEntries
 from ascl_lightning.data.preflight.findings import Finding, Report, Tally
+from ascl_lightning.data.preflight.pictures import facts_of_table
 from ascl_lightning.data.preflight.repeats import repeats
 from ascl_lightning.data.preflight.split_check import SplitCheck
 from ascl_lightning.data.sources.base import MissingSplitError
@@ -126,6 +127,10 @@ class CheckCLI(DataCLI):
             total = len(entries) if isinstance(entries, ViewEntries) else None
             for entry in progress.track(entries, total, task_id=task):
                 check.add(*entry)
+        if entries.stored_texts is not None:
+            rows, task = len(entries.stored_texts), progress.add_task(f"{split}, stored texts")
+            for facts in progress.track(facts_of_table(entries.stored_texts), rows, task_id=task):
+                check.add_stored_text(facts)
         return check
 
     def _entries(self, split: str) -> ViewEntries | ShardEntries:
@@ -160,8 +165,7 @@ def run(args: Sequence[str]) -> int:
     cli = CheckCLI(args[1:])
     file = cli.config.json
     if file not in (None, STDOUT):
-        # a mistake in the path costs a second, not the time of the check
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(Path(file))
     with Progress(*_COLUMNS, console=Console(stderr=True)) as progress:
         report = cli.report(progress)
     if file == STDOUT:
@@ -173,6 +177,16 @@ def run(args: Sequence[str]) -> int:
         Path(file).write_text(f"{_json(report)}\n", encoding="utf-8")
         console.print(f"Report: {file}", soft_wrap=True)
     return report.exit_code
+
+
+def _make_folder(file: Path) -> None:
+    """Before anything is read: a mistake in the path must not cost the time of a check."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--json {file}: its folder cannot be made: {error.strerror}") from error
+    if file.is_dir():
+        raise UserError(f"--json {file}: is a folder; name a file")
 
 
 def _json(report: Report) -> str:

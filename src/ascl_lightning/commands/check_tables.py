@@ -29,10 +29,9 @@ def print_report(report: Report, console: Console) -> None:
 
 def splits_table(report: Report) -> Table:
     """What each split holds, with a histogram of the captions an image."""
-    columns = "Split", "Images", "Shorter side (median)", "Captions", "Captions an image", "Tokens"
-    table = Table(*columns, box=box.SIMPLE_HEAD)
+    table = Table("Split", "Images", "Shorter side", "Captions", "Captions an image", "Tokens", box=box.SIMPLE_HEAD)
     for name, split in report.splits.items():
-        sides = "-" if split.shorter_side is None else "{}-{} ({})".format(*split.shorter_side)
+        sides = "-" if split.shorter_side is None else "{} to {}\nmedian {}".format(*split.shorter_side)
         tokens = "-" if split.tokens is None else f"{split.tokens:,}"
         histogram = "\n".join(_histogram(split))
         table.add_row(name, f"{split.images:,}", sides, f"{split.captions:,}", histogram, tokens)
@@ -41,13 +40,15 @@ def splits_table(report: Report) -> Table:
 
 def told(finding: Finding) -> Text:
     """A finding: how bad, where and how many; what to do about it; examples."""
-    share = f" ({finding.count / finding.total:.2%})" if finding.total else ""
-    count = f"{finding.count:,} of {finding.total:,} " if finding.total else ""
+    count = ""
+    if finding.total:
+        share = finding.count / finding.total
+        count = f"{finding.count:,} of {finding.total:,} {finding.things} ({share:.2%}) "
     indent = "\n" + " " * (_WIDTH + 2)
     text = Text.assemble(
         (f"{finding.severity:<{_WIDTH}}  ", _COLOURS[finding.severity]),
         (f"{finding.split}: " if finding.split else "", "bold"),
-        f"{count}{finding.problem}{share}",
+        f"{count}{finding.problem}",
         (f"{indent}→ {finding.advice}", "green"),
     )
     for example in finding.examples[:_SHOWN] if finding.total else ():

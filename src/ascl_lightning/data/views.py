@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.image_operations import ImageOperation, choose_operation
 from ascl_lightning.data.images import ImageBytes, open_image, to_square
 from ascl_lightning.data.regions import OpenRegions, RegionFeatures
-from ascl_lightning.data.sources.base import Images, Split
+from ascl_lightning.data.sources import Split
 from ascl_lightning.errors import UserError
 
 Picture = np.ndarray | RegionFeatures | None
@@ -101,7 +102,7 @@ class SplitView:
         return range(int(self.text_offsets[row]), int(self.text_offsets[row + 1]))
 
     @property
-    def images(self) -> Images:
+    def images(self) -> Any:  # `Images`; a check of that type would look one up
         """The pictures as they lie in the data.
 
         Raises:

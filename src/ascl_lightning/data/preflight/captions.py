@@ -71,17 +71,17 @@ class Captions:
     @property
     def per_image(self) -> Int[np.ndarray, " N"]:
         """Number of captions of each image."""
-        return np.frombuffer(self._counts, np.uint32)
+        return np.array(self._counts, np.int64)
 
     @property
     def fingerprints(self) -> Int[np.ndarray, " M"]:
         """Fingerprint of each caption; of those of one image that are equal, of one."""
-        return np.frombuffer(self._fingerprints, np.int64)
+        return np.array(self._fingerprints, np.int64)
 
     @property
     def images(self) -> Int[np.ndarray, " M"]:
         """Row of the image of each fingerprint."""
-        return np.frombuffer(self._images, np.uint32)
+        return np.array(self._images, np.int64)
 
     @property
     def tokens(self) -> int | None:

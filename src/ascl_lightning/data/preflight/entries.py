@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.features import FeatureTable
 from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.preflight.findings import Tally
 from ascl_lightning.data.preflight.pictures import PictureFacts, facts_of_view, picture_facts, side_by_side
@@ -32,6 +33,9 @@ class ViewEntries:
         self.broken = Tally()
         """Shards that cannot be read: it has none."""
         self.num_shards = 0
+        stored = view.features.texts
+        self.stored_texts: FeatureTable | None = None if stored is None else stored.table
+        """What the text tower gave, where that was extracted."""
         self._view = view
 
     def __len__(self) -> int:
@@ -57,6 +61,8 @@ class ShardEntries:
         self.broken = Tally()
         """Shards that cannot be read to their end."""
         self.num_shards = len(shards)
+        self.stored_texts: FeatureTable | None = None
+        """Streamed texts have none."""
         self._shards = shards
         self._spec = spec
 

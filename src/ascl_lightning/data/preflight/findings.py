@@ -41,7 +41,8 @@ class Finding:
         severity: How bad it is.
         split: Where it is; None where it is not of the data.
         other: The earlier split that it shares them with, if any.
-        problem: What is wrong.
+        things: What is counted.
+        problem: What is wrong with them.
         advice: What to do about it.
         count: How many are so.
         total: Of how many; 0 where nothing is counted.
@@ -52,6 +53,7 @@ class Finding:
     severity: Severity
     split: str | None
     other: str | None
+    things: str
     problem: str
     advice: str
     count: int
@@ -86,6 +88,7 @@ class Finding:
             severity or known.severity,
             split,
             other,
+            known.things,
             known.problem.format(other=other, **values),
             known.advice.format(**values),
             tally.count,

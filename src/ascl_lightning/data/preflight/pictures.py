@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from ascl_lightning.data.features import FeatureTable
 from ascl_lightning.data.images import HugeImageError, ImageBytes, image_size
 from ascl_lightning.data.preflight.resemblance import COLOURS, Look, Looks, digest
 from ascl_lightning.data.regions import OpenRegions
-from ascl_lightning.data.sources.base import Images
 from ascl_lightning.data.views import SplitView, decode
 from ascl_lightning.errors import UserError
 
@@ -128,26 +127,26 @@ class Pictures:
     @property
     def is_good(self) -> Bool[np.ndarray, " N"]:
         """Which pictures could be read."""
-        return np.frombuffer(self._good, np.bool_)
+        return np.array(self._good, np.bool_)
 
     @property
     def contents(self) -> UInt64[np.ndarray, " N"]:
         """Hash of what each picture holds."""
-        return np.frombuffer(self._contents, np.uint64)
+        return np.array(self._contents, np.uint64)
 
     @property
     def looks(self) -> Looks:
         """What each picture looks like."""
-        colours = np.frombuffer(self._colours, np.uint8).reshape(-1, COLOURS)
-        return Looks(np.frombuffer(self._hashes, np.uint64), colours, np.frombuffer(self._flat, np.bool_))
+        colours = np.array(self._colours, np.uint8).reshape(-1, COLOURS)
+        return Looks(np.array(self._hashes, np.uint64), colours, np.array(self._flat, np.bool_))
 
     @property
     def sides(self) -> Int[np.ndarray, " M"]:
         """Shorter side of each picture that could be read; none of features."""
-        return np.frombuffer(self._sides, np.uint32)
+        return np.array(self._sides, np.int64)
 
 
-def _facts_of_row(images: Images, row: int, spec: PixelSpec) -> PictureFacts:
+def _facts_of_row(images: Any, row: int, spec: PixelSpec) -> PictureFacts:
     try:
         image = images[row]
     except UserError as error:

@@ -48,6 +48,7 @@ class SplitCheck:
         self._caption_faults = caption_faults
         self._side = spec.size if isinstance(spec, PixelSpec) else 0
         self._max_bad_share = max_bad_share
+        self._num_stored_texts = 0
         self._faults: dict[FaultKind, Tally] = {"unreadable": Tally(), "huge": Tally(), "broken": Tally()}
         self._tiny, self._small, self._large, self._blank = Tally(), Tally(), Tally(), Tally()
 
@@ -62,6 +63,12 @@ class SplitCheck:
         if facts.look is not None and facts.look.is_flat:
             self._blank.add(place)
 
+    def add_stored_text(self, facts: PictureFacts) -> None:
+        """Note the next row of the text tower's stored output."""
+        self._num_stored_texts += 1
+        if facts.fault is not None:
+            self._faults["broken"].add(facts.fault)
+
     def findings(self) -> Iterator[Finding]:
         """What is wrong with the split, counts of 0 included."""
         name, total = self.name, len(self.pictures)
@@ -71,7 +78,7 @@ class SplitCheck:
         severity: Severity = "warning" if bad <= self._max_bad_share * total else "error"
         yield Finding.of("unreadable_images", name, unreadable, total, severity)
         yield Finding.of("huge_images", name, huge, total, severity, limit=MAX_PIXELS)
-        yield Finding.of("broken_features", name, broken, total)
+        yield Finding.of("broken_features", name, broken, total + self._num_stored_texts)
         yield Finding.of("tiny_images", name, self._tiny, total, limit=TINY)
         yield Finding.of("small_images", name, self._small, total, limit=self._side)
         yield Finding.of("large_images", name, self._large, total, limit=LARGE_PIXELS)
