@@ -100,7 +100,7 @@ def side_by_side(function: Callable[[_Item], _Made], items: Iterable[_Item]) -> 
 
 
 class Pictures:
-    """What was learnt of the pictures of a split, some 70 bytes of each."""
+    """What was learnt of the pictures of a split, some 220 bytes of each."""
 
     def __init__(self) -> None:
         self._good = bytearray()
@@ -137,7 +137,7 @@ class Pictures:
     @property
     def looks(self) -> Looks:
         """What each picture looks like."""
-        colours = np.array(self._colours, np.uint8).reshape(-1, COLOURS)
+        colours = np.frombuffer(self._colours, np.uint8).reshape(-1, COLOURS)
         return Looks(np.array(self._hashes, np.uint64), colours, np.array(self._flat, np.bool_))
 
     @property
