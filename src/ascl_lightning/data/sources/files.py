@@ -12,6 +12,9 @@ from typing import NoReturn, overload
 
 from ascl_lightning.errors import UserError
 
+MAX_BYTES = 1 << 28
+"""Of a file inside an archive; larger ones are no picture or text, and would fill the memory."""
+
 _NOTED: ContextVar[list[str] | None] = ContextVar("_NOTED", default=None)
 
 
@@ -190,7 +193,7 @@ class FolderImages(Sequence[Path]):
         if not os.path.realpath(path).startswith(self._real_prefix):
             raise UserError(
                 f"{path}: a symbolic link that leads out of {self.folder} is not followed; "
-                f"copy the file, or set the image folder to where the link leads"
+                f"copy the file, or let the configuration name the folder that the link leads to"
             )
         return path
 

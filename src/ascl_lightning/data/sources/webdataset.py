@@ -16,12 +16,10 @@ from typing import Any
 
 from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
-from ascl_lightning.data.sources.files import Record, claim, data_folder, parse_json
+from ascl_lightning.data.sources.files import MAX_BYTES, Record, claim, data_folder, parse_json
 from ascl_lightning.errors import UserError
 
 _PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
-_MAX_MEMBER = 1 << 28
-"""Bytes of a member; larger ones are no picture or text, and would fill the memory."""
 _ATTEMPTS = 3
 _TIMEOUT = 60
 
@@ -228,8 +226,8 @@ class TarShard(Shard):
             raise ConnectionError(str(error)) from error
 
     def _read(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-        if member.size > _MAX_MEMBER:
-            raise UserError(f"{self._where(member)}: has {member.size:,} bytes, more than {_MAX_MEMBER:,}")
+        if member.size > MAX_BYTES:
+            raise UserError(f"{self._where(member)}: has {member.size:,} bytes, more than {MAX_BYTES:,}")
         with self._faults():
             file = archive.extractfile(member)
             return b"" if file is None else file.read()
@@ -282,7 +280,7 @@ class _TarImages(Sequence[ImageBytes]):
         try:
             with Path(self._archives[number]).open("rb") as file:
                 file.seek(offset)
-                data = file.read(min(size, _MAX_MEMBER + 1))
+                data = file.read(min(size, MAX_BYTES + 1))
         except OSError as error:
             raise UserError(f"{name}: cannot be read: {error}") from error
         if len(data) != size:
