@@ -315,8 +315,11 @@ def _decode(data: bytes, path: Path, first_line: int = 1) -> str:
         return data.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
         line = first_line + data.count(b"\n", 0, error.start)
+        # a file of JSON may be one line
+        place = error.start - data.rfind(b"\n", 0, error.start)
         raise UserError(
-            f"{path}, line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
+            f"{path}, line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}, number {place} of the line); "
+            f"save it as UTF-8"
         ) from error
 
 

@@ -56,17 +56,14 @@ class HubDataset(Source):
         """Read one split; see `Source.read`."""
         dataset = self._undecoded(self._load(root, split, streaming=False))
         where = f"{self.path}, {split}"
-        texts = dataset.with_format(None).select_columns([self.captions])[self.captions]
-        captions = [_captions(value, f"{where}, row {row}", self.captions) for row, value in enumerate(texts)]
+        captions = [_captions(value, place, self.captions) for value, place in _texts(dataset, self.captions, where)]
         if not captions:
             raise UserError(f"{where}: holds no rows")
         images = _HubImages(dataset, self._pictures(root), where)
         if self.image_id is None:
             return Split([str(row) for row in range(len(captions))], captions, images)
-        ids = [
-            Record({"image_id": value}, f"{where}, row {row}").identifier("image_id")
-            for row, value in enumerate(dataset.select_columns([self.image_id])[self.image_id])
-        ]
+        names = _texts(dataset, self.image_id, where)
+        ids = [Record({self.image_id: value}, place).identifier(self.image_id) for value, place in names]
         return _joined(ids, captions, images)
 
     def shards(self, root: Path | None, split: str) -> Sequence[Shard] | None:
@@ -285,6 +282,21 @@ def _reason(error: Exception) -> str:
     """What lies behind an error of the library, which often says no more than that there was one."""
     cause = error.__cause__ or error
     return f"{type(cause).__name__}: {cause}"
+
+
+def _texts(dataset: Any, column: str, where: str) -> Iterator[tuple[Any, str]]:
+    """The values of a column, and where each stands.
+
+    Raises:
+        UserError: If one is not UTF-8.
+    """
+    row = 0
+    try:
+        for values in dataset.with_format(None).select_columns([column]):
+            yield values[column], f"{where}, row {row}"
+            row += 1
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}, row {row}: field '{column}' is not UTF-8 text ({error.reason})") from error
 
 
 def _captions(value: Any, where: str, column: str) -> tuple[str, ...]:

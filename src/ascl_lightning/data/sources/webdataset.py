@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from glob import glob
 from http.client import HTTPException
 from itertools import islice, product
 from pathlib import Path
@@ -30,8 +31,8 @@ class WebDataset(Source):
     Args:
         shards: For each split its archives: a path under the root or an http(s) address, with a range in braces
             (`train-{0000..0127}.tar`) or, for paths, a glob pattern (`train-*.tar`).
-        captions: Ending of the members with captions: of text, a caption a line; of JSON (`json`), with the field
-            `captions` or `caption`.
+        captions: Ending of the members with captions: of text, a caption a line, where empty lines are none; of JSON
+            (`json`), with the field `captions` or `caption`.
         streaming: Read training shards from beginning to end, as archives on a network need; a buffer shuffles. Else
             the archives are indexed once and read in any order. Other splits are always read whole, from local files.
 
@@ -81,7 +82,9 @@ class WebDataset(Source):
         if _is_remote(pattern):
             return [TarShard(address, self.captions) for address in expand_braces(pattern)]
         folder = data_folder(root, pattern)
-        paths = [path for name in expand_braces(pattern) for path in sorted(folder.glob(name))]
+        # takes absolute patterns too, as a path does
+        names = [glob(name, root_dir=folder, recursive=True) for name in expand_braces(pattern)]  # noqa: PTH207
+        paths = [folder / path for of_pattern in names for path in sorted(of_pattern)]
         if not paths:
             raise UserError(f"{folder}: there are no shards {pattern}; check --data.root and the source's `shards`")
         return [TarShard(path, self.captions) for path in paths]
