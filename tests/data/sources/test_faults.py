@@ -21,8 +21,8 @@ class Place:
 
     row: str
     field: str
-    utf8: str | None = None
-    """What a caption that is not UTF-8 is called by; None: as any other fault of the row."""
+    utf8: str
+    """How it is refused where it is not UTF-8."""
 
 
 NOT_UTF8 = r"not UTF-8 text \(byte 0xff"
