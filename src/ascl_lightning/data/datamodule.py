@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from ascl_lightning.data import word_edits  # noqa: F401 — a config finds its operations by their names
 from ascl_lightning.data.asymmetry import AsymmetrySampler, TextOperation
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, PixelSpec, TextSpec
