@@ -21,6 +21,9 @@ _ZIPPED = re.compile(r"zip://(?P<member>[^:]+)::(?P<archive>.+)")
 class HubDataset(Source):
     """Any data set that the library `datasets` loads; code that a repository brings is never run.
 
+    A streamed split is shared out to ranks and workers as the shards of `WebDataset` are, not by
+    `split_dataset_by_node`.
+
     Args:
         path: A folder under the root, as `save_to_disk` or the hub lays it out, or the id of a data set on the hub.
         name: Its configuration, where it has several.
@@ -210,12 +213,13 @@ class _Pictures:
         """A file that the library found or fetched; a place that a table merely claims may be anywhere."""
         zipped = _ZIPPED.fullmatch(place)
         archive = place if zipped is None else zipped["archive"]
-        path: str | Path = archive
-        if self._folder is not None or not archive.startswith(f"hf://datasets/{self._repository}@"):
-            path = self._inside((self._folder or Path()) / archive, self._own_folders(), record)
-            if zipped is None:
-                return path
-        return ImageBytes(self._fetched(path, None if zipped is None else zipped["member"], record), place)
+        remote = f"hf://datasets/{self._repository}@"
+        if self._folder is None and archive.startswith(remote) and ".." not in archive.split("/"):
+            return ImageBytes(self._fetched(archive, zipped and zipped["member"], record), place)
+        if "://" in archive:
+            record.fail(self.image, f"leads to {place}, outside of {self._folder or remote}; nothing is read there")
+        path = self._inside((self._folder or Path()) / archive, self._own_folders(), record)
+        return path if zipped is None else ImageBytes(self._fetched(str(path), zipped["member"], record), place)
 
     def _own_folders(self) -> list[Path]:
         if self._folder is not None:
@@ -226,14 +230,14 @@ class _Pictures:
         caches = [config.HF_DATASETS_CACHE, config.HF_CACHE_HOME, constants.HF_HUB_CACHE, self._cache_dir]
         return [Path(cache) for cache in caches if cache is not None]
 
-    def _fetched(self, path: str | Path, member: str | None, record: Record) -> bytes:
+    def _fetched(self, path: str, member: str | None, record: Record) -> bytes:
         """The bytes of a file on the hub, or of an archive's member."""
         try:
-            with _opened(path) if member is None else _archive(str(path), os.getpid()).open(member) as file:
+            with _opened(path) if member is None else _archive(path, os.getpid()).open(member) as file:
                 data: bytes = file.read(MAX_BYTES + 1)
         except Exception as error:
             # a damaged archive and the network raise nearly anything
-            record.fail(self.image, f"cannot be read from {member or ''} {path}: {_reason(error)}")
+            record.fail(self.image, f"cannot be read from {f'{member} in ' if member else ''}{path}: {_reason(error)}")
         if len(data) > MAX_BYTES:
             record.fail(self.image, f"has more than {MAX_BYTES:,} bytes")
         return data
@@ -265,10 +269,10 @@ class _HubImages(Sequence[Path | ImageBytes]):
         return self._pictures.of(self._dataset[row][self._pictures.image], f"{self._where}, row {row}")
 
 
-def _opened(path: str | Path) -> BinaryIO:
+def _opened(path: str) -> BinaryIO:
     import fsspec
 
-    file: BinaryIO = fsspec.open(str(path)).open()
+    file: BinaryIO = fsspec.open(path).open()
     return file
 
 

@@ -28,6 +28,12 @@ _TIMEOUT = 60
 class WebDataset(Source):
     """Shards of images with captions, read whole by an index of their members, or streamed.
 
+    Streamed shards are shared out by `data/streaming.py`, not dealt out whole as the webdataset library's
+    `split_by_node` and `split_by_worker` do: dealt out, ranks get different numbers of images, an epoch must be cut or
+    padded to keep them in step, and ranks beyond the number of shards get none. Here each takes a stretch of the
+    epoch's order, of equal length, that may begin inside a shard; so each image comes once an epoch on any number of
+    ranks and workers, and at most one shard more is opened by each.
+
     Args:
         shards: For each split its archives: a path under the root or an http(s) address, with a range in braces
             (`train-{0000..0127}.tar`) or, for paths, a glob pattern (`train-*.tar`).
