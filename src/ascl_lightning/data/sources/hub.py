@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
@@ -269,11 +269,11 @@ class _HubImages(Sequence[Path | ImageBytes]):
         return self._pictures.of(self._dataset[row][self._pictures.image], f"{self._where}, row {row}")
 
 
-def _opened(path: str) -> BinaryIO:
+def _opened(path: str) -> Any:
+    """A file on this machine or on the hub, which `datasets` makes known to fsspec."""
     import fsspec
 
-    file: BinaryIO = fsspec.open(path).open()
-    return file
+    return fsspec.open(path).open()
 
 
 @lru_cache(maxsize=8)
