@@ -108,10 +108,13 @@ def test_a_stream_and_an_index_hold_the_same(tmp_path):
     assert whole.vocabulary == made.vocabulary
 
 
-def test_a_hub_data_set_streams(tmp_path):
-    source = write_hub_arrow(tmp_path, content(23))
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("write", [write_hub_arrow, write_image_folder])
+def test_a_hub_data_set_streams(tmp_path, write, workers):
+    """Of many parts, and of one."""
+    source = write(tmp_path, content(23))
     source.image_id, source.streaming = None, True
-    made = datamodule(tmp_path, source)
+    made = datamodule(tmp_path, source, num_workers=workers)
     made.setup("fit")
     for epoch in range(2):
         rows = [row[0] for row in samples(made.train_dataloader(), epoch)]
@@ -225,12 +228,13 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize("kind", ["webdataset", "hub"])
 def test_two_real_ranks_with_two_workers_each(tmp_path: Path, kind: str) -> None:
     visited = [row for row in range(43) if row % 5]
+    written = content(43) | {"val": [("v.png", ("one",)), ("w.png", ("two",))]}
     if kind == "webdataset":
-        write_shards(tmp_path, content(43), per_shard=7)
+        write_shards(tmp_path, written, per_shard=7)
         shards = '{"train": "train-*.tar", "val": "val-*.tar"}'
         source = ["WebDataset", "--data.source.shards", shards, "--data.source.captions", "json"]
     else:
-        write_image_folder(tmp_path, content(43))
+        write_image_folder(tmp_path, written)
         source = ["HubDataset", "--data.source.path", "hub", "--data.source.cache_dir", str(tmp_path / "cache")]
         source += ["--data.source.splits", '{"val": "validation"}']
     (tmp_path / "noted.py").write_text(NOTED)

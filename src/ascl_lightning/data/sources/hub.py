@@ -15,6 +15,7 @@ from ascl_lightning.data.sources.files import MAX_BYTES, Record, name_inside
 from ascl_lightning.errors import UserError
 
 _STREAMED_PARTS = 64
+_ROWS_TOGETHER = 16
 _ZIPPED = re.compile(r"zip://(?P<member>[^:]+)::(?P<archive>.+)")
 
 
@@ -148,13 +149,13 @@ class HubShard(Shard):
         """See `Shard.captions`."""
         column = self._pictures.captions
         with self._faults():
-            for row, values in enumerate(self._dataset.select_columns([column])):
+            for row, values in enumerate(_rows(self._dataset.select_columns([column]))):
                 yield _captions(values[column], f"{self.name}, row {row}", column)
 
     def items(self, start: int) -> Iterator[Streamed]:
         """See `Shard.items`."""
         with self._faults():
-            for row, values in enumerate(self._dataset.skip(start), start=start):
+            for row, values in enumerate(_rows(self._dataset.skip(start)), start=start):
                 where = f"{self.name}, row {row}"
                 captions = _captions(values[self._pictures.captions], where, self._pictures.captions)
                 yield captions, self._pictures.of(values[self._pictures.image], where)
@@ -168,6 +169,17 @@ class HubShard(Shard):
             raise
         except Exception as error:
             raise UserError(f"{self.name}: cannot be read: {_reason(error)}") from error
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    """All rows of a stream.
+
+    Not by iterating over it: in a worker process the library then gives a part of them, and our plan has already said
+    which worker reads what.
+    """
+    for batch in dataset.iter(batch_size=_ROWS_TOGETHER):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 class _Pictures:
