@@ -251,9 +251,12 @@ def noted_run(root: Path, name: str, source: list[str]) -> dict[int, list[list[l
     """What the two ranks of a training saw: for each epoch a list a rank."""
     folder = root / name
     folder.mkdir()
-    arguments = ["fit", "--config", str(TINY), "--data.source", *source, "--data.source.streaming", "true"]
-    arguments += ["--data.root", str(root), "--data.num_workers", "2", "--trainer.default_root_dir", str(folder)]
-    arguments += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "3", str(folder)]
+    arguments = [
+        *("fit", "--config", str(TINY), "--data.source", *source, "--data.source.streaming", "true"),
+        *("--data.root", str(root), "--data.num_workers", "2", "--trainer.default_root_dir", str(folder)),
+        *("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true"),
+        *("--trainer.max_epochs", "3", str(folder)),
+    ]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
