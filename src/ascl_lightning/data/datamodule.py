@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from ascl_lightning.data import word_edits  # noqa: F401 — a config finds its operations by their names
 from ascl_lightning.data.asymmetry import AsymmetrySampler, TextOperation
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
@@ -181,8 +182,10 @@ class RetrievalDataModule(LightningDataModule):
 
     def evaluation_dataloader(self, split: str) -> DataLoader[ImageTextBatch]:
         """Images of any split in order, not augmented, with all their captions."""
-        view = self.view(split)
-        sampler = EpochSampler(len(view.split), self.seed, False, *self._rank())
+        view, (rank, world_size) = self.view(split), self._rank()
+        if len(view.split) < world_size:
+            raise UserError(f"the split '{split}' has {len(view.split)} images, too few for {world_size} processes")
+        sampler = EpochSampler(len(view.split), self.seed, False, rank, world_size)
         collate = self._collate(view).evaluation
         return self._loader(EvalDataset(view), collate, sampler=sampler, batch_size=self._eval_batch_size)
 

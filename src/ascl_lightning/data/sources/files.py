@@ -13,6 +13,9 @@ from typing import NoReturn, overload
 
 from ascl_lightning.errors import UserError
 
+MAX_BYTES = 1 << 28
+"""Of a file inside an archive; larger ones are no picture or text, and would fill the memory."""
+
 
 @dataclass(frozen=True)
 class CaptionFault:
@@ -201,7 +204,7 @@ class FolderImages(Sequence[Path]):
         if not os.path.realpath(path).startswith(self._real_prefix):
             raise UserError(
                 f"{path}: a symbolic link that leads out of {self.folder} is not followed; "
-                f"copy the file, or set the image folder to where the link leads"
+                f"copy the file, or let the configuration name the folder that the link leads to"
             )
         return path
 
@@ -323,8 +326,11 @@ def _decode(data: bytes, path: Path, first_line: int = 1) -> str:
         return data.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
         line = first_line + data.count(b"\n", 0, error.start)
+        # a file of JSON may be one line
+        place = error.start - data.rfind(b"\n", 0, error.start)
         raise UserError(
-            f"{path}, line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
+            f"{path}, line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}, number {place} of the line); "
+            f"save it as UTF-8"
         ) from error
 
 
