@@ -52,6 +52,7 @@ class RetrievalDataModule(LightningDataModule):
         seed: Of the order of the pairs and of every draw.
         image_spec: What the image encoder is fed; the command line links it to the model.
         text_spec: What the text encoder is fed; likewise.
+        with_tokens: Whether the model reads local tokens; likewise. If not, they are not read from stored features.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class RetrievalDataModule(LightningDataModule):
         seed: int = 0,
         image_spec: ImageSpec | None = None,
         text_spec: TextSpec | None = None,
+        with_tokens: bool = True,
     ) -> None:
         super().__init__()
         check_shares(image_operations)
@@ -82,6 +84,7 @@ class RetrievalDataModule(LightningDataModule):
         self.vocabulary: Vocabulary | None = None
         self.image_spec = image_spec
         self.text_spec = text_spec
+        self.with_tokens = with_tokens
         self.seed = seed
         self.num_workers = num_workers
         self._regions = regions
@@ -110,7 +113,7 @@ class RetrievalDataModule(LightningDataModule):
                 raise ValueError("image_spec is missing: pass image_encoder.spec (the command line links it)")
             read = self.read(split)
             regions = None if self._regions is None else self._regions.open(self.root)
-            self.views[split] = SplitView(read, self.image_spec, regions, read.features)
+            self.views[split] = SplitView(read, self.image_spec, regions, read.features, self.with_tokens)
         return self.views[split]
 
     def prepare_texts(self) -> None:
@@ -251,7 +254,7 @@ class RetrievalDataModule(LightningDataModule):
         if texts is None or not texts.num_variants:
             return
         if not operations:
-            view.features = replace(view.features, texts=texts.captions_alone())
+            view.use(replace(view.features, texts=texts.captions_alone()))
         elif texts.table.manifest.made_with != self.made_with:
             raise UserError(
                 f"{texts.table.folder}: its texts were made by other operations or another seed than the config's: "

@@ -84,12 +84,21 @@ class SplitView:
         spec: What the image encoder is fed.
         regions: Where region features are read, for an encoder that takes them.
         features: What frozen towers gave for the split; pictures and captions are not read where it has them.
+        with_tokens: Whether the model reads local tokens; else they are not read from `features`.
     """
 
     split: Split
     spec: ImageSpec
     regions: OpenRegions | None = None
     features: SplitFeatures = field(default_factory=SplitFeatures)
+    with_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        self.use(self.features)
+
+    def use(self, features: SplitFeatures) -> None:
+        """Read from these features from now on."""
+        self.features = features if self.with_tokens else features.pooled_alone()
 
     @cached_property
     def text_offsets(self) -> Int[np.ndarray, " N_plus_1"]:
