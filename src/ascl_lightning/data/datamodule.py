@@ -248,12 +248,12 @@ class RetrievalDataModule(LightningDataModule):
 
     def _use_made_texts(self, view: SplitView) -> None:
         """Takes stored T+ and T- where they are those of the configuration."""
-        texts, operations = view.features.texts, (*self.asymmetry.positives, *self.asymmetry.negatives)
+        texts = view.features.texts
         if view.features.images is not None and self.augmentation:
             raise UserError("features were extracted of whole pictures: leave augment and image_operations out")
         if texts is None or not texts.num_variants:
             return
-        if not operations:
+        if not self.asymmetry:
             view.use(replace(view.features, texts=texts.captions_alone()))
         elif texts.table.manifest.made_with != self.made_with:
             raise UserError(

@@ -1,13 +1,17 @@
 """The one door through which a picture enters: from a file of any usual kind to square uint8 pixels."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from torch.nn import functional as F
 
 from ascl_lightning.data.batch import PixelSpec
@@ -28,6 +32,9 @@ CROP_AREA = (0.5, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 """Width over height of a random crop; relative to the picture's where the encoder squashes."""
 
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations of pictures that lie on their side."""
+
 _Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
 
@@ -39,6 +46,40 @@ class ImageBytes:
     data: bytes = field(repr=False)
     name: str
     """Where it lies, for messages."""
+
+
+@dataclass(frozen=True)
+class _RandomCrop:
+    """A cut for training, of whatever size the picture is decoded at.
+
+    Args:
+        area: Share of the picture.
+        aspect: Width over height, beside the picture's own where the encoder squashes.
+        left: Where the cut lies in the room that it leaves, in [0, 1).
+        top: Likewise.
+    """
+
+    area: float
+    aspect: float
+    left: float
+    top: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "_RandomCrop":
+        aspect = float(np.exp(rng.uniform(*np.log(CROP_ASPECT))))
+        return cls(rng.uniform(*CROP_AREA), aspect, rng.random(), rng.random())
+
+    def box(self, size: tuple[int, int], spec: PixelSpec) -> _Box:
+        width, height = float(size[0]), float(size[1])
+        # where evaluation squashes the whole picture, a crop of the picture's own shape is squashed just as much
+        unit = (width, height) if spec.crop == "squash" else ((width * height) ** 0.5,) * 2
+        box_width, box_height = unit[0] * (self.area * self.aspect) ** 0.5, unit[1] * (self.area / self.aspect) ** 0.5
+        fit = min(1.0, width / box_width, height / box_height)
+        kept_width = min(size[0], max(1, round(box_width * fit)))
+        kept_height = min(size[1], max(1, round(box_height * fit)))
+        left = int(self.left * (size[0] - kept_width + 1))
+        top = int(self.top * (size[1] - kept_height + 1))
+        return left, top, left + kept_width, top + kept_height
 
 
 def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.Image:
@@ -58,23 +99,37 @@ def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.
     Raises:
         UserError: If the file is missing, is no such picture, is damaged or cut short, or has more than `MAX_PIXELS`.
     """
-    name = source.name if isinstance(source, ImageBytes) else str(source)
-    # a pipe in the place of a file would block for ever
-    if isinstance(source, Path) and not source.is_file():
-        raise UserError(f"{name}: there is no such image file")
-    try:
-        file = io.BytesIO(source.data) if isinstance(source, ImageBytes) else source
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            return _decode(image, min_side)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: has more than {MAX_PIXELS:,} pixels; make the picture smaller") from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{name}: not a picture of a known kind ({', '.join(FORMATS)})") from error
-    except Exception as error:
-        # on damaged files the decoders raise nearly anything: SyntaxError, struct.error, IndexError, OverflowError...
-        raise UserError(f"{name}: the picture cannot be read: {error or type(error).__name__}") from error
+    with _opened(source) as image:
+        if min_side is not None:
+            image.draft(None, (min_side, min_side))
+        return _decode(image)
+
+
+def open_square(
+    source: Path | ImageBytes, spec: PixelSpec, rng: np.random.Generator | None = None
+) -> UInt8[np.ndarray, "3 S S"]:
+    """Read a picture as an encoder wants it.
+
+    What is cut out of it is known before it is decoded, and a JPEG is decoded at the smallest size that leaves the cut
+    as many pixels as the encoder wants.
+
+    Args:
+        source: As in `open_image`.
+        spec: As in `to_square`.
+        rng: As in `to_square`.
+
+    Returns:
+        Pixels in 0..255, (3, S, S).
+
+    Raises:
+        UserError: As `open_image`.
+    """
+    crop = None if rng is None else _RandomCrop.draw(rng)
+    with _opened(source) as image:
+        if isinstance(image, JpegImageFile):
+            _shrink(image, spec, crop)
+        picture = _decode(image)
+    return _cut(picture, spec, crop)
 
 
 def to_square(
@@ -92,17 +147,51 @@ def to_square(
     Returns:
         Pixels in 0..255, (3, S, S).
     """
-    left, top, right, bottom = _center_box(image.size, spec) if rng is None else _random_box(image.size, spec, rng)
+    return _cut(image, spec, None if rng is None else _RandomCrop.draw(rng))
+
+
+@contextmanager
+def _opened(source: Path | ImageBytes) -> Iterator[Image.Image]:
+    """A picture of which the header is read; whatever goes wrong with it from here on is a `UserError`."""
+    name = source.name if isinstance(source, ImageBytes) else str(source)
+    # a pipe in the place of a file would block for ever
+    if isinstance(source, Path) and not source.is_file():
+        raise UserError(f"{name}: there is no such image file")
+    try:
+        file = io.BytesIO(source.data) if isinstance(source, ImageBytes) else source
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            yield image
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: has more than {MAX_PIXELS:,} pixels; make the picture smaller") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name}: not a picture of a known kind ({', '.join(FORMATS)})") from error
+    except Exception as error:
+        # on damaged files the decoders raise nearly anything: SyntaxError, struct.error, IndexError, OverflowError...
+        raise UserError(f"{name}: the picture cannot be read: {error or type(error).__name__}") from error
+
+
+def _shrink(image: JpegImageFile, spec: PixelSpec, crop: _RandomCrop | None) -> None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size where that suffices."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+    for scale in (8, 4, 2):
+        reduced = ceil(image.width / scale), ceil(image.height / scale)
+        left, top, right, bottom = _box(reduced[::-1] if turned else reduced, spec, crop)
+        if min(right - left, bottom - top) >= spec.size:
+            image.draft(None, (image.width // scale, image.height // scale))
+            return
+
+
+def _cut(image: Image.Image, spec: PixelSpec, crop: _RandomCrop | None) -> UInt8[np.ndarray, "3 S S"]:
     # torch resizes bytes as they are, in a third of Pillow's time
-    pixels = torch.from_numpy(np.array(image)[top:bottom, left:right]).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(image.crop(_box(image.size, spec, crop)))).permute(2, 0, 1)
     if pixels.shape[1:] != (spec.size, spec.size):
         pixels = F.interpolate(pixels[None], (spec.size, spec.size), mode=spec.interpolation, antialias=True)[0]
     return np.ascontiguousarray(pixels.numpy())
 
 
-def _decode(image: Image.Image, min_side: int | None) -> Image.Image:
-    if min_side is not None:
-        image.draft(None, (min_side, min_side))
+def _decode(image: Image.Image) -> Image.Image:
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
@@ -110,7 +199,8 @@ def _decode(image: Image.Image, min_side: int | None) -> Image.Image:
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture).convert("RGB")
-    return image.convert("RGB")
+    # the conversion copies whatever the mode
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -131,25 +221,13 @@ def _value_range(values: np.ndarray, mode: str) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _center_box(size: tuple[int, int], spec: PixelSpec) -> _Box:
+def _box(size: tuple[int, int], spec: PixelSpec, crop: _RandomCrop | None) -> _Box:
+    """What is cut out of a picture of some size: for training, or else as evaluation sees it."""
+    if crop is not None:
+        return crop.box(size, spec)
     width, height = size
     if spec.crop == "squash":
         return 0, 0, width, height
     side = min(size)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
-
-
-def _random_box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator) -> _Box:
-    width, height = float(size[0]), float(size[1])
-    area = rng.uniform(*CROP_AREA)
-    aspect = np.exp(rng.uniform(*np.log(CROP_ASPECT)))
-    # where evaluation squashes the whole picture, a crop of the picture's own shape is squashed just as much
-    unit = (width, height) if spec.crop == "squash" else ((width * height) ** 0.5,) * 2
-    box_width, box_height = unit[0] * (area * aspect) ** 0.5, unit[1] * (area / aspect) ** 0.5
-    fit = min(1.0, width / box_width, height / box_height)
-    kept_width = min(size[0], max(1, round(box_width * fit)))
-    kept_height = min(size[1], max(1, round(box_height * fit)))
-    left = int(rng.integers(size[0] - kept_width + 1))
-    top = int(rng.integers(size[1] - kept_height + 1))
-    return left, top, left + kept_width, top + kept_height

@@ -14,7 +14,7 @@ from torch import Tensor
 from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec, RegionSpec
 from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.image_operations import ImageOperation, choose_operation
-from ascl_lightning.data.images import ImageBytes, open_image, to_square
+from ascl_lightning.data.images import ImageBytes, open_image, open_square, to_square
 from ascl_lightning.data.regions import OpenRegions, RegionFeatures
 from ascl_lightning.data.sources import Split
 from ascl_lightning.errors import UserError
@@ -58,20 +58,22 @@ def load_picture(
     Raises:
         UserError: If it, or the other, cannot be read.
     """
-    picture = decode(image, spec)
     operation = choose_operation(augmentation.operations, rng)
-    if operation is not None:
-        picture = operation(picture, lambda: decode(others[int(rng.integers(len(others)))], spec), rng)
+    if operation is None:
+        return _square(image, spec, rng if augmentation.crop else None)
+    made = operation(_whole(image, spec), lambda: _whole(others[int(rng.integers(len(others)))], spec), rng)
     # a random crop of what an operation made could leave nothing of what the sentence says
-    return to_square(picture, spec, rng if augmentation.crop and operation is None else None)
+    return to_square(made, spec)
 
 
-def decode(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> Image.Image:
-    """A picture, large enough for the encoder even where half of each side is cut away.
+def _square(image: Path | ImageBytes | np.ndarray, spec: PixelSpec, rng: np.random.Generator | None) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return to_square(Image.fromarray(image), spec, rng)
+    return open_square(image, spec, rng)
 
-    Raises:
-        UserError: If it cannot be read.
-    """
+
+def _whole(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> Image.Image:
+    """A picture, large enough for the encoder even where half of each side is cut away."""
     return Image.fromarray(image) if isinstance(image, np.ndarray) else open_image(image, min_side=2 * spec.size)
 
 
@@ -128,7 +130,7 @@ class SplitView:
         image = self.split.images[row]
         if augmentation and rng is not None:
             return load_picture(image, self.spec, augmentation, self.split.images, rng)
-        return to_square(decode(image, self.spec), self.spec)
+        return _square(image, self.spec, None)
 
     def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]) -> Tensor | Features:
         """Pictures (N, 3, S, S) uint8, or features, of a batch."""
