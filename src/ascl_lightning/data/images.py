@@ -4,7 +4,6 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -48,40 +47,6 @@ class ImageBytes:
     """Where it lies, for messages."""
 
 
-@dataclass(frozen=True)
-class _RandomCrop:
-    """A cut for training, of whatever size the picture is decoded at.
-
-    Args:
-        area: Share of the picture.
-        aspect: Width over height, beside the picture's own where the encoder squashes.
-        left: Where the cut lies in the room that it leaves, in [0, 1).
-        top: Likewise.
-    """
-
-    area: float
-    aspect: float
-    left: float
-    top: float
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "_RandomCrop":
-        aspect = float(np.exp(rng.uniform(*np.log(CROP_ASPECT))))
-        return cls(rng.uniform(*CROP_AREA), aspect, rng.random(), rng.random())
-
-    def box(self, size: tuple[int, int], spec: PixelSpec) -> _Box:
-        width, height = float(size[0]), float(size[1])
-        # where evaluation squashes the whole picture, a crop of the picture's own shape is squashed just as much
-        unit = (width, height) if spec.crop == "squash" else ((width * height) ** 0.5,) * 2
-        box_width, box_height = unit[0] * (self.area * self.aspect) ** 0.5, unit[1] * (self.area / self.aspect) ** 0.5
-        fit = min(1.0, width / box_width, height / box_height)
-        kept_width = min(size[0], max(1, round(box_width * fit)))
-        kept_height = min(size[1], max(1, round(box_height * fit)))
-        left = int(self.left * (size[0] - kept_width + 1))
-        top = int(self.top * (size[1] - kept_height + 1))
-        return left, top, left + kept_width, top + kept_height
-
-
 def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.Image:
     """Decode a picture as it is meant to be seen.
 
@@ -110,8 +75,8 @@ def open_square(
 ) -> UInt8[np.ndarray, "3 S S"]:
     """Read a picture as an encoder wants it.
 
-    What is cut out of it is known before it is decoded, and a JPEG is decoded at the smallest size that leaves the cut
-    as many pixels as the encoder wants.
+    What is cut out of a JPEG is known before it is decoded: at 1/2, 1/4 or 1/8 of its size where that leaves the cut as
+    many pixels as the encoder wants.
 
     Args:
         source: As in `open_image`.
@@ -124,12 +89,16 @@ def open_square(
     Raises:
         UserError: As `open_image`.
     """
-    crop = None if rng is None else _RandomCrop.draw(rng)
     with _opened(source) as image:
-        if isinstance(image, JpegImageFile):
-            _shrink(image, spec, crop)
-        picture = _decode(image)
-    return _cut(picture, spec, crop)
+        if not isinstance(image, JpegImageFile):
+            return to_square(_decode(image), spec, rng)
+        box = _box(_seen_size(image), spec, rng)
+        room = min(box[2] - box[0], box[3] - box[1]) // spec.size
+        scale = next(scale for scale in (8, 4, 2, 1) if scale <= max(1, room))
+        image.draft(None, (image.width // scale, image.height // scale))
+        # edges to the nearest pixel
+        left, top, right, bottom = ((edge + scale // 2) // scale for edge in box)
+        return _cut(_decode(image), (left, top, right, bottom), spec)
 
 
 def to_square(
@@ -147,7 +116,7 @@ def to_square(
     Returns:
         Pixels in 0..255, (3, S, S).
     """
-    return _cut(image, spec, None if rng is None else _RandomCrop.draw(rng))
+    return _cut(image, _box(image.size, spec, rng), spec)
 
 
 @contextmanager
@@ -172,20 +141,15 @@ def _opened(source: Path | ImageBytes) -> Iterator[Image.Image]:
         raise UserError(f"{name}: the picture cannot be read: {error or type(error).__name__}") from error
 
 
-def _shrink(image: JpegImageFile, spec: PixelSpec, crop: _RandomCrop | None) -> None:
-    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size where that suffices."""
+def _seen_size(image: JpegImageFile) -> tuple[int, int]:
+    """Width and height as EXIF has the picture seen."""
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
-    for scale in (8, 4, 2):
-        reduced = ceil(image.width / scale), ceil(image.height / scale)
-        left, top, right, bottom = _box(reduced[::-1] if turned else reduced, spec, crop)
-        if min(right - left, bottom - top) >= spec.size:
-            image.draft(None, (image.width // scale, image.height // scale))
-            return
+    return (image.height, image.width) if turned else image.size
 
 
-def _cut(image: Image.Image, spec: PixelSpec, crop: _RandomCrop | None) -> UInt8[np.ndarray, "3 S S"]:
+def _cut(image: Image.Image, box: _Box, spec: PixelSpec) -> UInt8[np.ndarray, "3 S S"]:
     # torch resizes bytes as they are, in a third of Pillow's time
-    pixels = torch.from_numpy(np.array(image.crop(_box(image.size, spec, crop)))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1)
     if pixels.shape[1:] != (spec.size, spec.size):
         pixels = F.interpolate(pixels[None], (spec.size, spec.size), mode=spec.interpolation, antialias=True)[0]
     return np.ascontiguousarray(pixels.numpy())
@@ -221,13 +185,28 @@ def _value_range(values: np.ndarray, mode: str) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _box(size: tuple[int, int], spec: PixelSpec, crop: _RandomCrop | None) -> _Box:
-    """What is cut out of a picture of some size: for training, or else as evaluation sees it."""
-    if crop is not None:
-        return crop.box(size, spec)
+def _box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator | None) -> _Box:
+    """What is cut out of a picture of some size: for training, or without `rng` as evaluation sees it."""
+    if rng is not None:
+        return _random_box(size, spec, rng)
     width, height = size
     if spec.crop == "squash":
         return 0, 0, width, height
     side = min(size)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
+
+
+def _random_box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator) -> _Box:
+    width, height = float(size[0]), float(size[1])
+    area = rng.uniform(*CROP_AREA)
+    aspect = np.exp(rng.uniform(*np.log(CROP_ASPECT)))
+    # where evaluation squashes the whole picture, a crop of the picture's own shape is squashed just as much
+    unit = (width, height) if spec.crop == "squash" else ((width * height) ** 0.5,) * 2
+    box_width, box_height = unit[0] * (area * aspect) ** 0.5, unit[1] * (area / aspect) ** 0.5
+    fit = min(1.0, width / box_width, height / box_height)
+    kept_width = min(size[0], max(1, round(box_width * fit)))
+    kept_height = min(size[1], max(1, round(box_height * fit)))
+    left = int(rng.integers(size[0] - kept_width + 1))
+    top = int(rng.integers(size[1] - kept_height + 1))
+    return left, top, left + kept_width, top + kept_height
