@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from ascl_lightning.models.text_encoders import WordTransformer
 from ascl_lightning.modules.retrieval import RetrievalModule
 
 CONFIG = Path(__file__).parents[1] / "configs" / "flickr8k.yaml"
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 PLAIN_INFO_NCE = (
     "--data.source ExtractedFeatures --data.positives [] --model.word_features null --model.loss InfoNCE "
     "--model.loss.temperature 0.05 --model.loss.learn_temperature false --model.similarity.local_weight 0 "
@@ -95,7 +97,7 @@ def own_memory() -> float:
 def memory_of_an_epoch(folder: Path, num_images: int, num_workers: int) -> float:
     """How many MiB an epoch over so many images takes beyond what was there before."""
     model = RegionEncoder(REGIONS, WIDTH), WordTransformer(64, width=WORD_WIDTH, frozen=True)
-    similarity = FusedSimilarity(64, num_heads=1, local_weight=0.5, global_fusion="none")
+    similarity = FusedSimilarity(16, num_heads=1, local_weight=0.5, global_fusion="none")
     datamodule = RetrievalDataModule(
         ExtractedFeatures(),
         str(folder / str(num_images)),
