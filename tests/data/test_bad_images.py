@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tests.datasets import write_picture
 
-from ascl_lightning.data.bad_images import BadImages, unreadable
+from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.sources.files import FolderImages
@@ -47,15 +47,12 @@ def test_the_share_itself_is_allowed(share: float, allowed: int) -> None:
 
 def test_faults_are_listed_up_to_twenty(tmp_path: Path) -> None:
     split = view(tmp_path, 30, range(3, 28))
-    assert [fault.split(":")[0] for fault in unreadable(split)] == [
-        str(tmp_path / f"{i:02d}.png") for i in range(3, 28)
-    ]
     with pytest.raises(UserError, match="evaluation needs every picture, and 25 cannot be read") as caught:
         BadImages(0.01).refuse([split])
     message = str(caught.value)
     assert all(f"{i:02d}.png" in message for i in range(3, 23))
     assert not any(f"{i:02d}.png" in message for i in range(23, 28))
-    assert "and 5 more; mend them or take them out of the data set (`ascl check` lists all)" in message
+    assert "and 5 more; mend them or take them out of the data set (`ascl check --json FILE` lists them)" in message
 
 
 def test_all_splits_are_looked_through(tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ class RetrievalModule(LightningModule):
         self._optimizer = optimizer
         self._schedule = schedule
 
+    @property
+    def uses_tokens(self) -> bool:
+        """Whether scores or T- need local tokens; if not, only pooled vectors are read."""
+        return self.model.similarity.uses_tokens or self.word_features is not None
+
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
         """Loss of one batch of pairs."""
         images, texts = self.model.encode_images(batch.images), self.model.encode_texts(batch.texts)
