@@ -72,6 +72,25 @@ class ImageTextModel(nn.Module):
         scores: Tensor = self.similarity(images, texts)
         return scores
 
+    def freeze_unread(self, uses_global: bool) -> None:
+        """Takes parameters out of training that no score reads: nothing would ever reach them, which distributed
+        training takes for an error and weight decay for a reason to shrink them.
+
+        Args:
+            uses_global: Whether global vectors are trained, in the fused score or beside it.
+        """
+        similarity = self.similarity
+        for projection, uses_pooled in (
+            (self.image_projection, uses_global),
+            (self.text_projection, uses_global and similarity.uses_text_pooled),
+        ):
+            if isinstance(projection, Projection):
+                projection.pooled.requires_grad_(uses_pooled)
+                projection.tokens.requires_grad_(similarity.uses_tokens)
+        if similarity.global_fusion != "none":
+            similarity.image_fusion.requires_grad_(uses_global)
+            similarity.text_fusion.requires_grad_(uses_global)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Trainable parameters: one group for each tower with a learning rate of its own, one for the rest."""
         groups: list[dict[str, Any]] = []
