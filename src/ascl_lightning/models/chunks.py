@@ -29,11 +29,8 @@ def encode_in_chunks(encode: Callable[..., Encoded], *inputs: Any, chunk_size: i
     num_rows = len(inputs[0])
     if chunk_size is None or num_rows <= chunk_size:
         return encode(*inputs)
-    chunks = []
-    for start in range(0, num_rows, chunk_size):
-        rows = slice(start, start + chunk_size)
-        chunk = [map_tensors(value, lambda tensor, rows=rows: tensor[rows]) for value in inputs]
-        chunks.append(checkpoint(encode, *chunk, use_reentrant=False))
+    ranges = [slice(start, start + chunk_size) for start in range(0, num_rows, chunk_size)]
+    chunks = [checkpoint(encode, *(_rows(value, rows) for value in inputs), use_reentrant=False) for rows in ranges]
     return tuple(_join(parts) for parts in zip(*chunks, strict=True))  # type: ignore[return-value]
 
 
@@ -43,6 +40,10 @@ def mixes_rows(module: nn.Module) -> bool:
     Chunks of a batch would have statistics of their own, and count twice in the running ones.
     """
     return any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
+
+
+def _rows(value: Any, rows: slice) -> Any:
+    return map_tensors(value, lambda tensor: tensor[rows])
 
 
 def _join(parts: tuple[Any, ...]) -> Any:

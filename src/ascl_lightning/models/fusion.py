@@ -104,8 +104,9 @@ class FusedSimilarity(nn.Module):
         return self.compare(self.prepare_images(images), self.prepare_texts(texts))
 
     def prepare_images(self, images: Features) -> Features:
-        """What scores take from images alone: embeddings in the place of pooled vectors where no text changes them, and
-        no tokens where no level attends. Scoring the rest is `compare`.
+        """What scores take from images alone; the rest is `compare`.
+
+        Embeddings in the place of pooled vectors, unless fusion is pairwise; no tokens where no level attends to them.
         """
         return self._without_unread(images, self.image_embeds)
 

@@ -73,8 +73,9 @@ class ImageTextModel(nn.Module):
         return scores
 
     def freeze_unread(self, uses_global: bool) -> None:
-        """Takes parameters out of training that no score reads: nothing would ever reach them, which distributed
-        training takes for an error and weight decay for a reason to shrink them.
+        """Takes parameters out of training that no score reads.
+
+        No gradient would ever reach them, which distributed training takes for an error.
 
         Args:
             uses_global: Whether global vectors are trained, in the fused score or beside it.

@@ -134,12 +134,13 @@ class Objective:
 
     def _encode_group(self, texts: Texts, word_level: NegativeTexts | None, keys: Tensor) -> _TextGroup:
         """T with its T-: from the batch, from the features of T, or from both side by side."""
-        own, embeds, noisy, noisy_valid = encode_in_chunks(self._encode_texts, texts, keys, chunk_size=self.chunk_size)
+        encode = self._encode_texts
+        own, embeds, noisy, noisy_valid = encode_in_chunks(encode, texts, keys, chunk_size=self.chunk_size)
         group = _TextGroup(own, embeds, [], [])
         if self.loss.uses_negatives and word_level is not None:
             (negatives,) = encode_in_chunks(self._encode_negatives, word_level.texts, chunk_size=self.chunk_size)
             group.add(negatives, word_level.valid)
-        if noisy is not None:
+        if noisy is not None and noisy_valid is not None:
             group.add(noisy, noisy_valid)
         return group
 
