@@ -81,8 +81,10 @@ def transpose_scores(scores: Float[Tensor, "b B"], counts: Sequence[int]) -> Flo
         return scores.T
     own = counts[rank()]
     # what goes to a process must lie together: its texts are rows of the transposed matrix
-    flat: Tensor = _Exchange.apply(scores.T.flatten(), [count * own for count in counts], [own * c for c in counts])
-    return torch.cat([part.unflatten(0, (own, -1)) for part in flat.split([own * c for c in counts])], dim=1)
+    sizes = [own * count for count in counts]
+    received: Tensor = _Exchange.apply(scores.T.flatten(), sizes)
+    blocks = zip(received.split(sizes), counts, strict=True)
+    return torch.cat([block.reshape(own, count) for block, count in blocks], dim=1)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
@@ -99,13 +101,12 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
         ctx.counts = counts
-        largest = max(counts)
-        padded = rows.new_zeros(largest, *rows.shape[1:])
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
-        of_all = rows.new_empty(len(counts) * largest, *rows.shape[1:])
-        dist.all_gather_into_tensor(of_all, padded)
-        parts = of_all.split(largest)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        of_all = rows.new_empty(len(counts), *padded.shape)
+        if padded.numel():  # on all processes or on none
+            dist.all_gather_into_tensor(of_all.flatten(0, 1), padded)
+        return torch.cat([part[:count] for part, count in zip(of_all, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -114,25 +115,25 @@ class _GatherRows(torch.autograd.Function):
         for place, part in zip(padded, gradient.split(ctx.counts), strict=True):
             place[: len(part)] = part
         own = torch.empty_like(padded[0])
-        dist.reduce_scatter_tensor(own, padded.flatten(0, 1))
+        if own.numel():
+            dist.reduce_scatter_tensor(own, padded.flatten(0, 1))
         return own[: ctx.counts[rank()]], None
 
 
 class _Exchange(torch.autograd.Function):
-    """Sends every process its part of a vector; the gradient takes the way back."""
+    """Sends every process its part of a vector and gets as much from it; the gradient takes the way back."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, sent: list[int], received: list[int]) -> Tensor:
-        ctx.sizes = sent, received
-        return _exchange(values, sent, received)
+    def forward(ctx: Any, values: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        return _exchange(values, sizes)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        sent, received = ctx.sizes
-        return _exchange(gradients[0].contiguous(), received, sent), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _exchange(gradients[0].contiguous(), ctx.sizes), None
 
 
-def _exchange(values: Tensor, sent: list[int], received: list[int]) -> Tensor:
-    result = values.new_empty(sum(received))
-    dist.all_to_all_single(result, values, received, sent)
-    return result
+def _exchange(values: Tensor, sizes: list[int]) -> Tensor:
+    received = torch.empty_like(values)
+    dist.all_to_all_single(received, values, sizes, sizes)
+    return received

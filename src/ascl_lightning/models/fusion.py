@@ -106,7 +106,8 @@ class FusedSimilarity(nn.Module):
     def prepare_images(self, images: Features) -> Features:
         """What scores take from images alone; the rest is `compare`.
 
-        Embeddings in the place of pooled vectors, unless fusion is pairwise; no tokens where no level attends to them.
+        Embeddings in the place of pooled vectors, unless fusion is pairwise. What no level reads has no elements:
+        tokens without attention, pooled vectors without a global level.
         """
         return self._without_unread(images, self.image_embeds)
 
@@ -170,10 +171,12 @@ class FusedSimilarity(nn.Module):
         return self.local_weight > 0 or self.global_fusion == "pairwise"
 
     def _without_unread(self, items: Features, embeds: Callable[[Features], Tensor]) -> Features:
-        pooled = items.pooled if self.global_fusion == "pairwise" else embeds(items)
-        if self._attends:
-            return Features(pooled, items.tokens, items.mask)
-        return Features(pooled, items.tokens[:, :0], items.mask[:, :0])
+        if self.local_weight == 1:
+            return Features(items.pooled[:, :0], items.tokens, items.mask)
+        if self.global_fusion == "pairwise":
+            return items
+        longest = items.mask.shape[1] if self._attends else 0
+        return Features(embeds(items), items.tokens[:, :longest], items.mask[:, :longest])
 
     @torch.compiler.disable  # sizes of tiles depend on lengths, and the gradient is written out
     def _attention_score(self, images: Features, texts: Features) -> Tensor:

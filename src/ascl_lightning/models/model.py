@@ -9,7 +9,7 @@ from ascl_lightning.data.batch import Features, TokenizedTexts
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import ImageEncoder
 from ascl_lightning.models.text_encoders import TextEncoder
-from ascl_lightning.models.tokens import unit_vectors
+from ascl_lightning.models.tokens import scoring_dtype, unit_vectors
 
 
 class Projection(nn.Module):
@@ -59,7 +59,8 @@ class ImageTextModel(nn.Module):
         """
         features = images if isinstance(images, Features) else self.image_encoder(images)
         projected = self.image_projection(features)
-        return Features(projected.pooled, unit_vectors(projected.tokens.float()), projected.mask)
+        tokens = projected.tokens.to(scoring_dtype(projected.tokens))
+        return Features(projected.pooled, unit_vectors(tokens), projected.mask)
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
         """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (METHOD section 2)."""

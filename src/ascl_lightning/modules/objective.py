@@ -158,8 +158,9 @@ class Objective:
         prepared = similarity.prepare_texts(features)
         if self.word_features is None or not self.loss.uses_negatives:
             return prepared, embeds, None, None
-        noisy, valid = self.word_features(features, keys)
-        return prepared, embeds, similarity.prepare_texts(noisy), valid
+        perturbed, valid = self.word_features(features, keys)
+        noisy = similarity.prepare_texts(perturbed)
+        return prepared, embeds, noisy, valid & _differ(noisy, prepared)
 
     def _encode_negatives(self, texts: Texts) -> tuple[Features]:
         return (self.model.similarity.prepare_texts(self.model.encode_texts(texts)),)
@@ -197,6 +198,12 @@ class _Pairs:
         """What a loss takes beside the scores of this process's images with all texts."""
         transposed = transpose_scores(similarity, self.counts)
         return {"image_ids": self.image_ids, "text_similarity": transposed, "targets": self.targets}
+
+
+def _differ(first: Features, second: Features) -> Tensor:
+    """Which items differ in what scores read: without a local level, a lost word can leave a text as it was."""
+    tokens = (first.tokens != second.tokens) & first.mask[..., None]
+    return (first.pooled != second.pooled).any(dim=1) | tokens.flatten(1).any(dim=1)
 
 
 def _columns_of_parts(scores: Tensor, num_parts: int, counts: list[int]) -> list[Tensor]:

@@ -19,6 +19,7 @@ from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.models.text_encoders import TextEncoder
 from ascl_lightning.modules.objective import Objective
 from ascl_lightning.modules.schedule import WarmupCosine
+from ascl_lightning.modules.sharding import shard_weights
 
 
 class RetrievalModule(LightningModule):
@@ -72,6 +73,11 @@ class RetrievalModule(LightningModule):
         self._objective = Objective(self.model, loss, word_features, *weights, chunk_size)
         self._optimizer = optimizer
         self._schedule = schedule
+
+    def configure_model(self) -> None:
+        """Under FSDP2 (Lightning's `ModelParallelStrategy`), splits the weights over the processes."""
+        if self.device_mesh is not None:
+            shard_weights(self, self.device_mesh, ("training_step", "validation_step", "test_step", "predict_step"))
 
     def on_fit_start(self) -> None:
         """Refuses what would train something else than it says.
