@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from ascl_lightning import __version__
@@ -17,6 +19,13 @@ def test_version(capsys):
         main(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == f"ascl-lightning {__version__}\n"
+
+
+@pytest.mark.parametrize(("given", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_a_command_may_give_the_exit_code(monkeypatch, given, code):
+    module = SimpleNamespace(run=lambda args: given)
+    monkeypatch.setattr("ascl_lightning.__main__.import_module", {COMMANDS["check"][0]: module}.get)
+    assert main(["check"]) == code
 
 
 @pytest.mark.parametrize("args", [["train"], [], ["--nonsense"]])

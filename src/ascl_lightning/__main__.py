@@ -21,6 +21,10 @@ COMMANDS = {
         "ascl_lightning.commands.extract",
         "run the towers over the data once and keep their features, to train and test from",
     ),
+    "check": (
+        "ascl_lightning.commands.check",
+        "read all images and captions once, and report what would end or falsify training",
+    ),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
 
@@ -54,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line without the program's name; None: that of this process.
 
     Returns:
-        0; 2 after a mistake of the user, which is printed as one line.
+        What the command's `run` gives, 0 for None; 2 after a mistake of the user, which is printed as one line.
 
     Raises:
         SystemExit: After --help, --version, or a command that does not exist (code 2).
@@ -62,11 +66,10 @@ def main(args: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if args is None else args)
     command = _parser().parse_args(args[:1]).command
     try:
-        import_module(COMMANDS[command][0]).run(args)
+        return import_module(COMMANDS[command][0]).run(args) or 0
     except UserError as error:
         print(f"ascl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

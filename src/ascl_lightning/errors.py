@@ -3,3 +3,7 @@ class UserError(Exception):
 
     The message says what is wrong, where, and what to do about it.
     """
+
+    def __str__(self) -> str:
+        # a loader raises what its worker raised with the worker's whole traceback for a message
+        return super().__str__().rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].rstrip("\n")

@@ -123,6 +123,16 @@ def test_images_without_captions_can_fill_a_batch(tmp_path):
     assert sizes == [0, 0, 0, 2]
 
 
+def test_fewer_images_than_processes_are_refused(tmp_path):
+    datamodule = karpathy(tmp_path)
+    images = len(datamodule.view("val").split)
+    datamodule._rank = lambda: (0, images)
+    assert len(datamodule.val_dataloader()) == 1
+    datamodule._rank = lambda: (0, images + 1)
+    with pytest.raises(UserError, match=f"the split 'val' has {images} images, too few for {images + 1} processes"):
+        datamodule.val_dataloader()
+
+
 def test_texts_beyond_the_limit_are_counted(tmp_path):
     # captions have 8 words ("a red dog runs beside the boat number 3") or more: 9 or 10 do not fit into 8
     datamodule = karpathy(tmp_path)

@@ -96,6 +96,15 @@ def test_a_damaged_manifest_is_named(tmp_path, content):
         FeatureTable(tmp_path)
 
 
+@pytest.mark.parametrize("field", ["pooled", "tokens", "lengths"])
+def test_arrays_of_a_shard_that_do_not_fit_together_are_named(tmp_path, field):
+    table(tmp_path, features(2, 1))
+    file = tmp_path / "00000" / f"{field}.npy"
+    np.save(file, np.load(file)[:1])
+    with pytest.raises(UserError, match=r"00000: not a readable shard of features \(its arrays do not fit together\)"):
+        FeatureTable(tmp_path)
+
+
 def test_a_damaged_shard_is_named(tmp_path):
     table(tmp_path, features(2))
     (tmp_path / "00000" / "tokens.npy").write_bytes(b"x")

@@ -1,6 +1,9 @@
 """Streams from archives: every image once an epoch, on any number of ranks and workers, and again with the seed."""
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -12,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.datasets import write_picture
-from tests.layouts import add_member, write_hub_arrow, write_shards
+from tests.layouts import add_member, write_hub_arrow, write_image_folder, write_shards
 
 from ascl_lightning.data import streaming
 from ascl_lightning.data.asymmetry import FirstHalf, JoinCaptions, ShuffleWords
@@ -25,6 +28,7 @@ from ascl_lightning.errors import UserError
 
 PIXELS = PixelSpec(16, (0.5,) * 3, (0.5,) * 3)
 WORDS = TextSpec(max_length=16, vocab_size=200)
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
 
 def content(number: int) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
@@ -104,10 +108,13 @@ def test_a_stream_and_an_index_hold_the_same(tmp_path):
     assert whole.vocabulary == made.vocabulary
 
 
-def test_a_hub_data_set_streams(tmp_path):
-    source = write_hub_arrow(tmp_path, content(23))
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("write", [write_hub_arrow, write_image_folder])
+def test_a_hub_data_set_streams(tmp_path, write, workers):
+    """Of many parts, and of one."""
+    source = write(tmp_path, content(23))
     source.image_id, source.streaming = None, True
-    made = datamodule(tmp_path, source)
+    made = datamodule(tmp_path, source, num_workers=workers)
     made.setup("fit")
     for epoch in range(2):
         rows = [row[0] for row in samples(made.train_dataloader(), epoch)]
@@ -195,3 +202,70 @@ def test_pictures_are_what_the_archive_holds(tmp_path):
         for row, picture in zip(batch.image_ids.tolist(), batch.images, strict=True):
             with Image.open(tmp_path / "pictures" / f"{row:04d}.png") as image:
                 assert abs(np.asarray(image).mean() - picture.float().mean()) < 40
+
+
+# notes what each rank trains on, epoch by epoch
+NOTED = """
+import json, sys
+from pathlib import Path
+from ascl_lightning.__main__ import main
+from ascl_lightning.modules.retrieval import RetrievalModule
+
+step, folder = RetrievalModule.training_step, Path(sys.argv.pop())
+
+def training_step(self, batch, batch_idx):
+    with (folder / f"{self.global_rank}.jsonl").open("a") as file:
+        rows = zip(batch.image_ids.tolist(), batch.text_ids.tolist(), batch.sampling_keys.tolist())
+        file.write(json.dumps([self.current_epoch, *rows]) + "\\n")
+    return step(self, batch, batch_idx)
+
+RetrievalModule.training_step = training_step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["webdataset", "hub"])
+def test_two_real_ranks_with_two_workers_each(tmp_path: Path, kind: str) -> None:
+    visited = [row for row in range(43) if row % 5]
+    written = content(43) | {"val": [("v.png", ("one",)), ("w.png", ("two",))]}
+    if kind == "webdataset":
+        write_shards(tmp_path, written, per_shard=7)
+        shards = '{"train": "train-*.tar", "val": "val-*.tar"}'
+        source = ["WebDataset", "--data.source.shards", shards, "--data.source.captions", "json"]
+    else:
+        write_image_folder(tmp_path, written)
+        source = ["HubDataset", "--data.source.path", "hub", "--data.source.cache_dir", str(tmp_path / "cache")]
+        source += ["--data.source.splits", '{"val": "validation"}']
+    (tmp_path / "noted.py").write_text(NOTED)
+    runs = [noted_run(tmp_path, name, source) for name in ("first", "again")]
+    assert runs[0] == runs[1]
+    assert runs[0].keys() == {0, 1, 2}
+    for of_ranks in runs[0].values():
+        assert [len(of_rank) for of_rank in of_ranks] == [17, 17]
+        assert sorted(image for of_rank in of_ranks for image, *_ in of_rank) == visited
+    assert runs[0][0] != runs[0][1]
+
+
+def noted_run(root: Path, name: str, source: list[str]) -> dict[int, list[list[list[int]]]]:
+    """What the two ranks of a training saw: for each epoch a list a rank."""
+    folder = root / name
+    folder.mkdir()
+    arguments = [
+        *("fit", "--config", str(TINY), "--data.source", *source, "--data.source.streaming", "true"),
+        *("--data.root", str(root), "--data.num_workers", "2", "--trainer.default_root_dir", str(folder)),
+        *("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true"),
+        *("--trainer.max_epochs", "3", str(folder)),
+    ]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [*launch, str(root / "noted.py"), *arguments], env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert ran.returncode == 0, ran.stderr
+    epochs: dict[int, list[list[list[int]]]] = {}
+    for rank in range(2):
+        for line in (folder / f"{rank}.jsonl").read_text().splitlines():
+            epoch, *rows = json.loads(line)
+            epochs.setdefault(epoch, [[], []])[rank] += rows
+    return epochs

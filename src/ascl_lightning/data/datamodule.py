@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from ascl_lightning.data import word_edits  # noqa: F401 — a config finds its operations by their names
 from ascl_lightning.data.asymmetry import AsymmetrySampler, TextOperation
 from ascl_lightning.data.bad_images import BadImages
-from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, PixelSpec, TextSpec
+from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset
@@ -19,7 +20,7 @@ from ascl_lightning.data.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs
 from ascl_lightning.data.sources import Source, Split
-from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset
+from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset, streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
@@ -155,10 +156,8 @@ class RetrievalDataModule(LightningDataModule):
         """Batches of pairs, as many on every rank."""
         rank, world_size = self._rank()
         if self._stream is not None:
-            plan = self._stream.plan
-            if not isinstance(self.image_spec, PixelSpec):
-                raise UserError("a streamed source has pictures, and the image encoder takes region features")
-            streamed = StreamDataset(self._stream, self.image_spec, self.text_maker(), self.augmentation)
+            plan, spec = self._stream.plan, streamed_spec(self.image_spec)
+            streamed = StreamDataset(self._stream, spec, self.text_maker(), self.augmentation)
             stretches = StreamBatches(plan, self._batch_size, self.num_workers, rank, world_size)
             return self._loader(streamed, Collate(None, self.tokenizer()).train, batch_sampler=stretches)
         view = self.view("train")
@@ -183,8 +182,10 @@ class RetrievalDataModule(LightningDataModule):
 
     def evaluation_dataloader(self, split: str) -> DataLoader[ImageTextBatch]:
         """Images of any split in order, not augmented, with all their captions."""
-        view = self.view(split)
-        sampler = EpochSampler(len(view.split), self.seed, False, *self._rank())
+        view, (rank, world_size) = self.view(split), self._rank()
+        if len(view.split) < world_size:
+            raise UserError(f"the split '{split}' has {len(view.split)} images, too few for {world_size} processes")
+        sampler = EpochSampler(len(view.split), self.seed, False, rank, world_size)
         collate = self._collate(view).evaluation
         return self._loader(EvalDataset(view), collate, sampler=sampler, batch_size=self._eval_batch_size)
 

@@ -85,13 +85,17 @@ class _Shard:
     lengths: np.ndarray
 
     @classmethod
-    def open(cls, folder: Path) -> "_Shard":
+    def open(cls, folder: Path, num_rows: int) -> "_Shard":
         try:
-            return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS))
+            shard = cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS))
+            shapes = shard.pooled.shape[:-1], shard.lengths.shape, shard.tokens.shape[:-1]
+            if shapes != ((num_rows,), (num_rows,), (int(shard.lengths.sum()),)):
+                raise ValueError("its arrays do not fit together")
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{folder}: not a readable shard of features ({error}); remove it and extract again"
             ) from error
+        return shard
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -129,7 +133,10 @@ class FeatureTable:
             )
         self.folder = folder
         self.manifest = manifest
-        self._shards = [_Shard.open(folder / _name(number)) for number in range(manifest.num_shards)]
+        self._shards = [
+            _Shard.open(folder / _name(number), len(manifest.shard_rows(number)))
+            for number in range(manifest.num_shards)
+        ]
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -211,6 +218,10 @@ class TextRows:
     positives: Int[np.ndarray, "M V1"]
     negatives: Int[np.ndarray, "M V2"]
     positive_negatives: Int[np.ndarray, "M V3"]
+
+    def select(self, captions: Bool[np.ndarray, " M"]) -> "TextRows":
+        """The rows of some captions, in their order."""
+        return TextRows(*(rows[captions] for rows in vars(self).values()))
 
     def save(self, folder: Path) -> None:
         """Write one array a file."""

@@ -1,6 +1,8 @@
 """The one door through which a picture enters: from a file of any usual kind to square uint8 pixels."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +43,10 @@ class ImageBytes:
     """Where it lies, for messages."""
 
 
+class HugeImageError(UserError):
+    """A picture has more than `MAX_PIXELS`."""
+
+
 def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.Image:
     """Decode a picture as it is meant to be seen.
 
@@ -58,6 +64,23 @@ def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.
     Raises:
         UserError: If the file is missing, is no such picture, is damaged or cut short, or has more than `MAX_PIXELS`.
     """
+    with _opened(source) as image:
+        return _decode(image, min_side)
+
+
+def image_size(source: Path | ImageBytes) -> tuple[int, int]:
+    """Width and height of a picture as its header gives them, before its orientation is applied; nothing is decoded.
+
+    Raises:
+        UserError: As `open_image`, as far as a header tells.
+    """
+    with _opened(source) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(source: Path | ImageBytes) -> Iterator[Image.Image]:
+    """A picture whose header was read and is no larger than allowed; all that fails within names the file."""
     name = source.name if isinstance(source, ImageBytes) else str(source)
     # a pipe in the place of a file would block for ever
     if isinstance(source, Path) and not source.is_file():
@@ -67,9 +90,9 @@ def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            return _decode(image, min_side)
+            yield image
     except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: has more than {MAX_PIXELS:,} pixels; make the picture smaller") from error
+        raise HugeImageError(f"{name}: has more than {MAX_PIXELS:,} pixels; make the picture smaller") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a picture of a known kind ({', '.join(FORMATS)})") from error
     except Exception as error:

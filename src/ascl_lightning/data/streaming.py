@@ -14,7 +14,7 @@ from rich.progress import track
 from torch.utils.data import Dataset, Sampler
 
 from ascl_lightning.data.asymmetry import sampling_key
-from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.batch import ImageSpec, PixelSpec
 from ascl_lightning.data.datasets import TextMaker, TrainItem
 from ascl_lightning.data.samplers import drawn_caption, num_steps
 from ascl_lightning.data.sources.base import Shard, Streamed
@@ -35,6 +35,17 @@ class StreamKey:
     place: int
     start: int
     epoch: int
+
+
+def streamed_spec(spec: ImageSpec | None) -> PixelSpec:
+    """What an encoder of streamed pictures is fed.
+
+    Raises:
+        UserError: If the encoder takes something else than pictures.
+    """
+    if not isinstance(spec, PixelSpec):
+        raise UserError("a streamed source has pictures, and the image encoder takes region features")
+    return spec
 
 
 class StreamPlan:

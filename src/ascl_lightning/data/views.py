@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,6 +101,28 @@ class SplitView:
         """Rows of an image's captions."""
         return range(int(self.text_offsets[row]), int(self.text_offsets[row + 1]))
 
+    @property
+    def images(self) -> Any:  # `Images`; a check of that type would look one up
+        """The pictures as they lie in the data.
+
+        Raises:
+            UserError: If the source has none.
+        """
+        if self.split.images is None:
+            raise UserError("the source has captions alone: set its `images`, or use an encoder of region features")
+        return self.split.images
+
+    @property
+    def open_regions(self) -> OpenRegions:
+        """Where region features are read.
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        if self.regions is None:
+            raise UserError("the image encoder takes region features: set --data.regions to where they lie")
+        return self.regions
+
     def picture(
         self, row: int, augmentation: Augmentation | None = None, rng: np.random.Generator | None = None
     ) -> Picture:
@@ -111,14 +134,10 @@ class SplitView:
         if self.features.images is not None:
             return None
         if isinstance(self.spec, RegionSpec):
-            if self.regions is None:
-                raise UserError("the image encoder takes region features: set --data.regions to where they lie")
-            return self.regions.load(self.split.image_ids[row], self.spec)
-        if self.split.images is None:
-            raise UserError("the source has captions alone: set its `images`, or use an encoder of region features")
-        image = self.split.images[row]
+            return self.open_regions.load(self.split.image_ids[row], self.spec)
+        image = self.images[row]
         if augmentation and rng is not None:
-            return load_picture(image, self.spec, augmentation, self.split.images, rng)
+            return load_picture(image, self.spec, augmentation, self.images, rng)
         return to_square(decode(image, self.spec), self.spec)
 
     def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]) -> Tensor | Features:

@@ -5,7 +5,7 @@ the tokens pass through the same projection, and so lie in the same space.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from typing import Any
 
@@ -49,11 +49,16 @@ class ClipImageEncoder(PixelEncoder):
     def __init__(self, path: str, frozen: bool = False, learning_rate: float | None = None) -> None:
         folder = resolve_folder(path)
         config = _load_pair_config(folder)
-        tower_class = _IMAGE_TOWERS[config.model_type]
-        super().__init__(_pixel_spec(folder, tower_class, config.vision_config), frozen, learning_rate)
-        self.tower = tower_class(folder, config)
+        super().__init__(_pixel_spec(folder, config), frozen, learning_rate)
+        self.tower = _IMAGE_TOWERS[config.model_type](folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
         self._finish()
+
+    @classmethod
+    def spec_of(cls, arguments: Mapping[str, Any]) -> PixelSpec:
+        """See `Encoder.spec_of`; the pair's configuration tells it."""
+        folder = resolve_folder(arguments["path"])
+        return _pixel_spec(folder, _load_pair_config(folder))
 
     def _encode_pixels(self, pixels: Float[Tensor, "N 3 S S"]) -> Features:
         return grid_features(*self.tower(pixels))
@@ -89,9 +94,14 @@ class ClipTextEncoder(TextEncoder):
         config = _load_pair_config(folder)
         self.tower = (_ClipTextTower if config.model_type == "clip" else _SiglipTextTower)(folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
-        max_length = min(max_length, config.text_config.max_position_embeddings)
-        self.spec = TextSpec(max_length=max_length, tokenizer=folder)
+        self.spec = _text_spec(folder, config, max_length)
         self._finish()
+
+    @classmethod
+    def spec_of(cls, arguments: Mapping[str, Any]) -> TextSpec:
+        """See `Encoder.spec_of`; the pair's configuration tells it."""
+        folder = resolve_folder(arguments["path"])
+        return _text_spec(folder, _load_pair_config(folder), arguments["max_length"])
 
     def _encode(self, texts: TokenizedTexts) -> Features:
         pooled, tokens = self.tower(texts)
@@ -237,10 +247,14 @@ def _load_pair_config(folder: str) -> Any:
     return config
 
 
-def _pixel_spec(folder: str, tower: type[_ImageTower], config: Any) -> PixelSpec:
-    settings = load_image_settings(folder)
+def _text_spec(folder: str, config: Any, max_length: int) -> TextSpec:
+    return TextSpec(min(max_length, config.text_config.max_position_embeddings), tokenizer=folder)
+
+
+def _pixel_spec(folder: str, config: Any) -> PixelSpec:
+    settings, tower = load_image_settings(folder), _IMAGE_TOWERS[config.model_type]
     return PixelSpec(
-        size=tower.side(config),
+        size=tower.side(config.vision_config),
         mean=_channels(settings.get("image_mean", tower.mean)),
         std=_channels(settings.get("image_std", tower.std)),
         interpolation="bilinear" if settings.get("resample") == _PIL_BILINEAR else "bicubic",

@@ -1,6 +1,7 @@
 """What image and text towers share: being frozen, and a learning rate of their own."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,6 +31,18 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.frozen = frozen
         self.learning_rate = learning_rate
+
+    @classmethod
+    def spec_of(cls, arguments: Mapping[str, Any]) -> Any:
+        """The `spec` of a tower with these arguments; towers that load weights tell it without loading them.
+
+        Args:
+            arguments: All arguments of the constructor, by name.
+
+        Raises:
+            UserError: If what tells it cannot be had.
+        """
+        return cls(**arguments).spec
 
     def forward(self, inputs: Any) -> Features:
         """Unprojected features: pooled (B, P), tokens (B, K, T) and their mask (B, K)."""

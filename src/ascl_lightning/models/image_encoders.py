@@ -1,6 +1,7 @@
 """Image towers: a global vector and local tokens of a picture (METHOD section 2)."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
@@ -94,7 +95,7 @@ class TimmImageEncoder(PixelEncoder):
         if weights is not None:
             load_weights(backbone, weights, ignore=_classifier_prefixes(backbone))
         backbone.reset_classifier(0)
-        spec = _pixel_spec(backbone, weights, image_size)
+        spec = _pixel_spec(backbone.pretrained_cfg, weights, image_size)
         if image_size is not None:
             _resize(backbone, name, image_size)
         super().__init__(spec, frozen, learning_rate)
@@ -108,6 +109,17 @@ class TimmImageEncoder(PixelEncoder):
             _check_token_grid(name, token_grid, probe.tokens.shape[1])
         self._token_grid = token_grid
         self._finish()
+
+    @classmethod
+    def spec_of(cls, arguments: Mapping[str, Any]) -> PixelSpec:
+        """See `Encoder.spec_of`; timm's table of backbones tells it."""
+        from timm.models import get_pretrained_cfg
+
+        name = arguments["name"]
+        _check_name(name)
+        known = get_pretrained_cfg(name)
+        trained_on = {} if known is None else known.to_dict()
+        return _pixel_spec(trained_on, arguments["weights"], arguments["image_size"])
 
     def _encode_pixels(self, pixels: Float[Tensor, "N 3 S S"]) -> Features:
         features = self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last))
@@ -217,12 +229,18 @@ def _convolution(in_channels: int, out_channels: int) -> nn.Module:
     )
 
 
-def _create_backbone(name: str, pretrained: bool, model_args: dict[str, Any]) -> Any:
+def _check_name(name: str) -> None:
     import timm
 
     if not timm.is_model(name):
         close = did_you_mean(name, timm.list_models())
         raise UserError(f"timm has no backbone '{name}'{close}; timm.list_models() names them all")
+
+
+def _create_backbone(name: str, pretrained: bool, model_args: dict[str, Any]) -> Any:
+    import timm
+
+    _check_name(name)
     if pretrained:
         _check_download(name)
     try:
@@ -251,11 +269,12 @@ def _classifier_prefixes(backbone: Any) -> tuple[str, ...]:
     return tuple(f"{name}." for name in names)
 
 
-def _pixel_spec(backbone: Any, weights: str | None, image_size: int | None) -> PixelSpec:
-    """The pictures that the backbone was trained on, as timm or else the weights package describes them."""
-    from timm.data import resolve_model_data_config
+def _pixel_spec(trained_on: Mapping[str, Any], weights: str | None, image_size: int | None) -> PixelSpec:
+    """The pictures that a backbone was trained on, as timm or else the weights package describes them."""
+    from timm.data import resolve_data_config
 
-    settings = resolve_model_data_config(backbone)
+    # said for those that come without a configuration: timm then takes its defaults
+    settings = resolve_data_config({"in_chans": 3}, pretrained_cfg=trained_on)
     package = weights_package(weights)
     mean = (package and package.mean) or settings["mean"]
     std = (package and package.std) or settings["std"]

@@ -1,6 +1,7 @@
 """Text towers: a global vector and one vector for each word of a text (METHOD section 2)."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ascl_lightning.data.batch import Features, TextSpec, TokenizedTexts
 from ascl_lightning.models.encoder import Encoder
-from ascl_lightning.models.weights import load_pretrained, load_tokenizer, resolve_folder
+from ascl_lightning.models.weights import load_config, load_pretrained, load_tokenizer, resolve_folder
 
 
 class TextEncoder(Encoder):
@@ -70,12 +71,16 @@ class TransformersTextEncoder(TextEncoder):
         # it gets no gradient here, which distributed training takes for an error
         if getattr(self.backbone, "pooler", None) is not None:
             self.backbone.pooler = None
-        limit = getattr(model.config, "max_position_embeddings", None) or max_length
-        max_length = min(max_length, limit, load_tokenizer(folder).model_max_length)
-        self.spec = TextSpec(max_length=max_length, tokenizer=folder)
+        self.spec = _text_spec(folder, model.config, max_length)
         self.pooled_dim = self.token_dim = model.config.hidden_size
         self._pooling = pooling
         self._finish()
+
+    @classmethod
+    def spec_of(cls, arguments: Mapping[str, Any]) -> TextSpec:
+        """See `Encoder.spec_of`; configuration and tokenizer tell it."""
+        folder = resolve_folder(arguments["path"])
+        return _text_spec(folder, load_config(folder), arguments["max_length"])
 
     def _encode(self, texts: TokenizedTexts) -> Features:
         output = self.backbone(input_ids=texts.input_ids, attention_mask=texts.attention_mask.long())
@@ -138,6 +143,11 @@ class WordTransformer(TextEncoder):
         ignored = ~mask & mask.any(dim=1, keepdim=True)
         tokens = self.layers(embedded, src_key_padding_mask=ignored)
         return Features(masked_mean(tokens, mask), tokens, self._words(texts))
+
+
+def _text_spec(folder: str, config: Any, max_length: int) -> TextSpec:
+    limit = getattr(config, "max_position_embeddings", None) or max_length
+    return TextSpec(min(max_length, limit, load_tokenizer(folder).model_max_length), tokenizer=folder)
 
 
 def masked_mean(tokens: Float[Tensor, "M L T"], mask: Bool[Tensor, "M L"]) -> Float[Tensor, "M T"]:

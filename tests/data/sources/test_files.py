@@ -112,10 +112,10 @@ def test_faults_of_captions_can_be_collected() -> None:
     with caption_faults() as faults:
         assert record.caption("one") == ()
         assert record.captions("many") == ("a", "b")
-    assert [fault.removeprefix("f, line 2: field ") for fault in faults] == [
-        "'one' is blank",
-        "'many[1]' must be text, not a number",
-        "'many[2]' is blank",
+    assert [(fault.message.removeprefix("f, line 2: field "), fault.is_blank) for fault in faults] == [
+        ("'one' is blank", True),
+        ("'many[1]' must be text, not a number", False),
+        ("'many[2]' is blank", True),
     ]
     with raises_naming("'one' is blank"):
         record.caption("one")

@@ -113,6 +113,10 @@ class Source(ABC):
 
     A source is a description: it opens nothing before `read` is called, so that it costs nothing to configure, and one
     that lacks a split serves for the splits it has.
+
+    Captions are kept as they are, however many an image has; none is fine where the layout can say so. One that is
+    blank, null or no text is an error that names file, row and field (`caption_faults` collects them); in a text file
+    with a caption a line, an empty line is none.
     """
 
     @abstractmethod

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ascl_lightning.data.features import FeatureTable, SplitFeatures, TextFeatures, TextRows
 from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.files import data_folder
@@ -34,6 +36,9 @@ class ExtractedFeatures(Source):
         empty = features.images.is_empty
         if empty.any():
             kept = [() if bad else texts for bad, texts in zip(empty, captions.captions, strict=True)]
+            if features.texts is not None:
+                rows = features.texts.rows.select(np.repeat(~empty, captions.num_captions))
+                features = replace(features, texts=replace(features.texts, rows=rows))
             captions = replace(captions, captions=kept)
         return replace(captions, images=None, features=features)
 

@@ -6,19 +6,33 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn, overload
 
 from ascl_lightning.errors import UserError
 
-_NOTED: ContextVar[list[str] | None] = ContextVar("_NOTED", default=None)
+MAX_BYTES = 1 << 28
+"""Of a file inside an archive; larger ones are no picture or text, and would fill the memory."""
+
+
+@dataclass(frozen=True)
+class CaptionFault:
+    """Why a caption cannot be used."""
+
+    message: str
+    is_blank: bool
+    """Whether it is a text of white space; else it is no text, or no whole one."""
+
+
+_NOTED: ContextVar[list[CaptionFault] | None] = ContextVar("_NOTED", default=None)
 
 
 @contextmanager
-def caption_faults() -> Iterator[list[str]]:
+def caption_faults() -> Iterator[list[CaptionFault]]:
     """Within it, captions that cannot be used are left out and noted; else the first of them ends the reading."""
-    faults: list[str] = []
+    faults: list[CaptionFault] = []
     token = _NOTED.set(faults)
     try:
         yield faults
@@ -102,7 +116,7 @@ class Record:
         except UserError as error:
             if faults is None:
                 raise
-            faults.append(str(error))
+            faults.append(CaptionFault(str(error), isinstance(value, str) and not value.strip()))
             return ()
 
     def _checked_text(self, value: object, field: str) -> str:
@@ -190,7 +204,7 @@ class FolderImages(Sequence[Path]):
         if not os.path.realpath(path).startswith(self._real_prefix):
             raise UserError(
                 f"{path}: a symbolic link that leads out of {self.folder} is not followed; "
-                f"copy the file, or set the image folder to where the link leads"
+                f"copy the file, or let the configuration name the folder that the link leads to"
             )
         return path
 
@@ -312,8 +326,11 @@ def _decode(data: bytes, path: Path, first_line: int = 1) -> str:
         return data.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
         line = first_line + data.count(b"\n", 0, error.start)
+        # a file of JSON may be one line
+        place = error.start - data.rfind(b"\n", 0, error.start)
         raise UserError(
-            f"{path}, line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
+            f"{path}, line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}, number {place} of the line); "
+            f"save it as UTF-8"
         ) from error
 
 

@@ -28,7 +28,9 @@ class CaptionFolder(Source):
         names, texts = _list(folder)
         if not names:
             raise UserError(f"{folder}: holds no images ({', '.join(sorted(_ENDINGS))})")
-        captions = [tuple(_captions(folder / text)) if (text := _text_of(name)) in texts else () for name in names]
+        # texts are looked up as pictures are: a link may not lead out of the folder
+        files = FolderImages(folder, [_text_of(name) for name in names])
+        captions = [tuple(_captions(files[row])) if name in texts else () for row, name in enumerate(files.names)]
         lonely = texts - {_text_of(name) for name in names}
         if lonely:
             raise UserError(f"{folder / min(lonely)}: there is no image of this name beside it")

@@ -1,20 +1,29 @@
 """Data sets of the Hugging Face hub, and local folders in its formats: parquet, arrow, imagefolder."""
 
 import os
+import re
+import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
-from ascl_lightning.data.sources.files import Record, name_inside
+from ascl_lightning.data.sources.files import MAX_BYTES, Record, name_inside
 from ascl_lightning.errors import UserError
 
 _STREAMED_PARTS = 64
+_ROWS_TOGETHER = 16
+_ZIPPED = re.compile(r"zip://(?P<member>[^:]+)::(?P<archive>.+)")
 
 
 class HubDataset(Source):
     """Any data set that the library `datasets` loads; code that a repository brings is never run.
+
+    A streamed split is shared out to ranks and workers as the shards of `WebDataset` are, not by
+    `split_dataset_by_node`.
 
     Args:
         path: A folder under the root, as `save_to_disk` or the hub lays it out, or the id of a data set on the hub.
@@ -51,17 +60,14 @@ class HubDataset(Source):
         """Read one split; see `Source.read`."""
         dataset = self._undecoded(self._load(root, split, streaming=False))
         where = f"{self.path}, {split}"
-        texts = dataset.with_format(None).select_columns([self.captions])[self.captions]
-        captions = [_captions(value, f"{where}, row {row}", self.captions) for row, value in enumerate(texts)]
+        captions = [_captions(value, place, self.captions) for value, place in _texts(dataset, self.captions, where)]
         if not captions:
             raise UserError(f"{where}: holds no rows")
-        images = _HubImages(dataset, self._pictures(root))
+        images = _HubImages(dataset, self._pictures(root), where)
         if self.image_id is None:
             return Split([str(row) for row in range(len(captions))], captions, images)
-        ids = [
-            Record({"image_id": value}, f"{where}, row {row}").identifier("image_id")
-            for row, value in enumerate(dataset.select_columns([self.image_id])[self.image_id])
-        ]
+        names = _texts(dataset, self.image_id, where)
+        ids = [Record({self.image_id: value}, place).identifier(self.image_id) for value, place in names]
         return _joined(ids, captions, images)
 
     def shards(self, root: Path | None, split: str) -> Sequence[Shard] | None:
@@ -78,7 +84,7 @@ class HubDataset(Source):
         ]
 
     def _pictures(self, root: Path | None) -> "_Pictures":
-        return _Pictures(self.image, self.captions, root, self._folder(root))
+        return _Pictures(self.image, self.captions, root, self._folder(root), self.path, self.cache_dir)
 
     def _folder(self, root: Path | None) -> Path | None:
         folder = Path(self.path) if root is None else root / self.path
@@ -110,7 +116,7 @@ class HubDataset(Source):
             place = (
                 f"the folder {folder}" if folder else f"'{self.path}', which is no folder under the root, from the hub"
             )
-            raise UserError(f"cannot load {place}: {type(error).__name__}: {error}") from error
+            raise UserError(f"cannot load {place}: {_reason(error)}") from error
 
     def _undecoded(self, dataset: Any) -> Any:
         """The data set with pictures as bytes: they enter through our own door."""
@@ -142,25 +148,61 @@ class HubShard(Shard):
     def captions(self) -> Iterator[tuple[str, ...]]:
         """See `Shard.captions`."""
         column = self._pictures.captions
-        for row, values in enumerate(self._dataset.select_columns([column])):
-            yield _captions(values[column], f"{self.name}, row {row}", column)
+        with self._faults():
+            for row, values in enumerate(_rows(self._dataset.select_columns([column]))):
+                yield _captions(values[column], f"{self.name}, row {row}", column)
 
     def items(self, start: int) -> Iterator[Streamed]:
         """See `Shard.items`."""
-        for row, values in enumerate(self._dataset.skip(start), start=start):
-            where = f"{self.name}, row {row}"
-            captions = _captions(values[self._pictures.captions], where, self._pictures.captions)
-            yield captions, self._pictures.of(values[self._pictures.image], where)
+        with self._faults():
+            for row, values in enumerate(_rows(self._dataset.skip(start)), start=start):
+                where = f"{self.name}, row {row}"
+                captions = _captions(values[self._pictures.captions], where, self._pictures.captions)
+                yield captions, self._pictures.of(values[self._pictures.image], where)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What the library's readers of many formats raise becomes our error."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self.name}: cannot be read: {_reason(error)}") from error
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    """All rows of a stream.
+
+    Not by iterating over it: in a worker process the library then gives a part of them, and our plan has already said
+    which worker reads what.
+    """
+    for batch in dataset.iter(batch_size=_ROWS_TOGETHER):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 class _Pictures:
-    """What a value of the image column stands for."""
+    """What a value of the image column stands for.
 
-    def __init__(self, image: str, captions: str, root: Path | None, folder: Path | None) -> None:
+    Args:
+        image: The column of pictures.
+        captions: The column of captions.
+        root: `--data.root`, which paths in a column of texts start from.
+        folder: The data set's own folder; None where it comes from the hub.
+        repository: Its id there.
+        cache_dir: Where its copies are kept, if not where the library keeps them.
+    """
+
+    def __init__(
+        self, image: str, captions: str, root: Path | None, folder: Path | None, repository: str, cache_dir: str | None
+    ) -> None:
         self.image = image
         self.captions = captions
         self._root = root
         self._folder = folder
+        self._repository = repository
+        self._cache_dir = cache_dir
 
     def of(self, value: Any, where: str) -> Path | ImageBytes:
         """A picture.
@@ -174,18 +216,43 @@ class _Pictures:
         if isinstance(value, bytes):
             return ImageBytes(value, where)
         if isinstance(value, dict) and isinstance(value.get("path"), str):
-            return self._own_file(Path(value["path"]), record)
+            return self._own_file(value["path"], record)
         if not isinstance(value, str) or self._root is None:
             record.fail(self.image, "holds no picture: neither bytes nor a path under --data.root")
         return self._inside(self._root / name_inside(self._root, record, self.image), [self._root], record)
 
-    def _own_file(self, path: Path, record: Record) -> Path:
-        """A file that the library found or fetched; a path that a table merely claims may lie anywhere."""
-        from datasets import config
+    def _own_file(self, place: str, record: Record) -> Path | ImageBytes:
+        """A file that the library found or fetched; a place that a table merely claims may be anywhere."""
+        zipped = _ZIPPED.fullmatch(place)
+        archive = place if zipped is None else zipped["archive"]
+        remote = f"hf://datasets/{self._repository}@"
+        if self._folder is None and archive.startswith(remote) and ".." not in archive.split("/"):
+            return ImageBytes(self._fetched(archive, zipped and zipped["member"], record), place)
+        if "://" in archive:
+            record.fail(self.image, f"leads to {place}, outside of {self._folder or remote}; nothing is read there")
+        path = self._inside((self._folder or Path()) / archive, self._own_folders(), record)
+        return path if zipped is None else ImageBytes(self._fetched(str(path), zipped["member"], record), place)
 
+    def _own_folders(self) -> list[Path]:
         if self._folder is not None:
-            return self._inside(self._folder / path, [self._folder], record)
-        return self._inside(path, [Path(config.HF_CACHE_HOME), Path(config.HF_DATASETS_CACHE)], record)
+            return [self._folder]
+        from datasets import config
+        from huggingface_hub import constants
+
+        caches = [config.HF_DATASETS_CACHE, config.HF_CACHE_HOME, constants.HF_HUB_CACHE, self._cache_dir]
+        return [Path(cache) for cache in caches if cache is not None]
+
+    def _fetched(self, path: str, member: str | None, record: Record) -> bytes:
+        """The bytes of a file on the hub, or of an archive's member."""
+        try:
+            with _opened(path) if member is None else _archive(path, os.getpid()).open(member) as file:
+                data: bytes = file.read(MAX_BYTES + 1)
+        except Exception as error:
+            # a damaged archive and the network raise nearly anything
+            record.fail(self.image, f"cannot be read from {f'{member} in ' if member else ''}{path}: {_reason(error)}")
+        if len(data) > MAX_BYTES:
+            record.fail(self.image, f"has more than {MAX_BYTES:,} bytes")
+        return data
 
     def _inside(self, path: Path, folders: list[Path], record: Record) -> Path:
         real = os.path.realpath(path)
@@ -197,9 +264,10 @@ class _Pictures:
 class _HubImages(Sequence[Path | ImageBytes]):
     """Pictures of a data set, read when they are asked for."""
 
-    def __init__(self, dataset: Any, pictures: _Pictures) -> None:
+    def __init__(self, dataset: Any, pictures: _Pictures, where: str) -> None:
         self._dataset = dataset.select_columns([pictures.image])
         self._pictures = pictures
+        self._where = where
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -210,7 +278,41 @@ class _HubImages(Sequence[Path | ImageBytes]):
         Raises:
             UserError: If the row holds none, or a path that leads out of the data.
         """
-        return self._pictures.of(self._dataset[row][self._pictures.image], f"row {row}")
+        return self._pictures.of(self._dataset[row][self._pictures.image], f"{self._where}, row {row}")
+
+
+def _opened(path: str) -> Any:
+    """A file on this machine or on the hub, which `datasets` makes known to fsspec."""
+    import fsspec
+
+    return fsspec.open(path).open()
+
+
+@lru_cache(maxsize=8)
+def _archive(path: str, process: int) -> zipfile.ZipFile:  # noqa: ARG001 — a part of the key
+    """An archive, opened once in a process: one opened before a fork would share its place in the file."""
+    return zipfile.ZipFile(_opened(path))
+
+
+def _reason(error: Exception) -> str:
+    """What lies behind an error of the library, which often says no more than that there was one."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}"
+
+
+def _texts(dataset: Any, column: str, where: str) -> Iterator[tuple[Any, str]]:
+    """The values of a column, and where each stands.
+
+    Raises:
+        UserError: If one is not UTF-8.
+    """
+    row = 0
+    try:
+        for values in dataset.with_format(None).select_columns([column]):
+            yield values[column], f"{where}, row {row}"
+            row += 1
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}, row {row}: field '{column}' is not UTF-8 text ({error.reason})") from error
 
 
 def _captions(value: Any, where: str, column: str) -> tuple[str, ...]:

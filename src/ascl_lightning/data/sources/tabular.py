@@ -217,7 +217,7 @@ def _read_parquet(file: Path) -> "pa.Table":
         with parquet.ParquetFile(file) as opened:
             present = set(opened.schema_arrow.names)
             table = opened.read(columns=[field.name for field in _COLUMNS if field.name in present])
-            table.validate(full=True)
+            _check_text(table, file)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}; check --data.root and the source's file names") from error
     except (OSError, pa.ArrowException) as error:
@@ -228,6 +228,31 @@ def _read_parquet(file: Path) -> "pa.Table":
             f"read pictures that lie in the file itself with the source HubDataset"
         )
     return table
+
+
+def _check_text(table: "pa.Table", file: Path) -> None:
+    """Make sure of what the file claims; Arrow would name the column of a text that is not UTF-8, but not its row.
+
+    Raises:
+        UserError: If a text is not UTF-8.
+        pa.ArrowInvalid: If something else is wrong.
+    """
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid:
+        for field in table.schema:
+            kind = pa.list_(pa.binary()) if pa.types.is_list(field.type) else pa.binary()
+            for row, value in enumerate(table.column(field.name).cast(kind).to_pylist()):
+                for text in value if isinstance(value, list) else [value]:
+                    _check_utf8(text or b"", Record({}, f"{file}, row {row}"), field.name)
+        raise
+
+
+def _check_utf8(text: bytes, row: Record, field: str) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        row.fail(field, f"is not UTF-8 text (byte 0x{text[error.start]:02x})")
 
 
 def _is_text(kind: Any) -> bool:

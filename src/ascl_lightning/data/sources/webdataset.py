@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from glob import glob
 from http.client import HTTPException
 from itertools import islice, product
 from pathlib import Path
@@ -16,12 +17,10 @@ from typing import Any
 
 from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
-from ascl_lightning.data.sources.files import Record, claim, data_folder, parse_json
+from ascl_lightning.data.sources.files import MAX_BYTES, Record, claim, data_folder, parse_json
 from ascl_lightning.errors import UserError
 
 _PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
-_MAX_MEMBER = 1 << 28
-"""Bytes of a member; larger ones are no picture or text, and would fill the memory."""
 _ATTEMPTS = 3
 _TIMEOUT = 60
 
@@ -29,11 +28,17 @@ _TIMEOUT = 60
 class WebDataset(Source):
     """Shards of images with captions, read whole by an index of their members, or streamed.
 
+    Streamed shards are shared out by `data/streaming.py`, not dealt out whole as the webdataset library's
+    `split_by_node` and `split_by_worker` do: dealt out, ranks get different numbers of images, an epoch must be cut or
+    padded to keep them in step, and ranks beyond the number of shards get none. Here each takes a stretch of the
+    epoch's order, of equal length, that may begin inside a shard; so each image comes once an epoch on any number of
+    ranks and workers, and at most one shard more is opened by each.
+
     Args:
         shards: For each split its archives: a path under the root or an http(s) address, with a range in braces
             (`train-{0000..0127}.tar`) or, for paths, a glob pattern (`train-*.tar`).
-        captions: Ending of the members with captions: of text, a caption a line; of JSON (`json`), with the field
-            `captions` or `caption`.
+        captions: Ending of the members with captions: of text, a caption a line, where empty lines are none; of JSON
+            (`json`), with the field `captions` or `caption`.
         streaming: Read training shards from beginning to end, as archives on a network need; a buffer shuffles. Else
             the archives are indexed once and read in any order. Other splits are always read whole, from local files.
 
@@ -83,7 +88,9 @@ class WebDataset(Source):
         if _is_remote(pattern):
             return [TarShard(address, self.captions) for address in expand_braces(pattern)]
         folder = data_folder(root, pattern)
-        paths = [path for name in expand_braces(pattern) for path in sorted(folder.glob(name))]
+        # takes absolute patterns too, as a path does
+        names = [glob(name, root_dir=folder, recursive=True) for name in expand_braces(pattern)]  # noqa: PTH207
+        paths = [folder / path for of_pattern in names for path in sorted(of_pattern)]
         if not paths:
             raise UserError(f"{folder}: there are no shards {pattern}; check --data.root and the source's `shards`")
         return [TarShard(path, self.captions) for path in paths]
@@ -228,8 +235,8 @@ class TarShard(Shard):
             raise ConnectionError(str(error)) from error
 
     def _read(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-        if member.size > _MAX_MEMBER:
-            raise UserError(f"{self._where(member)}: has {member.size:,} bytes, more than {_MAX_MEMBER:,}")
+        if member.size > MAX_BYTES:
+            raise UserError(f"{self._where(member)}: has {member.size:,} bytes, more than {MAX_BYTES:,}")
         with self._faults():
             file = archive.extractfile(member)
             return b"" if file is None else file.read()
@@ -282,7 +289,7 @@ class _TarImages(Sequence[ImageBytes]):
         try:
             with Path(self._archives[number]).open("rb") as file:
                 file.seek(offset)
-                data = file.read(min(size, _MAX_MEMBER + 1))
+                data = file.read(min(size, MAX_BYTES + 1))
         except OSError as error:
             raise UserError(f"{name}: cannot be read: {error}") from error
         if len(data) != size:

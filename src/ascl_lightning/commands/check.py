@@ -1,0 +1,193 @@
+"""`ascl check`: read everything once before a training, and say what is wrong with it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ascl_lightning.commands.check_tables import print_report
+from ascl_lightning.commands.data_cli import DataCLI
+from ascl_lightning.commands.extract import SPLITS
+from ascl_lightning.commands.samples import PIXELS
+from ascl_lightning.data.batch import ImageSpec
+from ascl_lightning.data.preflight.captions import Captions
+from ascl_lightning.data.preflight.entries import ShardEntries, ViewEntries
+from ascl_lightning.data.preflight.findings import Finding, Report, Tally
+from ascl_lightning.data.preflight.pictures import facts_of_table
+from ascl_lightning.data.preflight.repeats import repeats
+from ascl_lightning.data.preflight.split_check import SplitCheck
+from ascl_lightning.data.sources.base import MissingSplitError
+from ascl_lightning.data.sources.files import caption_faults
+from ascl_lightning.data.streaming import streamed_spec
+from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
+from ascl_lightning.errors import UserError
+
+STDOUT = "-"
+_NO_LIMIT = 1 << 30
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
+
+
+class CheckCLI(DataCLI):
+    """Asks the classes of the towers what they would be fed, and loads none.
+
+    Attributes:
+        image_spec: What the image encoder is fed.
+        tokenizer: The text encoder's, without its limit; None where it cannot be had.
+        max_length: The limit in tokens.
+        unknown: What could not be learnt of the towers.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the command's own flags."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--splits", type=list[str], default=list(SPLITS), help="Splits; those that exist are read.")
+        parser.add_argument(
+            "--json",
+            type=str | None,
+            default=None,
+            help="Also write the report to this file, with the first 1,000 examples of each finding; '-' prints it in "
+            "the place of the tables. (Exit codes: 0 fit to train, 1 with errors, 2 nothing could be read.)",
+        )
+
+    def instantiate_classes(self) -> None:
+        """The data module, and what the towers need."""
+        super().instantiate_classes()
+        self.unknown: list[Finding] = []
+        self.tokenizer: Tokenizer | None = None
+        self.max_length = 0
+        self.image_spec: ImageSpec = PIXELS
+        try:
+            text_spec = _spec_of(self.config.model.text_encoder)
+            self.tokenizer = build_tokenizer(replace(text_spec, max_length=_NO_LIMIT), Vocabulary(()))
+            self.max_length = text_spec.max_length
+        except (UserError, ValueError) as error:
+            self.unknown.append(_unread("unknown_tokenizer", error))
+        try:
+            self.image_spec = _spec_of(self.config.model.image_encoder)
+        except (UserError, ValueError) as error:
+            self.unknown.append(_unread("unknown_image_size", error))
+        self.datamodule.image_spec = self.image_spec
+
+    def report(self, progress: Progress) -> Report:
+        """Reads all splits.
+
+        Args:
+            progress: Shows how far it is.
+
+        Raises:
+            UserError: If none of the splits can be read.
+        """
+        checks: list[SplitCheck] = []
+        missing: list[str] = []
+        unread: list[Finding] = []
+        for split in self.config.splits:
+            task = progress.add_task(split, total=None)
+            try:
+                checks.append(self._check(split, progress, task))
+            except MissingSplitError:
+                missing.append(split)
+                progress.remove_task(task)
+            except UserError as error:
+                unread.append(_unread("unreadable_split", error, split))
+                progress.remove_task(task)
+        if not checks:
+            reasons = "; ".join(dict.fromkeys(reason for finding in unread for reason in finding.examples))
+            raise UserError(reasons or f"the data has none of the splits {', '.join(missing)}; name those it has")
+        of_splits = (finding for check in checks for finding in check.findings())
+        findings = [*self.unknown, *unread, *of_splits, *repeats(checks)]
+        return Report.of({check.name: check.summary() for check in checks}, missing, findings)
+
+    def _check(self, split: str, progress: Progress, task: TaskID) -> SplitCheck:
+        with caption_faults() as faults:
+            entries = self._entries(split)
+            captions = Captions(self.tokenizer, self.max_length)
+            max_bad_share = self.config.data.max_bad_share if split == "train" else 0.0
+            check = SplitCheck(split, entries, self.image_spec, captions, faults, max_bad_share)
+            total = len(entries) if isinstance(entries, ViewEntries) else None
+            for entry in progress.track(entries, total, task_id=task):
+                check.add(*entry)
+        if entries.stored_texts is not None:
+            rows, task = len(entries.stored_texts), progress.add_task(f"{split}, stored texts")
+            for facts in progress.track(facts_of_table(entries.stored_texts), rows, task_id=task):
+                check.add_stored_text(facts)
+        return check
+
+    def _entries(self, split: str) -> ViewEntries | ShardEntries:
+        """The images of a split, read as training and evaluation read them."""
+        shards = self.datamodule.source.shards(self.datamodule.root, split) if split == "train" else None
+        if shards is None:
+            return ViewEntries(self.datamodule.view(split))
+        return ShardEntries(shards, streamed_spec(self.image_spec))
+
+
+def _spec_of(tower: Namespace) -> Any:
+    """What a tower of a config is fed."""
+    module, _, name = tower.class_path.rpartition(".")
+    return getattr(import_module(module), name).spec_of(tower.init_args.as_dict())
+
+
+def _unread(kind: str, error: Exception, split: str | None = None) -> Finding:
+    """Something that could not be looked at."""
+    reason = " ".join(str(error).split())
+    return Finding.of(kind, split, Tally([reason]), 0, reason=reason, size=PIXELS.size)
+
+
+def run(args: Sequence[str]) -> int:
+    """Checks.
+
+    Args:
+        args: The command line, `check` first.
+
+    Returns:
+        1 if something would end or falsify training or evaluation, else 0.
+    """
+    cli = CheckCLI(args[1:])
+    file = cli.config.json
+    if file not in (None, STDOUT):
+        _make_folder(Path(file))
+    with Progress(*_COLUMNS, console=Console(stderr=True)) as progress:
+        report = cli.report(progress)
+    if file == STDOUT:
+        print(_json(report))
+        return report.exit_code
+    console = Console()
+    print_report(report, console)
+    if file is not None:
+        Path(file).write_text(f"{_json(report)}\n", encoding="utf-8")
+        console.print(f"Report: {file}", soft_wrap=True)
+    return report.exit_code
+
+
+def _make_folder(file: Path) -> None:
+    """Before anything is read: a mistake in the path must not cost the time of a check."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--json {file}: its folder cannot be made: {error.strerror}") from error
+    if file.is_dir():
+        raise UserError(f"--json {file}: is a folder; name a file")
+
+
+def _json(report: Report) -> str:
+    return json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
