@@ -1,15 +1,14 @@
 """The Lightning hooks around the model: training step, evaluation, optimiser."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
+from ascl_lightning.callbacks.thawing import Thawing
 from ascl_lightning.data.batch import Features, ImageTextBatch, NegativeTexts
 from ascl_lightning.losses import ContrastiveLoss
 from ascl_lightning.metrics import RetrievalMetrics
@@ -18,6 +17,7 @@ from ascl_lightning.models.image_encoders import ImageEncoder
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.models.text_encoders import TextEncoder
+from ascl_lightning.modules.parameter_groups import OptimizerFactory, build_optimizer
 from ascl_lightning.modules.schedule import WarmupCosine
 
 # (T+)- draws from keys of its own: the same noise on T and T+ would tie the two terms of the loss together
@@ -55,6 +55,7 @@ class RetrievalModule(LightningModule):
         first_stage_weight: Weight of a further term, the same loss on the embeddings that belong to one item alone: the
             first stage of a two-stage search ranks by them.
         project: False keeps the towers' own vectors, as a pretrained CLIP or SigLIP pair needs.
+        compile_towers: Run both towers through `torch.compile`, at their first batch; scoring has kernels of its own.
         optimizer: Called with the parameter groups.
         schedule: Learning rate, per step.
         fold_size: Also report the mean over folds of this many images (COCO: 1000).
@@ -71,12 +72,15 @@ class RetrievalModule(LightningModule):
         type_ii_iii_weight: float = 0.5,
         first_stage_weight: float = 0.0,
         project: bool = True,
-        optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
+        compile_towers: bool = False,
+        optimizer: OptimizerFactory = AdamW,
         schedule: WarmupCosine = WarmupCosine(),
         fold_size: int | None = None,
     ) -> None:
         super().__init__()
         self.model = ImageTextModel(image_encoder, text_encoder, similarity, project)
+        if compile_towers:
+            self.model.compile_towers()
         self.loss = loss
         self.word_features = word_features
         self.evaluation = RetrievalMetrics(self.model.score, fold_size)
@@ -178,11 +182,13 @@ class RetrievalModule(LightningModule):
             "text_image_ids": batch.text_image_ids,
         }
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What towers that thaw during training need."""
+        return [Thawing([self.model.image_encoder, self.model.text_encoder])]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser over all trainable parameters, and the schedule per step."""
-        rest, *towers = self.model.parameter_groups()
-        groups = [{"params": [*rest["params"], *self.loss.parameters()]}, *towers]
-        optimizer = self._optimizer(groups)
+        optimizer = build_optimizer(self._optimizer, self.model, self.loss)
         scheduler = self._schedule.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
