@@ -32,6 +32,7 @@ _EXPECTED_WARNINGS = (
     ".*in eval mode at the start of training",  # frozen towers
     ".*does not have many workers",
     ".*LeafSpec.* is deprecated",
+    r"It is recommended to use `self.log\('(val|test)/",  # every process ranks the whole split
     "predict returned None",  # features and embeddings go to files
 )
 

@@ -86,22 +86,6 @@ def test_the_optimizer_meets_a_tower_at_its_first_gradient(tmp_path):
     assert optimizer.state[module.model.text_encoder.table.weight]["step"] == 6
 
 
-def test_a_resting_tower_gets_zeros_and_computes_no_graph():
-    module = build(thaw_after=0.5)
-    tower = module.model.image_encoder
-    pictures = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    trained = tower(pictures)
-    tower.rest(True)
-    resting = tower(pictures)
-    torch.testing.assert_close(resting.tokens, trained.tokens)
-    (resting.tokens.sum() + resting.pooled.sum()).backward()
-    assert tower.scale.grad.tolist() == [0, 0, 0]
-    names = {type(node).__name__ for node, _ in resting.tokens.grad_fn.next_functions if node is not None}
-    assert names == {"AccumulateGrad"}
-    with torch.no_grad():
-        assert not tower(pictures).tokens.requires_grad
-
-
 class SaveAfter(Callback):
     """Saves a checkpoint at the end of an epoch."""
 

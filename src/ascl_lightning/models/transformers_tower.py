@@ -29,7 +29,12 @@ class TransformersTower(Encoder):
 
         for module in self.modules():
             if isinstance(module, PreTrainedModel):
-                module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                # the older name, which newer versions warn of, is all that older ones have
+                enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+                enable({"use_reentrant": False})
+                # what the library sets up for generation, and for checkpoints of the reentrant kind
+                module.config.use_cache = False
+                module.disable_input_require_grads()
                 return
 
 

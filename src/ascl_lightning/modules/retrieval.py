@@ -208,6 +208,7 @@ class RetrievalModule(LightningModule):
     def _log_metrics(self, stage: str) -> None:
         metrics = {f"{stage}/{name}": value for name, value in self.evaluation.compute().items()}
         rsum = metrics.pop(f"{stage}/rsum")
-        self.log(f"{stage}/rsum", rsum, prog_bar=True, rank_zero_only=True)
-        self.log_dict(metrics, rank_zero_only=True)
+        # on every process: each may stop training or choose a checkpoint by them
+        self.log(f"{stage}/rsum", rsum, prog_bar=True)
+        self.log_dict(metrics)
         self.evaluation.reset()
