@@ -21,6 +21,10 @@ COMMANDS = {
         "ascl_lightning.commands.extract",
         "run the towers over the data once and keep their features, to train and test from",
     ),
+    "interpolate": (
+        "ascl_lightning.commands.interpolate",
+        "validate between the pretrained and the fine-tuned weights (WiSE-FT) and keep the best",
+    ),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
 

@@ -3,7 +3,6 @@ from functools import partial
 import pytest
 import torch
 from tests.encoders import MeanColour, WordTable
-
 from torch._dynamo.utils import counters
 
 from ascl_lightning.data.batch import Features, TokenizedTexts

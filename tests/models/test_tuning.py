@@ -7,13 +7,16 @@ from peft.tuners.lora import LoraLayer
 from tests.encoders import MeanColour
 from tests.hub_models import write_bert, write_clip, write_siglip
 
+from ascl_lightning.data.batch import TokenizedTexts
 from ascl_lightning.errors import UserError
 from ascl_lightning.models import ClipImageEncoder, TimmImageEncoder, TransformersTextEncoder
 from ascl_lightning.models.encoder import Encoder
 from ascl_lightning.models.tuning import Lora, Tuning
-from tests.models.test_text_encoders import TEXTS, tokenized
 
 PICTURES = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+WORDS = torch.ones(2, 6, dtype=torch.bool)
+TEXTS = TokenizedTexts(torch.arange(5, 17).reshape(2, 6), WORDS, ~WORDS)
+LORA = Lora(rank=4)
 
 
 def trained_names(tower: Encoder) -> list[str]:
@@ -24,7 +27,7 @@ def adapters(tower: Encoder) -> dict[str, LoraLayer]:
     return {name: module for name, module in tower.named_modules() if isinstance(module, LoraLayer)}
 
 
-def vit(lora: Lora | None = Lora(rank=4)) -> TimmImageEncoder:
+def vit(lora: Lora | None = LORA) -> TimmImageEncoder:
     torch.manual_seed(0)
     return TimmImageEncoder("test_vit", image_size=32, tuning=Tuning(lora=lora))
 
@@ -94,7 +97,7 @@ def test_a_state_with_adapters_is_loaded_with_weights_only(tmp_path):
             torch.nn.init.normal_(parameter)
     torch.save(tower.state_dict(), tmp_path / "tower.pt")
     torch.manual_seed(9)
-    other = TimmImageEncoder("test_vit", image_size=32, tuning=Tuning(lora=Lora(rank=4)))
+    other = TimmImageEncoder("test_vit", image_size=32, tuning=Tuning(lora=LORA))
     other.load_state_dict(torch.load(tmp_path / "tower.pt", weights_only=True))
     torch.testing.assert_close(other.eval()(PICTURES).tokens, tower.eval()(PICTURES).tokens)
 
@@ -122,10 +125,11 @@ def test_without_peft_the_message_says_what_to_install(monkeypatch):
         vit()
 
 
-@pytest.mark.parametrize("tuning", [Tuning(0.5), Tuning(thaw_after=0.1), Tuning(lora=Lora()), Tuning(checkpointing=True)])
-def test_a_frozen_tower_cannot_be_tuned(tuning):
+@pytest.mark.parametrize("name", ["layer_decay", "thaw_after", "lora", "checkpointing"])
+def test_a_frozen_tower_cannot_be_tuned(name):
+    options = {"layer_decay": 0.5, "thaw_after": 0.1, "lora": LORA, "checkpointing": True}
     with pytest.raises(UserError, match="frozen"):
-        MeanColour(frozen=True, tuning=tuning)
+        MeanColour(frozen=True, tuning=Tuning(**{name: options[name]}))
 
 
 @pytest.mark.parametrize(
@@ -177,9 +181,9 @@ TOWERS = {
 @pytest.mark.parametrize("lora", [None, Lora(rank=2, dropout=0.5)])
 @pytest.mark.parametrize("name", TOWERS)
 def test_recomputed_activations_give_the_same_gradients(name, lora, tmp_path):
-    """Dropout included (BERT's, the adapters'); what a layer begins with runs in the forward pass and again in the backward."""
+    """Dropout included (BERT's, the adapters'); layers run in the forward pass and again in the backward."""
     build, part = TOWERS[name]
-    inputs = tokenized(write_bert(tmp_path / "texts"), TEXTS) if name == "bert" else PICTURES
+    inputs = TEXTS if name == "bert" else PICTURES
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -210,4 +214,4 @@ def test_a_backbone_whose_layers_timm_does_not_count_says_so():
 def test_evaluation_needs_no_gradients_of_a_tower_that_recomputes(tmp_path: Path):
     tower = TransformersTextEncoder(str(write_bert(tmp_path)), tuning=Tuning(checkpointing=True)).eval()
     with torch.inference_mode():
-        assert not tower(tokenized(tmp_path, TEXTS)).tokens.requires_grad
+        assert not tower(TEXTS).tokens.requires_grad

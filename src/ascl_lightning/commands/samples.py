@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ascl_lightning.cli import AsclCLI, OneLineParser
+from ascl_lightning.cli import OneLineParser
+from ascl_lightning.commands.base import CommandCLI
 from ascl_lightning.commands.training_pairs import MadePicture, MadeText, ShownPair, TrainingPairs
 from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
@@ -23,11 +24,8 @@ PIXELS = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """In the place of what the image encoder is fed, as none is built."""
 
 
-class SamplesCLI(AsclCLI):
+class SamplesCLI(CommandCLI):
     """Reads the same configs as the other commands and builds the data module alone: no tower is loaded."""
-
-    def __init__(self, args: Sequence[str]) -> None:
-        super().__init__(args, run=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""

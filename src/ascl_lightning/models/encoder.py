@@ -102,7 +102,8 @@ class Encoder(nn.Module, ABC):
 
     def _with_zero_gradients(self, features: Features) -> Features:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return Features(*_ZeroGradients.apply(features.pooled, features.tokens, *parameters), features.mask)
+        pooled, tokens = _ZeroGradients.apply(features.pooled, features.tokens, *parameters)
+        return Features(pooled, tokens, features.mask)
 
 
 class _ZeroGradients(torch.autograd.Function):
@@ -114,5 +115,5 @@ class _ZeroGradients(torch.autograd.Function):
         return pooled.view_as(pooled), tokens.view_as(tokens)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *map(torch.zeros_like, ctx.saved_tensors)

@@ -43,9 +43,7 @@ class PixelEncoder(ImageEncoder):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, spec: PixelSpec, frozen: bool, learning_rate: float | None, tuning: Tuning = Tuning()
-    ) -> None:
+    def __init__(self, spec: PixelSpec, frozen: bool, learning_rate: float | None, tuning: Tuning = Tuning()) -> None:
         super().__init__(frozen, learning_rate, tuning)
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
@@ -127,7 +125,7 @@ class TimmImageEncoder(PixelEncoder):
 
     def without_weight_decay(self) -> set[str]:
         """With what timm names beside."""
-        named = getattr(self.backbone, "no_weight_decay", set)()
+        named: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return super().without_weight_decay() | {f"backbone.{name}" for name in named}
 
     def _checkpoint_activations(self) -> None:

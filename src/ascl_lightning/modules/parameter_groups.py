@@ -61,7 +61,11 @@ def _tower_groups(name: str, tower: Encoder) -> Iterator[dict[str, Any]]:
 
 
 def _by_decay(
-    name: str, parameters: Iterable[nn.Parameter], undecayed: Iterable[nn.Parameter], lr_scale: float = 1.0, **rate: float
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    undecayed: Iterable[nn.Parameter],
+    lr_scale: float = 1.0,
+    **rate: float,
 ) -> Iterator[dict[str, Any]]:
     """Two groups, or the one of them that is not empty."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
