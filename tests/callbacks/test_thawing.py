@@ -1,4 +1,5 @@
 import copy
+import multiprocessing as mp
 from functools import partial
 
 import pytest
@@ -127,10 +128,22 @@ class Keep(Callback):
         torch.save(seen, self.root / f"{trainer.global_rank}.pt")
 
 
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Makes it safe to fork: threads of the parent would be waited for in vain."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or Lightning chooses a number
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="starts its processes by fork")
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_thaw_together(tmp_path):
     module = build(thaw_after=0.5)
     start = module.model.image_encoder.scale.detach().clone()
-    strategy = DDPStrategy(start_method="spawn", process_group_backend="gloo")
+    strategy = DDPStrategy(start_method="fork", process_group_backend="gloo")
     fit(tmp_path, module, callbacks=[Keep(tmp_path)], strategy=strategy, devices=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["training"] == second["training"] == [False] * 2 + [True] * 2

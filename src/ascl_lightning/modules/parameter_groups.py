@@ -1,6 +1,7 @@
 """Which parameters are trained, at which rates, and which of them decay."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from torch import nn
@@ -38,39 +39,33 @@ def parameter_groups(model: ImageTextModel, loss: nn.Module) -> list[dict[str, A
         and `lr_scale`, by which the learning rate is still to be multiplied.
     """
     towers = {"image_encoder": model.image_encoder, "text_encoder": model.text_encoder}
-    groups = [group for name, tower in towers.items() for group in _tower_groups(name, tower)]
     of_towers = {id(parameter) for tower in towers.values() for parameter in tower.parameters()}
-    heads = [p for module in (model, loss) for p in module.parameters() if id(p) not in of_towers]
-    return [*_by_decay("heads", heads, [p for p in heads if p.ndim <= 1]), *groups]
+    named = [*model.named_parameters(prefix="model"), *loss.named_parameters(prefix="loss")]
+    heads = {name: parameter for name, parameter in named if id(parameter) not in of_towers}
+    groups = [group for name, tower in towers.items() for group in _tower_groups(name, tower)]
+    return [*_by_decay("heads", heads, {name for name, each in heads.items() if each.ndim <= 1}), *groups]
 
 
 def _tower_groups(name: str, tower: Encoder) -> Iterator[dict[str, Any]]:
-    parameters = dict(tower.named_parameters())
-    undecayed = [parameters[each] for each in tower.without_weight_decay() & parameters.keys()]
-    rate = {} if tower.learning_rate is None else {"lr": tower.learning_rate}
     decay = tower.tuning.layer_decay
-    if decay == 1:
-        yield from _by_decay(name, parameters.values(), undecayed, **rate)
-        return
-    numbers = tower.layer_numbers()
-    top = max(numbers.values())
-    for number in range(top + 1):
-        layer = [parameter for each, parameter in parameters.items() if numbers[each] == number]
-        scale = decay ** (top - number)
-        yield from _by_decay(f"{name}/layer_{number}", layer, undecayed, lr_scale=scale, **rate)
+    numbers = tower.layer_numbers() if decay < 1 else {}
+    top = max(numbers.values(), default=0)
+    layers: defaultdict[int, dict[str, nn.Parameter]] = defaultdict(dict)
+    for each, parameter in tower.named_parameters():
+        layers[numbers.get(each, top)][each] = parameter
+    rate = {} if tower.learning_rate is None else {"lr": tower.learning_rate}
+    for number, layer in sorted(layers.items()):
+        label = f"{name}/layer_{number}" if numbers else name
+        yield from _by_decay(label, layer, tower.without_weight_decay(), lr_scale=decay ** (top - number), **rate)
 
 
 def _by_decay(
-    name: str,
-    parameters: Iterable[nn.Parameter],
-    undecayed: Iterable[nn.Parameter],
-    lr_scale: float = 1.0,
-    **rate: float,
+    name: str, parameters: Mapping[str, nn.Parameter], spared: Set[str], lr_scale: float = 1.0, **rate: float
 ) -> Iterator[dict[str, Any]]:
     """Two groups, or the one of them that is not empty."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    spared = {id(parameter) for parameter in undecayed}
-    decayed, rest = ([p for p in trained if (id(p) in spared) == among] for among in (False, True))
+    trained = {each: parameter for each, parameter in parameters.items() if parameter.requires_grad}
+    decayed = [parameter for each, parameter in trained.items() if each not in spared]
+    rest = [parameter for each, parameter in trained.items() if each in spared]
     if decayed:
         yield {"params": decayed, "name": name, "lr_scale": lr_scale, **rate}
     if rest:
