@@ -1,15 +1,18 @@
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
 from tests.datasets import write_karpathy
 from tests.encoders import MeanColour, WordTable
 
 from ascl_lightning.callbacks.weight_average import WeightAverage
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
+from ascl_lightning.errors import UserError
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.metrics import retrieval_metrics
 from ascl_lightning.models import FusedSimilarity
@@ -182,3 +185,9 @@ def test_a_run_that_breaks_during_validation_keeps_both_apart(tmp_path):
 def test_a_decay_must_leave_something(decay):
     with pytest.raises(ValueError, match="decay"):
         WeightAverage(decay)
+
+
+def test_sharded_weights_are_refused():
+    trainer = mock.Mock(spec=Trainer, strategy=ModelParallelStrategy())
+    with pytest.raises(UserError, match="strategy ddp"):
+        WeightAverage().setup(trainer, build(), "fit")

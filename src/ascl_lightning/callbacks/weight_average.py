@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
+
+from ascl_lightning.errors import UserError
 
 
 class WeightAverage(WeightAveraging):
@@ -21,8 +24,6 @@ class WeightAverage(WeightAveraging):
     - Frozen parameters are not stored twice, and the average lies on the device that trains. Lightning makes it on the
       CPU, before the module has moved.
 
-    Sharded weights (FSDP) cannot be averaged.
-
     Args:
         decay: Share of the average that stays at a step; about 1 / (1 - decay) steps have a say in it.
 
@@ -35,6 +36,16 @@ class WeightAverage(WeightAveraging):
             raise ValueError(f"decay is a share from 0 to below 1, not {decay}")
         super().__init__(avg_fn=_Blend(1 - decay))
         self._in_place = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copies the module, before a fit.
+
+        Raises:
+            UserError: If the weights are to be sharded.
+        """
+        if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
+            raise UserError("sharded weights cannot be averaged: leave out WeightAverage, or choose the strategy ddp")
+        super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Moves the average to the module's device, and has both share what is frozen."""

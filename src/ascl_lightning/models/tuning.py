@@ -47,10 +47,10 @@ class Tuning:
             tower's. What lies below the first layer, embeddings or a stem, counts as one. 1: all alike.
         thaw_after: Share of all training steps in which the tower rests and the heads alone learn: it then runs in
             evaluation mode and without gradient, which saves the backward pass through it and the activations, not
-            the forward pass. 0: it is trained from the start.
+            the forward pass. It then joins at the rate that the schedule has reached. 0: trained from the start.
         lora: Train adapters in the place of the tower's own weights; None: the weights themselves.
         checkpointing: Keep one activation for each layer and compute the others again in the backward pass: less
-            memory, about a third more time (Chen et al. 2016, arXiv 1604.06174).
+            memory for one more forward pass (Chen et al. 2016, arXiv 1604.06174).
 
     Raises:
         ValueError: If a share lies outside its bounds.
