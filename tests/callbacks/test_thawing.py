@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from tests.checkpointing import SaveAfter
 from tests.datasets import write_karpathy
 from tests.encoders import MeanColour, WordTable
 
@@ -85,17 +86,6 @@ def test_the_optimizer_meets_a_tower_at_its_first_gradient(tmp_path):
     (optimizer,) = trainer.optimizers
     assert optimizer.state[module.model.image_encoder.scale]["step"] == 2
     assert optimizer.state[module.model.text_encoder.table.weight]["step"] == 6
-
-
-class SaveAfter(Callback):
-    """Saves a checkpoint at the end of an epoch."""
-
-    def __init__(self, epoch: int, path) -> None:
-        self.epoch, self.path = epoch, path
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.current_epoch == self.epoch:
-            trainer.save_checkpoint(self.path)
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
+from tests.checkpointing import SaveAfter
 from tests.datasets import write_karpathy
 from tests.encoders import MeanColour, WordTable
 
@@ -29,17 +30,6 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.steps.append({name: value.detach().clone() for name, value in pl_module.named_parameters()})
-
-
-class SaveAfter(Callback):
-    """Saves a checkpoint at the end of an epoch."""
-
-    def __init__(self, epoch: int, path) -> None:
-        self.epoch, self.path = epoch, path
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.current_epoch == self.epoch:
-            trainer.save_checkpoint(self.path)
 
 
 def build(**towers) -> RetrievalModule:
