@@ -25,6 +25,10 @@ COMMANDS = {
         "ascl_lightning.commands.check",
         "read all images and captions once, and report what would end or falsify training",
     ),
+    "interpolate": (
+        "ascl_lightning.commands.interpolate",
+        "validate between the pretrained and the fine-tuned weights (WiSE-FT) and keep the best",
+    ),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
 

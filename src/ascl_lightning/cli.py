@@ -1,7 +1,8 @@
 """The command line of training and evaluation: Lightning's own, with what retrieval needs."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -31,7 +32,9 @@ _EXPECTED_WARNINGS = (
     "The dirpath has changed",  # a test has a folder of its own
     ".*in eval mode at the start of training",  # frozen towers
     ".*does not have many workers",
+    "Be aware that when using `ckpt_path`, callbacks",  # of training
     ".*LeafSpec.* is deprecated",
+    r"It is recommended to use `self.log\('(val|test)/",  # every process ranks the whole split
     "predict returned None",  # features and embeddings go to files
 )
 
@@ -172,17 +175,24 @@ class AsclCLI(LightningCLI):
             command.ckpt_path = find_checkpoint(command.ckpt_path, Path(command.trainer.default_root_dir))
 
 
-def run(args: Sequence[str]) -> None:
-    """Runs one of Lightning's commands.
-
-    Raises:
-        UserError: For every mistake in the command line, the config, the data or the checkpoint.
-    """
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turns what Lightning raises over mistakes in a config or a checkpoint into a `UserError`."""
     try:
-        AsclCLI(args)
+        yield
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
         raise UserError(f"the checkpoint does not fit the model of the config: {error}") from error
+
+
+def run(args: Sequence[str]) -> None:
+    """Runs one of Lightning's commands.
+
+    Raises:
+        UserError: For every mistake in the command line, the config, the data or the checkpoint.
+    """
+    with readable_errors():
+        AsclCLI(args)

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -7,12 +8,14 @@ from lightning.pytorch import Trainer
 from tests.datasets import write_karpathy
 from tests.encoders import MeanColour, WordTable
 
+from ascl_lightning.callbacks.weight_average import WeightAverage
 from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
 from ascl_lightning.losses import AsymmetricContrastiveLoss, InfoNCE
 from ascl_lightning.metrics import retrieval_metrics
 from ascl_lightning.models import FusedSimilarity, GaussianNoise, PerturbWords
+from ascl_lightning.models.tuning import Tuning
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.modules.schedule import WarmupCosine
 
@@ -199,3 +202,19 @@ def test_all_texts_of_a_step_are_scored_in_one_call(tmp_path):
     with mock.patch.object(module.model.similarity, "compare", wraps=module.model.similarity.compare) as score:
         step(module, batch)
     assert score.call_count == 1
+
+
+def test_compiled_towers_train_as_others_do(tmp_path, monkeypatch):
+    """One of them thaws on the way, and a moving average copies them."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    states = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        towers = MeanColour(tuning=Tuning(thaw_after=0.5)), WordTable()
+        module = RetrievalModule(*towers, FusedSimilarity(4, num_heads=2), InfoNCE(), compile_towers=compiled)
+        shown = trainer(tmp_path, callbacks=[WeightAverage(0.5)])
+        shown.fit(module, data(module, tmp_path))
+        states.append(module.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value)
+    assert states[0].keys() == states[1].keys()

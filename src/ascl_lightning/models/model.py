@@ -1,7 +1,5 @@
 """Backbones, projections and the fused score, joined into one plain module."""
 
-from typing import Any
-
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -93,17 +91,10 @@ class ImageTextModel(nn.Module):
             similarity.image_fusion.requires_grad_(uses_global)
             similarity.text_fusion.requires_grad_(uses_global)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Trainable parameters: one group for each tower with a learning rate of its own, one for the rest."""
-        groups: list[dict[str, Any]] = []
-        own: set[int] = set()
-        for encoder in (self.image_encoder, self.text_encoder):
-            if encoder.learning_rate is not None:
-                parameters = [p for p in encoder.parameters() if p.requires_grad]
-                own.update(map(id, parameters))
-                groups.append({"params": parameters, "lr": encoder.learning_rate})
-        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
-        return [{"params": rest}, *(group for group in groups if group["params"])]
+    def compile_towers(self) -> None:
+        """Have both towers compiled when they are first called. In place: names of weights stay as they are."""
+        self.image_encoder.compile()
+        self.text_encoder.compile()
 
 
 def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool) -> nn.Module:

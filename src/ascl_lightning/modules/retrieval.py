@@ -1,13 +1,11 @@
 """The Lightning hooks around the model: training step, evaluation, optimiser."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
+from ascl_lightning.callbacks.thawing import Thawing
 from ascl_lightning.data.batch import ImageTextBatch
 from ascl_lightning.errors import UserError
 from ascl_lightning.losses import ContrastiveLoss
@@ -18,6 +16,7 @@ from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.models.text_encoders import TextEncoder
 from ascl_lightning.modules.objective import Objective
+from ascl_lightning.modules.parameter_groups import OptimizerFactory, build_optimizer
 from ascl_lightning.modules.schedule import WarmupCosine
 from ascl_lightning.modules.sharding import shard_weights
 
@@ -42,6 +41,7 @@ class RetrievalModule(LightningModule):
         chunk_size: Images or texts that a tower encodes at a time in training, for batches whose activations have no
             room in memory: the gradient is that of the whole batch, for a second pass through the towers. None: all.
         project: False keeps the towers' own vectors, as a pretrained CLIP or SigLIP pair needs.
+        compile_towers: Run both towers through `torch.compile`, at their first batch; scoring has kernels of its own.
         optimizer: Called with the parameter groups.
         schedule: Learning rate, per step.
         fold_size: Also report the mean over folds of this many images (COCO: 1000).
@@ -59,12 +59,15 @@ class RetrievalModule(LightningModule):
         first_stage_weight: float = 0.0,
         chunk_size: int | None = None,
         project: bool = True,
-        optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
+        compile_towers: bool = False,
+        optimizer: OptimizerFactory = AdamW,
         schedule: WarmupCosine = WarmupCosine(),
         fold_size: int | None = None,
     ) -> None:
         super().__init__()
         self.model = ImageTextModel(image_encoder, text_encoder, similarity, project)
+        if compile_towers:
+            self.model.compile_towers()
         self.loss = loss
         self.word_features = word_features
         self.evaluation = RetrievalMetrics(self.model.score, fold_size)
@@ -136,11 +139,13 @@ class RetrievalModule(LightningModule):
             "text_image_ids": batch.text_image_ids,
         }
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What towers that thaw during training need."""
+        return [Thawing([self.model.image_encoder, self.model.text_encoder])]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser over all trainable parameters, and the schedule per step."""
-        rest, *towers = self.model.parameter_groups()
-        groups = [{"params": [*rest["params"], *self.loss.parameters()]}, *towers]
-        optimizer = self._optimizer(groups)
+        optimizer = build_optimizer(self._optimizer, self.model, self.loss)
         scheduler = self._schedule.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
