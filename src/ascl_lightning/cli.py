@@ -36,6 +36,8 @@ _EXPECTED_WARNINGS = (
     ".*LeafSpec.* is deprecated",
     r"It is recommended to use `self.log\('(val|test)/",  # every process ranks the whole split
     "predict returned None",  # features and embeddings go to files
+    ".*overrides the configure_model callback",  # which does nothing but for sharded weights: those are not averaged
+    ".*recommended to use `self.log.*sync_dist=True",  # metrics of a split are the same on all ranks
 )
 
 
