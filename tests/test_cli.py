@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
+from ascl_lightning.commands.extract import ExtractCLI
 
 WAYS = ("image_to_text", "text_to_image")
 TINY = str(Path(__file__).parent / "configs" / "tiny.yaml")
@@ -94,6 +95,13 @@ def test_the_same_checkpoint_gives_the_same_figures_whatever_was_mined_since(tra
         main(["test", "--config", TINY, *arguments, str(only(trained, "runs/fit/*/checkpoints/last.ckpt"))])
     first, second = (json.loads(only(tmp_path / name, "runs/test/*/test_metrics.json").read_text()) for name in "ab")
     assert first == second
+
+
+def test_the_data_know_whether_the_model_reads_tokens(tmp_path):
+    flags = ["--config", TINY, "--out", str(tmp_path)]
+    assert ExtractCLI(flags).datamodule.with_tokens
+    flags += ["--model.similarity.local_weight", "0", "--model.similarity.global_fusion", "none"]
+    assert not ExtractCLI([*flags, "--model.word_features", "null"]).datamodule.with_tokens
 
 
 def test_best_is_found_under_the_root(trained, tmp_path, capsys):

@@ -100,6 +100,7 @@ class AsclCLI(LightningCLI):
         """Links what the encoders need to the data; adds the callbacks that can be configured."""
         parser.link_arguments("model", "data.image_spec", lambda m: m.model.image_encoder.spec, apply_on="instantiate")
         parser.link_arguments("model", "data.text_spec", lambda m: m.model.text_encoder.spec, apply_on="instantiate")
+        parser.link_arguments("model", "data.with_tokens", lambda m: m.uses_tokens, apply_on="instantiate")
         parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
         parser.add_argument(
             "--retrieval",

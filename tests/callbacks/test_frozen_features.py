@@ -23,12 +23,19 @@ UNTUNED = Tuning()
 
 
 def fit(
-    root, images_frozen=True, texts_frozen=True, folder=None, epochs=2, tuning=UNTUNED, **arguments
+    root,
+    images_frozen=True,
+    texts_frozen=True,
+    folder=None,
+    epochs=2,
+    tuning=UNTUNED,
+    similarity=None,
+    **arguments,
 ) -> RetrievalModule:
     torch.manual_seed(0)
     write_karpathy(root / "data", {"train": 6, "val": 4}, captions=2)
     towers = MeanColour(frozen=images_frozen, tuning=tuning), WordTable(frozen=texts_frozen)
-    module = RetrievalModule(*towers, FusedSimilarity(4, num_heads=2), InfoNCE())
+    module = RetrievalModule(*towers, similarity or FusedSimilarity(4, num_heads=2), InfoNCE())
     datamodule = RetrievalDataModule(
         KarpathyJson("dataset_flickr8k.json"),
         str(root / "data"),
@@ -58,6 +65,16 @@ def test_a_frozen_tower_sees_every_item_once_a_training(tmp_path):
     assert module.model.image_encoder.pictures_seen == NUM_IMAGES
     assert module.model.text_encoder.texts_seen == NUM_TEXTS
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_scores_of_global_vectors_need_no_tokens(tmp_path, monkeypatch):
+    def of_global_vectors(folder, **arguments):
+        similarity = FusedSimilarity(4, num_heads=2, local_weight=0.0, global_fusion="none")
+        return fit(tmp_path / folder, similarity=similarity, **arguments)
+
+    expected = of_global_vectors("a")
+    monkeypatch.setattr("ascl_lightning.data.features._Shard.copy_tokens", None)
+    assert of_global_vectors("b", with_tokens=False).metrics == expected.metrics
 
 
 def test_a_trained_tower_sees_every_item_every_epoch(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.preflight.test_pictures import write_table
 from tests.data.preflight.test_resemblance import texture
 from tests.datasets import write_karpathy, write_picture
 from tests.hub_models import write_bert
@@ -19,6 +20,7 @@ from tests.layouts import write_shards
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.data.batch import RegionSpec
+from ascl_lightning.data.features import TextRows
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
@@ -369,6 +371,35 @@ def test_region_features_are_checked_in_place_of_pictures(tmp_path):
         ("unreadable_images", "train", None): ("error", 2, 5),
         ("leaked_images", "val", "train"): ("error", 1, 3),
     }
+    assert report["splits"]["train"]["shorter_side"] is None
+
+
+def test_extracted_features_are_checked_in_place_of_pictures(tmp_path):
+    """Of `write_table`'s rows, images or texts, 1 is empty, 2 and 3 are not finite, and 5 is 0 again."""
+    folder = tmp_path / "train"
+    for kind in ("images", "texts"):
+        write_table(folder / kind, [2, 0, 2, 3, 1, 2, 2])
+    none = np.zeros((7, 0), np.int64)
+    TextRows(np.arange(7), none, none, none).save(folder / "texts" / "rows")
+    lines = (json.dumps({"image": str(i), "captions": [f"caption {i}"]}) + "\n" for i in range(7))
+    (folder / "captions.jsonl").write_text("".join(lines))
+    code, report = checked(tmp_path, "--data.source", json.dumps({"class_path": "ExtractedFeatures"}))
+    assert code == 1
+    assert found(report) == {
+        ("unreadable_images", "train", None): ("error", 1, 7),
+        ("broken_features", "train", None): ("error", 2 + 3, 7 + 7),
+        ("repeated_images", "train", None): ("warning", 1, 7),
+        ("uncaptioned_images", "train", None): ("note", 1, 7),
+    }
+
+
+def test_a_split_of_bad_pictures_alone_is_read_to_its_end(tmp_path):
+    data = DataSet(tmp_path, train=3, val=2)
+    for place in range(3):
+        data.path("train", place).write_bytes(b"no picture")
+    code, report = data.check()
+    assert code == 1
+    assert found(report) == {("unreadable_images", "train", None): ("error", 3, 3)}
     assert report["splits"]["train"]["shorter_side"] is None
 
 

@@ -168,13 +168,15 @@ def test_regions_come_as_features(tmp_path):
     assert batch.images.mask.sum(dim=1).tolist() == [3, 2]
 
 
-def test_stored_features_take_the_place_of_pictures_and_captions(tmp_path):
-    datamodule = karpathy(tmp_path / "data", captions=2)
+@pytest.mark.parametrize("with_tokens", [True, False])
+def test_stored_features_take_the_place_of_pictures_and_captions(tmp_path, with_tokens):
+    datamodule = karpathy(tmp_path / "data", captions=2, with_tokens=with_tokens)
     view = datamodule.view("train")
     none = np.zeros((10, 0), np.int64)
     texts = TextFeatures(table(tmp_path / "texts", 10), TextRows(np.arange(10), none, none, none))
-    view.features = SplitFeatures(table(tmp_path / "images", 5), texts)
+    view.use(SplitFeatures(table(tmp_path / "images", 5), texts))
     for batch in epoch(datamodule):
+        assert {batch.images.tokens.shape[1], batch.texts.tokens.shape[1]} == {int(with_tokens)}
         assert batch.images.pooled[:, 0].tolist() == batch.image_ids.tolist()
         assert batch.texts.pooled[:, 0].tolist() == batch.text_ids.tolist()
 

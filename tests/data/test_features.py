@@ -69,6 +69,18 @@ def test_rows_of_several_shards(tmp_path, monkeypatch, lengths):
     assert FeatureTable(tmp_path).is_empty.tolist() == [length == 0 for length in lengths]
 
 
+def test_tokens_that_nobody_needs_are_not_read(tmp_path, monkeypatch):
+    first = features(2, 4)
+    stored = table(tmp_path, first)
+    monkeypatch.setattr("ascl_lightning.data.features._Shard.copy_tokens", None)
+    got = stored.pooled_alone().gather(torch.tensor([1, 0, 1]))
+    torch.testing.assert_close(got.pooled, first.pooled[[1, 0, 1]])
+    assert got.tokens.shape == (3, 0, 2)
+    assert got.mask.shape == (3, 0)
+    with pytest.raises(TypeError):
+        stored.gather(torch.tensor([0]))
+
+
 def test_an_unfinished_table_is_not_opened(tmp_path):
     with pytest.raises(UserError, match="there are no extracted features"):
         FeatureTable(tmp_path)

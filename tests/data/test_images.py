@@ -2,6 +2,7 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from PIL import Image, ImageFile
 from torchvision.transforms.v2 import functional as reference
 
+from ascl_lightning.data import images
 from ascl_lightning.data.batch import PixelSpec
-from ascl_lightning.data.images import open_image, to_square
+from ascl_lightning.data.images import ImageBytes, open_image, open_square, to_square
 from ascl_lightning.errors import UserError
 
 COCO_MINI = Path(__file__).parents[3] / "shared" / "coco_mini" / "train2017"
@@ -41,6 +43,8 @@ def pixels(path: Path) -> np.ndarray:
 def noise(height: int = 64, width: int = 64) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
+
+DOORS = [open_image, lambda path: open_square(path, spec(16))]
 
 # What a picture looks like
 
@@ -196,15 +200,16 @@ def test_the_largest_size_is_decoded(tmp_path: Path) -> None:
         open_image(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("share", [0.95, 0.5, 0.1])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_truncated_files_are_errors(tmp_path: Path, ending: str, share: float) -> None:
+def test_truncated_files_are_errors(tmp_path: Path, ending: str, share: float, door: Callable) -> None:
     path = tmp_path / f"a.{ending}"
     noise().save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(UserError, match=rf"a\.{ending}: "):
-        open_image(path)
+        door(path)
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
@@ -226,8 +231,9 @@ def test_other_kinds_are_not_opened(tmp_path: Path, ending: str) -> None:
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "missing.jpg", tmp_path / "pipe"):
-        with pytest.raises(UserError, match="there is no such image file"):
-            open_image(path)
+        for door in DOORS:
+            with pytest.raises(UserError, match="there is no such image file"):
+                door(path)
 
 
 # Quick decoding
@@ -241,6 +247,67 @@ def test_jpegs_are_decoded_at_reduced_size(tmp_path: Path) -> None:
     assert open_image(tmp_path / "a.jpg", min_side=240).size == (320, 240)
     assert open_image(tmp_path / "a.jpg", min_side=1).size == (80, 60)
     assert open_image(tmp_path / "a.png", min_side=1).size == (640, 480)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Image.Image]:
+    """The pictures that were decoded, in order."""
+    pictures: list[Image.Image] = []
+    decode = images._decode
+    monkeypatch.setattr(images, "_decode", lambda image: pictures.append(decode(image)) or pictures[-1])
+    return pictures
+
+
+@pytest.mark.parametrize("crop", ["center", "squash"])
+@pytest.mark.parametrize(("size", "scale"), [(241, 1), (240, 2), (121, 2), (120, 4), (61, 4), (60, 8), (1, 8)])
+def test_a_jpeg_is_decoded_no_larger_than_the_cut_needs(
+    tmp_path: Path, decoded: list[Image.Image], size: int, scale: int, crop: str
+) -> None:
+    noise(480, 640).save(tmp_path / "a.jpg")
+    square = open_square(tmp_path / "a.jpg", spec(size, crop=crop))
+    assert decoded[-1].size == (640 // scale, 480 // scale)
+    np.testing.assert_array_equal(square, to_square(decoded[-1], spec(size, crop=crop)))
+    in_memory = open_square(ImageBytes((tmp_path / "a.jpg").read_bytes(), "a"), spec(size, crop=crop))
+    np.testing.assert_array_equal(square, in_memory)
+    noise(480, 640).save(tmp_path / "a.png")
+    open_square(tmp_path / "a.png", spec(size, crop=crop))
+    assert decoded[-1].size == (640, 480)
+
+
+@pytest.mark.parametrize("size", [40, 64, 150, 220, 330])
+def test_a_random_cut_has_as_many_pixels_as_are_wanted(tmp_path: Path, decoded: list[Image.Image], size: int) -> None:
+    picture = coordinates(637, 479)
+    picture.save(tmp_path / "a.jpg", quality=100, subsampling=0)
+    for i in range(40):
+        exact = to_square(picture, spec(size), np.random.default_rng([7, i]))
+        square = open_square(tmp_path / "a.jpg", spec(size), np.random.default_rng([7, i]))
+        scale = round(637 / decoded[-1].width)
+        assert scale in (1, 2, 4, 8)
+        # the same cut, to half a pixel of what was decoded: 255 / 479 / 2 of the scale, and what rounding and JPEG take
+        difference = np.abs(square.astype(int) - exact)[:2, 2:-2, 2:-2]
+        assert difference.max() <= 0.27 * scale + 3
+        # of its shorter side no more than the half could do without
+        shares = crop_of(exact)
+        side = min(637 * shares[0], 479 * shares[1])
+        assert scale == 1 or side / scale > size - 5
+        assert scale == 8 or side / (2 * scale) < size + 5
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_turned_jpeg_is_cut_as_it_is_seen(tmp_path: Path, decoded: list[Image.Image], orientation: int) -> None:
+    seen = coordinates(100, 320)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = STORED[orientation](np.asarray(seen))
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+    scales = set()
+    for i in range(20):
+        exact = to_square(seen, spec(45), np.random.default_rng([7, i]))
+        square = open_square(tmp_path / "a.jpg", spec(45), np.random.default_rng([7, i]))
+        scales.add(round(100 / decoded[-1].width))
+        # a pixel of the decoded width is 2.6 of 255 where the whole is decoded, and 5.1 where half is
+        assert np.abs(square.astype(int) - exact)[:2, 2:-2, 2:-2].max() <= 6
+    assert scales == {1, 2}
 
 
 # To a square
@@ -354,7 +421,7 @@ def test_tiny_and_thin_pictures(size: tuple[int, int], crop: str) -> None:
 def test_real_photos() -> None:
     for path in sorted(COCO_MINI.iterdir())[:10]:
         whole = to_square(open_image(path), spec(96)).astype(int)
-        quick = to_square(open_image(path, min_side=192), spec(96)).astype(int)
+        quick = open_square(path, spec(96)).astype(int)
         assert whole.std() > 10
-        # the centre falls on whole pixels: at reduced size half a pixel beside where it was
-        assert np.abs(whole - quick).mean() < 4
+        # the cut falls on whole pixels of the decoded picture: up to half a pixel of the square beside where it was
+        assert np.abs(whole - quick).mean() < 5

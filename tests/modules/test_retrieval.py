@@ -127,6 +127,18 @@ def test_a_loss_without_use_for_negatives_scores_none(tmp_path):
     assert encoder.texts_seen == seen + 8  # T and T+ of four pairs, no T-
 
 
+def test_tokens_are_used_where_scores_or_negatives_are_made_of_them():
+    def uses_tokens(word_features=None, **similarity) -> bool:
+        similarity = FusedSimilarity(4, num_heads=2, **similarity)
+        return RetrievalModule(MeanColour(), WordTable(), similarity, InfoNCE(), word_features).uses_tokens
+
+    assert uses_tokens()
+    assert uses_tokens(local_weight=0.0)
+    assert uses_tokens(local_weight=0.1, global_fusion="none")
+    assert not uses_tokens(local_weight=0.0, global_fusion="none")
+    assert uses_tokens(PerturbWords(), local_weight=0.0, global_fusion="none")
+
+
 def test_validation_metrics_are_those_of_the_whole_matrix(tmp_path):
     module = build()
     datamodule = data(module, tmp_path, eval_batch_size=2)

@@ -1,7 +1,6 @@
 """Runs frozen towers once a training instead of once an epoch, and refuses features of other towers."""
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,7 +8,7 @@ from rich.progress import track
 
 from ascl_lightning.callbacks.parts import retrieval_data, retrieval_module
 from ascl_lightning.data.batch import PixelSpec
-from ascl_lightning.data.features import FeatureTable
+from ascl_lightning.data.features import FeatureTable, SplitFeatures
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.encoder import Encoder
 from ascl_lightning.modules.extraction import SplitExtraction, fingerprint
@@ -78,9 +77,7 @@ class FrozenFeatures(Callback):
                 extraction.run(job, pl_module.device)
         trainer.strategy.barrier()
         found = extraction.features()
-        view.features = replace(
-            view.features, images=found.images or view.features.images, texts=found.texts or view.features.texts
-        )
+        view.use(SplitFeatures(found.images or view.features.images, found.texts or view.features.texts))
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = retrieval_module(pl_module).model

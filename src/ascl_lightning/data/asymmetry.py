@@ -197,18 +197,18 @@ class AsymmetrySample:
 
     text: str
     """T, the cleaned caption."""
-    positive: str | None
+    positive: str | None = None
     """T+, type II or III; None without positive operations. Up to twice as long as a caption: the tokenizer cuts it."""
-    negative: str | None
+    negative: str | None = None
     """T-, made from T; None without negative operations."""
-    negative_valid: bool
-    positive_negative: str | None
+    negative_valid: bool = False
+    positive_negative: str | None = None
     """(T+)-, made from T+; None where either list of operations is empty."""
-    positive_negative_valid: bool
-    positive_operation: str | None
+    positive_negative_valid: bool = False
+    positive_operation: str | None = None
     """Name of the operation that made T+, and so on."""
-    negative_operation: str | None
-    positive_negative_operation: str | None
+    negative_operation: str | None = None
+    positive_negative_operation: str | None = None
 
 
 class AsymmetrySampler:
@@ -227,6 +227,10 @@ class AsymmetrySampler:
         self.positives = tuple(positives)
         self.negatives = tuple(negatives)
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to draw."""
+        return bool(self.positives or self.negatives)
+
     def sample(self, caption: str, context: TextContext, *, seed: int, epoch: int, index: int) -> AsymmetrySample:
         """Draw the texts of one caption; the same keys give the same texts whatever was drawn before.
 
@@ -240,6 +244,8 @@ class AsymmetrySampler:
             index: Row of the caption in its split, not negative.
         """
         text = clean_caption(caption)
+        if not self:
+            return AsymmetrySample(text)
         cleaned = tuple(filter(None, map(clean_caption, context.siblings)))
         context = replace(context, siblings=cleaned or (text,))
         key = (seed, epoch, index)

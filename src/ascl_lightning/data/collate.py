@@ -95,7 +95,9 @@ class Collate:
         batch.positives, positives_cut = self._made([s.positive for s in samples])
         negatives, negatives_cut = self._made([s.negative for s in samples])
         both, both_cut = self._made([s.positive_negative for s in samples])
-        originals = None if negatives is None else self.tokenizer([s.text for s in samples])[0]
+        originals = batch.texts
+        if negatives is not None and not isinstance(originals, TokenizedTexts):
+            originals = self.tokenizer([s.text for s in samples])[0]
         batch.negatives = _negatives(negatives, originals, [s.negative_valid for s in samples])
         batch.positive_negatives = _negatives(both, batch.positives, [s.positive_negative_valid for s in samples])
         batch.num_truncated = cut + positives_cut + negatives_cut + both_cut

@@ -53,6 +53,7 @@ class RetrievalDataModule(LightningDataModule):
         seed: Of the order of the pairs and of every draw.
         image_spec: What the image encoder is fed; the command line links it to the model.
         text_spec: What the text encoder is fed; likewise.
+        with_tokens: Whether the model reads local tokens; likewise. If not, they are not read from stored features.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class RetrievalDataModule(LightningDataModule):
         seed: int = 0,
         image_spec: ImageSpec | None = None,
         text_spec: TextSpec | None = None,
+        with_tokens: bool = True,
     ) -> None:
         super().__init__()
         check_shares(image_operations)
@@ -83,6 +85,7 @@ class RetrievalDataModule(LightningDataModule):
         self.vocabulary: Vocabulary | None = None
         self.image_spec = image_spec
         self.text_spec = text_spec
+        self.with_tokens = with_tokens
         self.seed = seed
         self.num_workers = num_workers
         self._regions = regions
@@ -111,7 +114,7 @@ class RetrievalDataModule(LightningDataModule):
                 raise ValueError("image_spec is missing: pass image_encoder.spec (the command line links it)")
             read = self.read(split)
             regions = None if self._regions is None else self._regions.open(self.root)
-            self.views[split] = SplitView(read, self.image_spec, regions, read.features)
+            self.views[split] = SplitView(read, self.image_spec, regions, read.features, self.with_tokens)
         return self.views[split]
 
     def prepare_texts(self) -> None:
@@ -246,13 +249,13 @@ class RetrievalDataModule(LightningDataModule):
 
     def _use_made_texts(self, view: SplitView) -> None:
         """Takes stored T+ and T- where they are those of the configuration."""
-        texts, operations = view.features.texts, (*self.asymmetry.positives, *self.asymmetry.negatives)
+        texts = view.features.texts
         if view.features.images is not None and self.augmentation:
             raise UserError("features were extracted of whole pictures: leave augment and image_operations out")
         if texts is None or not texts.num_variants:
             return
-        if not operations:
-            view.features = replace(view.features, texts=texts.captions_alone())
+        if not self.asymmetry:
+            view.use(replace(view.features, texts=texts.captions_alone()))
         elif texts.table.manifest.made_with != self.made_with:
             raise UserError(
                 f"{texts.table.folder}: its texts were made by other operations or another seed than the config's: "

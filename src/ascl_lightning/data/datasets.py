@@ -29,7 +29,7 @@ class TrainItem:
     text_row: int
     picture: Picture
     texts: AsymmetrySample | None
-    """None where the text tower's output is stored."""
+    """None where the text tower's output is stored for all of them."""
     key: int
     epoch: int
     faults: tuple[str, ...] = ()
@@ -92,8 +92,7 @@ class TrainDataset(Dataset[TrainItem]):
         for attempt in range(MAX_REPLACEMENTS):
             image, caption = self.pairs.pair(index, epoch)
             try:
-                rng = np.random.default_rng([self._texts.seed, epoch, index, _PICTURE_STREAM])
-                picture = self.view.picture(image, self._augmentation, rng)
+                picture = self.view.picture(image, self._augmentation, self._rng(epoch, index))
             except UserError as error:
                 faults.append(str(error))
                 draw = np.random.default_rng([self._texts.seed, epoch, index, _REPLACEMENT_STREAM, attempt])
@@ -107,16 +106,23 @@ class TrainDataset(Dataset[TrainItem]):
         image, caption = self.pairs.pair(index, epoch)
         return self.view.split.captions[image][caption].count(" ") + 1
 
+    def _rng(self, epoch: int, index: int) -> np.random.Generator | None:
+        """Of the picture's draws; None where there are none to make."""
+        key = [self._texts.seed, epoch, index, _PICTURE_STREAM]
+        return np.random.default_rng(key) if self._augmentation else None
+
     def _item(
         self, image: int, caption: int, picture: Picture, index: int, epoch: int, faults: tuple[str, ...]
     ) -> TrainItem:
-        stored = self.view.features.texts is not None and self.view.features.texts.num_variants > 0
-        captions = self.view.split.captions[image]
+        stored = self.view.features.texts
+        made = None
+        if stored is None or (self._texts.sampler and not stored.num_variants):
+            made = self._texts.make(self.view.split.captions[image], caption, image, epoch, index)
         return TrainItem(
             image_row=image,
             text_row=self.view.text_rows(image)[caption],
             picture=picture,
-            texts=None if stored else self._texts.make(captions, caption, image, epoch, index),
+            texts=made,
             key=sampling_key(self._texts.seed, epoch, index),
             epoch=epoch,
             faults=faults,

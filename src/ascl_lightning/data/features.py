@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -133,6 +134,7 @@ class FeatureTable:
             )
         self.folder = folder
         self.manifest = manifest
+        self._with_tokens = True
         self._shards = [
             _Shard.open(folder / _name(number), len(manifest.shard_rows(number)))
             for number in range(manifest.num_shards)
@@ -141,17 +143,25 @@ class FeatureTable:
     def __len__(self) -> int:
         return self.manifest.rows
 
+    def pooled_alone(self) -> "FeatureTable":
+        """The same table, of which tokens are not read."""
+        table = copy(self)
+        table._with_tokens = False
+        return table
+
     def gather(self, rows: Int[Tensor, " B"]) -> Features:
-        """The features of some rows, padded on the right to the longest of them."""
+        """The features of some rows, padded on the right to the longest of them; K is 0 where tokens are not read."""
         numbers, places = np.divmod(rows.numpy(), SHARD_ROWS)
         groups = [(self._shards[n], np.flatnonzero(numbers == n)) for n in np.unique(numbers)]
-        lengths = np.zeros(len(rows), np.int64)
-        for shard, group in groups:
-            lengths[group] = shard.lengths[places[group]]
         pooled = np.empty((len(rows), self._shards[0].pooled.shape[1]), np.int16)
-        tokens = np.zeros((len(rows), int(lengths.max(initial=1)), self._shards[0].tokens.shape[1]), np.int16)
         for shard, group in groups:
             pooled[group] = shard.pooled[places[group]]
+        lengths = np.zeros(len(rows), np.int64)
+        for shard, group in groups if self._with_tokens else ():
+            lengths[group] = shard.lengths[places[group]]
+        longest = int(lengths.max(initial=1)) if self._with_tokens else 0
+        tokens = np.zeros((len(rows), longest, self._shards[0].tokens.shape[1]), np.int16)
+        for shard, group in groups if self._with_tokens else ():
             shard.copy_tokens(places[group], tokens, group)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
         return Features(self._numbers(pooled), self._numbers(tokens), torch.from_numpy(mask))
@@ -261,6 +271,10 @@ class TextFeatures:
         none = np.zeros((len(self.rows.captions), 0), np.int64)
         return TextFeatures(self.table, TextRows(self.rows.captions, none, none, none))
 
+    def pooled_alone(self) -> "TextFeatures":
+        """The same texts, of which tokens are not read."""
+        return TextFeatures(self.table.pooled_alone(), self.rows)
+
     @property
     def num_variants(self) -> int:
         """Made texts for each caption."""
@@ -283,3 +297,8 @@ class SplitFeatures:
 
     images: FeatureTable | None = field(default=None)
     texts: TextFeatures | None = field(default=None)
+
+    def pooled_alone(self) -> "SplitFeatures":
+        """The same features, of which tokens are not read."""
+        images = None if self.images is None else self.images.pooled_alone()
+        return SplitFeatures(images, None if self.texts is None else self.texts.pooled_alone())

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from torch.nn import functional as F
 
 from ascl_lightning.data.batch import PixelSpec
@@ -29,6 +30,9 @@ CROP_AREA = (0.5, 1.0)
 
 CROP_ASPECT = (3 / 4, 4 / 3)
 """Width over height of a random crop; relative to the picture's where the encoder squashes."""
+
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations of pictures that lie on their side."""
 
 _Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -65,7 +69,9 @@ def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.
         UserError: If the file is missing, is no such picture, is damaged or cut short, or has more than `MAX_PIXELS`.
     """
     with _opened(source) as image:
-        return _decode(image, min_side)
+        if min_side is not None:
+            image.draft(None, (min_side, min_side))
+        return _decode(image)
 
 
 def image_size(source: Path | ImageBytes) -> tuple[int, int]:
@@ -78,9 +84,58 @@ def image_size(source: Path | ImageBytes) -> tuple[int, int]:
         return image.size
 
 
+def open_square(
+    source: Path | ImageBytes, spec: PixelSpec, rng: np.random.Generator | None = None
+) -> UInt8[np.ndarray, "3 S S"]:
+    """Read a picture as an encoder wants it.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves what is cut out of it as many pixels as the
+    encoder wants, which is quicker. The cut is drawn beforehand, from the header's size.
+
+    Args:
+        source: As in `open_image`.
+        spec: As in `to_square`.
+        rng: As in `to_square`.
+
+    Returns:
+        Pixels in 0..255, (3, S, S).
+
+    Raises:
+        UserError: As `open_image`.
+    """
+    with _opened(source) as image:
+        if not isinstance(image, JpegImageFile):
+            return to_square(_decode(image), spec, rng)
+        box = _box(_seen_size(image), spec, rng)
+        room = min(box[2] - box[0], box[3] - box[1]) // spec.size
+        scale = next(scale for scale in (8, 4, 2, 1) if scale <= max(1, room))
+        image.draft(None, (image.width // scale, image.height // scale))
+        # edges to the nearest pixel
+        left, top, right, bottom = ((edge + scale // 2) // scale for edge in box)
+        return _cut(_decode(image), (left, top, right, bottom), spec)
+
+
+def to_square(
+    image: Image.Image, spec: PixelSpec, rng: np.random.Generator | None = None
+) -> UInt8[np.ndarray, "3 S S"]:
+    """Cut and resize a picture to what an encoder wants.
+
+    Args:
+        image: An RGB picture of any size.
+        spec: The encoder's size, filter and way to make a picture square.
+        rng: Draws a random crop for training: `CROP_AREA` of the picture (less where a long one leaves no room) with
+            `CROP_ASPECT` (beside the picture's own where `spec.crop` is squash), resized to the square. It is never
+            mirrored, as captions say left and right. None: the picture as evaluation sees it.
+
+    Returns:
+        Pixels in 0..255, (3, S, S).
+    """
+    return _cut(image, _box(image.size, spec, rng), spec)
+
+
 @contextmanager
 def _opened(source: Path | ImageBytes) -> Iterator[Image.Image]:
-    """A picture whose header was read and is no larger than allowed; all that fails within names the file."""
+    """A picture of which the header is read; whatever goes wrong with it from here on is a `UserError`."""
     name = source.name if isinstance(source, ImageBytes) else str(source)
     # a pipe in the place of a file would block for ever
     if isinstance(source, Path) and not source.is_file():
@@ -100,32 +155,21 @@ def _opened(source: Path | ImageBytes) -> Iterator[Image.Image]:
         raise UserError(f"{name}: the picture cannot be read: {error or type(error).__name__}") from error
 
 
-def to_square(
-    image: Image.Image, spec: PixelSpec, rng: np.random.Generator | None = None
-) -> UInt8[np.ndarray, "3 S S"]:
-    """Cut and resize a picture to what an encoder wants.
+def _seen_size(image: JpegImageFile) -> tuple[int, int]:
+    """Width and height as EXIF has the picture seen."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+    return (image.height, image.width) if turned else image.size
 
-    Args:
-        image: An RGB picture of any size.
-        spec: The encoder's size, filter and way to make a picture square.
-        rng: Draws a random crop for training: `CROP_AREA` of the picture (less where a long one leaves no room) with
-            `CROP_ASPECT` (beside the picture's own where `spec.crop` is squash), resized to the square. It is never
-            mirrored, as captions say left and right. None: the picture as evaluation sees it.
 
-    Returns:
-        Pixels in 0..255, (3, S, S).
-    """
-    left, top, right, bottom = _center_box(image.size, spec) if rng is None else _random_box(image.size, spec, rng)
+def _cut(image: Image.Image, box: _Box, spec: PixelSpec) -> UInt8[np.ndarray, "3 S S"]:
     # torch resizes bytes as they are, in a third of Pillow's time
-    pixels = torch.from_numpy(np.array(image)[top:bottom, left:right]).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1)
     if pixels.shape[1:] != (spec.size, spec.size):
         pixels = F.interpolate(pixels[None], (spec.size, spec.size), mode=spec.interpolation, antialias=True)[0]
     return np.ascontiguousarray(pixels.numpy())
 
 
-def _decode(image: Image.Image, min_side: int | None) -> Image.Image:
-    if min_side is not None:
-        image.draft(None, (min_side, min_side))
+def _decode(image: Image.Image) -> Image.Image:
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
@@ -133,7 +177,8 @@ def _decode(image: Image.Image, min_side: int | None) -> Image.Image:
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture).convert("RGB")
-    return image.convert("RGB")
+    # the conversion copies whatever the mode
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -154,7 +199,10 @@ def _value_range(values: np.ndarray, mode: str) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _center_box(size: tuple[int, int], spec: PixelSpec) -> _Box:
+def _box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator | None) -> _Box:
+    """What is cut out of a picture of some size: for training, or without `rng` as evaluation sees it."""
+    if rng is not None:
+        return _random_box(size, spec, rng)
     width, height = size
     if spec.crop == "squash":
         return 0, 0, width, height

@@ -6,6 +6,7 @@ from itertools import accumulate, pairwise
 from math import ceil
 
 import numpy as np
+from jaxtyping import Int
 from torch.utils.data import Sampler
 
 from ascl_lightning.errors import UserError
@@ -49,17 +50,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        for index in self._order(epoch)[self.rank :: self.world_size].tolist():
-            yield index, epoch
+        for index in self.share():
+            yield int(index), epoch
 
     def __len__(self) -> int:
         return len(range(self.rank, self.size, self.world_size))
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """Indices of all ranks in order."""
+    def share(self) -> Int[np.ndarray, " n"]:
+        """This rank's indices of the epoch in order."""
         if not self.shuffle:
-            return np.arange(self.size)
-        return np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            return np.arange(self.rank, self.size, self.world_size)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        return order[self.rank :: self.world_size]
 
 
 def num_steps(size: int, batch_size: int, world_size: int) -> int:
@@ -102,18 +104,24 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return num_steps(self.sampler.size, self.batch_size, self.sampler.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        keys = list(self.sampler)
-        bounds = [step * len(keys) // len(self) for step in range(len(self) + 1)]
+        epoch = self.sampler.epoch
+        # an array to the end: as pairs in a list, an epoch of a large data set would take a hundred bytes a sample
+        share = self.sampler.share()
+        bounds = [step * len(share) // len(self) for step in range(len(self) + 1)]
         length = self._lengths
         if length is None:
-            yield from (keys[start:end] for start, end in pairwise(bounds))
+            yield from (_keys(share[start:end], epoch) for start, end in pairwise(bounds))
             return
-        rng = np.random.default_rng([self.sampler.seed, self.sampler.epoch, self.sampler.rank, _BUCKET_STREAM])
+        rng = np.random.default_rng([self.sampler.seed, epoch, self.sampler.rank, _BUCKET_STREAM])
         for first in range(0, len(self), BUCKET_BATCHES):
             of_bucket = bounds[first : first + BUCKET_BATCHES + 1]
-            bucket = sorted(keys[of_bucket[0] : of_bucket[-1]], key=lambda key: length(*key))
+            bucket = sorted(_keys(share[of_bucket[0] : of_bucket[-1]], epoch), key=lambda key: length(*key))
             batches = [bucket[start - of_bucket[0] : end - of_bucket[0]] for start, end in pairwise(of_bucket)]
             yield from (batches[i] for i in rng.permutation(len(batches)))
+
+
+def _keys(indices: np.ndarray, epoch: int) -> list[tuple[int, int]]:
+    return [(index, epoch) for index in indices.tolist()]
 
 
 class PairIndex:

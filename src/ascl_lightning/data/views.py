@@ -15,7 +15,7 @@ from torch import Tensor
 from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec, RegionSpec
 from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.image_operations import ImageOperation, choose_operation
-from ascl_lightning.data.images import ImageBytes, open_image, to_square
+from ascl_lightning.data.images import ImageBytes, open_image, open_square, to_square
 from ascl_lightning.data.regions import OpenRegions, RegionFeatures
 from ascl_lightning.data.sources import Split
 from ascl_lightning.errors import UserError
@@ -59,12 +59,18 @@ def load_picture(
     Raises:
         UserError: If it, or the other, cannot be read.
     """
-    picture = decode(image, spec)
     operation = choose_operation(augmentation.operations, rng)
-    if operation is not None:
-        picture = operation(picture, lambda: decode(others[int(rng.integers(len(others)))], spec), rng)
+    if operation is None:
+        return _square(image, spec, rng if augmentation.crop else None)
+    made = operation(decode(image, spec), lambda: decode(others[int(rng.integers(len(others)))], spec), rng)
     # a random crop of what an operation made could leave nothing of what the sentence says
-    return to_square(picture, spec, rng if augmentation.crop and operation is None else None)
+    return to_square(made, spec)
+
+
+def _square(image: Path | ImageBytes | np.ndarray, spec: PixelSpec, rng: np.random.Generator | None) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return to_square(Image.fromarray(image), spec, rng)
+    return open_square(image, spec, rng)
 
 
 def decode(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> Image.Image:
@@ -85,12 +91,21 @@ class SplitView:
         spec: What the image encoder is fed.
         regions: Where region features are read, for an encoder that takes them.
         features: What frozen towers gave for the split; pictures and captions are not read where it has them.
+        with_tokens: Whether the model reads local tokens; else they are not read from `features`.
     """
 
     split: Split
     spec: ImageSpec
     regions: OpenRegions | None = None
     features: SplitFeatures = field(default_factory=SplitFeatures)
+    with_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        self.use(self.features)
+
+    def use(self, features: SplitFeatures) -> None:
+        """Read from these features from now on."""
+        self.features = features if self.with_tokens else features.pooled_alone()
 
     @cached_property
     def text_offsets(self) -> Int[np.ndarray, " N_plus_1"]:
@@ -138,7 +153,7 @@ class SplitView:
         image = self.images[row]
         if augmentation and rng is not None:
             return load_picture(image, self.spec, augmentation, self.images, rng)
-        return to_square(decode(image, self.spec), self.spec)
+        return _square(image, self.spec, None)
 
     def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]) -> Tensor | Features:
         """Pictures (N, 3, S, S) uint8, or features, of a batch."""

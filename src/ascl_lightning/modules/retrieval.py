@@ -77,6 +77,11 @@ class RetrievalModule(LightningModule):
         self._optimizer = optimizer
         self._schedule = schedule
 
+    @property
+    def uses_tokens(self) -> bool:
+        """Whether scores or T- need local tokens; if not, only pooled vectors are read."""
+        return self.model.similarity.uses_tokens or self.word_features is not None
+
     def configure_model(self) -> None:
         """Under FSDP2 (Lightning's `ModelParallelStrategy`), splits the weights over the processes."""
         if self.device_mesh is not None:

@@ -1,11 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tests.datasets import write_regions
 from tests.layouts import LAYOUTS, Content
 
-from ascl_lightning.data.batch import RegionSpec
-from ascl_lightning.data.sources import KarpathyJson, Mixture, Scenes, Source
+from ascl_lightning.data.batch import Features, RegionSpec
+from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, write_shard
+from ascl_lightning.data.sources import JsonLines, KarpathyJson, Mixture, Scenes, Source, Split
 from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.data.sources.mixture import Joined
 from ascl_lightning.errors import UserError
@@ -69,6 +72,22 @@ def test_pictures_and_captions_alone_do_not_mix(tmp_path: Path) -> None:
     sources = parts(tmp_path)
     sources["photos"] = KarpathyJson("dataset.json", images=None)
     with pytest.raises(UserError, match="some sources have pictures and some have none"):
+        Mixture(sources, folders={"photos": "photos", "web": "web"}).read(tmp_path, "train")
+
+
+class Extracted(JsonLines):
+    def read(self, root: Path | None, split: str) -> Split:
+        Manifest("tower", "items", 2).write(root / "table")
+        features = Features(torch.zeros(2, 1), torch.ones(2, 1, 1), torch.ones(2, 1).bool())
+        write_shard(root / "table", 0, [features], "float16")
+        return replace(super().read(root, split), images=None, features=SplitFeatures(FeatureTable(root / "table")))
+
+
+def test_extracted_features_are_not_mixed(tmp_path: Path) -> None:
+    sources = parts(tmp_path)
+    LAYOUTS["jsonl"].write(tmp_path, PHOTOS)
+    sources["features"] = Extracted({"train": "train.jsonl"})
+    with pytest.raises(UserError, match="'features' holds extracted features; run `ascl extract` on the mixture"):
         Mixture(sources, folders={"photos": "photos", "web": "web"}).read(tmp_path, "train")
 
 

@@ -98,13 +98,13 @@ KINDS = {
     "leaked_captions": Kind("note", "captions", "are in split '{other}' too", "nothing, if they are short and general"),
     # what could not be checked
     "unknown_tokenizer": Kind(
-        "warning", "", "the tokenizer cannot be had: {reason}", "then check again: cut captions were not counted"
+        "warning", "", "the tokenizer cannot be had: {reason}", "get it and check again: cut captions were not counted"
     ),
     "unknown_image_size": Kind(
         "warning",
         "",
         "the image encoder's size is not known: {reason}",
-        "then check again: {size} pixels were taken",
+        "get it and check again: {size} pixels were taken",
     ),
 }
 """By the names that reports give them."""

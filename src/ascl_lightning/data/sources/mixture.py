@@ -14,7 +14,8 @@ class Mixture(Source):
     """The images of several sources, each with a weight in training.
 
     A weight says how often an epoch of training visits a source: 1 visits each pair once, 2 twice, 0.5 a random half,
-    another one each epoch. A source that lacks a split adds nothing to it. An image's id is `SOURCE/ID`.
+    another one each epoch. A source that lacks a split adds nothing to it. An image's id is `SOURCE/ID`. All are read
+    whole, also those that could be streamed; features are extracted of a mixture, not mixed.
 
     Args:
         sources: The sources by a name of your own.
@@ -52,6 +53,9 @@ class Mixture(Source):
                 continue
         if not parts:
             raise missing_split(split, {}, f"mixture of {', '.join(self.sources)}")
+        extracted = [name for name, part in parts.items() if part.features.images is not None]
+        if extracted:
+            raise UserError(f"mixture: '{extracted[0]}' holds extracted features; run `ascl extract` on the mixture")
         pictures = [part.images for part in parts.values() if part.images is not None]
         if 0 < len(pictures) < len(parts):
             raise UserError("mixture: some sources have pictures and some have none; they cannot train one model")

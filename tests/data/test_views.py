@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.datasets import write_picture
+
+from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec
+from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, write_shard
+from ascl_lightning.data.image_operations import Occlude, SideBySide
+from ascl_lightning.data.images import ImageBytes
+from ascl_lightning.data.regions import RegionFeatures
+from ascl_lightning.data.sources import Split
+from ascl_lightning.data.views import Augmentation, SplitView, collate_pictures, load_picture
+from ascl_lightning.errors import UserError
+
+PIXELS = PixelSpec(8, (0.5,) * 3, (0.5,) * 3)
+REGIONS = RegionSpec(2, 3)
+
+
+def pictures(number: int = 3, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (number, size, size, 3), dtype=np.uint8)
+
+
+def split(images: object = None) -> Split:
+    return Split(["a", "b", "c"], [("x", "y"), (), ("z",)], images)  # type: ignore[arg-type]
+
+
+def test_rows_of_an_images_captions() -> None:
+    view = SplitView(split(pictures()), PIXELS)
+    assert view.text_offsets.tolist() == [0, 2, 2, 3]
+    assert [list(view.text_rows(row)) for row in range(3)] == [[0, 1], [], [2]]
+
+
+def test_a_picture_is_pixels_bytes_or_a_file(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", 0, size=(8, 8))
+    path = tmp_path / "a.png"
+    views = [SplitView(split([image] * 3), PIXELS) for image in (path, ImageBytes(path.read_bytes(), "a"))]
+    first, second = (view.picture(1) for view in views)
+    assert first.shape == (3, 8, 8)
+    np.testing.assert_array_equal(first, second)
+    array = pictures()
+    np.testing.assert_array_equal(SplitView(split(array), PIXELS).picture(2), array[2].transpose(2, 0, 1))
+
+
+def test_what_an_encoder_needs_and_the_data_lacks_is_named() -> None:
+    with pytest.raises(UserError, match=r"takes region features: set --data\.regions"):
+        SplitView(split(pictures()), REGIONS).picture(0)
+    with pytest.raises(UserError, match="the source has captions alone: set its `images`"):
+        SplitView(split(), PIXELS).picture(0)
+
+
+def test_stored_features_take_the_pictures_place(tmp_path: Path) -> None:
+    Manifest("tower", "items", 3).write(tmp_path)
+    features = Features(torch.arange(3.0)[:, None], torch.ones(3, 1, 2), torch.ones(3, 1).bool())
+    write_shard(tmp_path, 0, [features], "float16")
+    view = SplitView(split(), PIXELS, features=SplitFeatures(FeatureTable(tmp_path)))
+    assert view.picture(0) is None
+    assert view.collate(torch.tensor([2, 0]), [None, None]).pooled[:, 0].tolist() == [2, 0]
+
+
+def test_an_operation_takes_the_place_of_a_random_crop() -> None:
+    """A crop of what an operation left could show nothing of what the sentence says."""
+    spec = PixelSpec(32, (0.5,) * 3, (0.5,) * 3)
+    image, others = pictures(1, 64)[0], pictures(2, 64)
+    whole = load_picture(image, spec, Augmentation(), others, np.random.default_rng(0))
+    changed = Augmentation(True, (Occlude(1.0),))
+    for seed in range(20):
+        found = load_picture(image, spec, changed, others, np.random.default_rng(seed))
+        # a box of a tenth to three tenths of the area, grown by what the filter mixes in at its border
+        assert 0.08 < (found != whole).any(axis=0).mean() < 0.55
+
+
+def test_the_other_picture_is_drawn_from_the_split_and_must_be_readable() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    others = np.full((2, 64, 64, 3), 255, np.uint8)
+    both = load_picture(image, PIXELS, Augmentation(False, (SideBySide(1.0),)), others, np.random.default_rng(0))
+    assert both.min() < 10 < 245 < both.max()
+    bad = [ImageBytes(b"x", "here")]
+    with pytest.raises(UserError, match="here: not a picture"):
+        load_picture(image, PIXELS, Augmentation(False, (SideBySide(1.0),)), bad, np.random.default_rng(0))
+
+
+def test_regions_become_features() -> None:
+    regions = [
+        RegionFeatures(np.full(3, i, np.float32), np.full((2, 3), i, np.float32), np.array([True, i > 0]))
+        for i in range(2)
+    ]
+    batch = collate_pictures(regions)
+    assert isinstance(batch, Features)
+    assert batch.pooled.tolist() == [[0] * 3, [1] * 3]
+    assert batch.mask.tolist() == [[True, False], [True, True]]
+    stacked = collate_pictures([np.zeros((3, 8, 8), np.uint8), np.ones((3, 8, 8), np.uint8)])
+    assert stacked.dtype == torch.uint8
+    assert stacked.flatten(1).sum(dim=1).tolist() == [0, 192]
