@@ -195,3 +195,20 @@ def test_pictures_are_what_the_archive_holds(tmp_path):
         for row, picture in zip(batch.image_ids.tolist(), batch.images, strict=True):
             with Image.open(tmp_path / "pictures" / f"{row:04d}.png") as image:
                 assert abs(np.asarray(image).mean() - picture.float().mean()) < 40
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("taken", [1, 4, 7])
+def test_a_stream_goes_on_inside_a_window(tmp_path, monkeypatch, workers, taken):
+    """With pictures that take another one from those that are held: what is held must be the same."""
+    monkeypatch.setattr(streaming, "WINDOW", 13)
+    arguments = {"num_workers": workers, "positives": [JoinCaptions()], "image_operations": [SideBySide(0.9)]}
+    loader = streamed(tmp_path, 43, **arguments).train_dataloader()
+    whole = samples(loader, 3)
+    resumed = streamed(tmp_path, 43, **arguments)
+    steps = len(loader)
+    position = {"epoch": 3, "batches": taken, "batches_of_epoch": steps, "world_size": 1}
+    resumed.load_state_dict(resumed.state_dict() | {"position": position})
+    rest = resumed.train_dataloader()
+    assert len(rest) == steps
+    assert samples(rest, 0) == whole[sum(len(batch) for batch in list(loader.batch_sampler)[:taken]) :]

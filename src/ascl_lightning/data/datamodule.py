@@ -24,6 +24,7 @@ from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
+from ascl_lightning.processes import leave_stopping_to_the_run
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,12 @@ class RetrievalDataModule(LightningDataModule):
     def streams(self) -> bool:
         """Whether the training split is streamed; known after `setup("fit")`."""
         return self._stream is not None
+
+    def size(self, split: str) -> tuple[int, int]:
+        """Numbers of images and captions of a split."""
+        plan = self._stream.plan if self._stream is not None and split == "train" else None
+        counts = self.view(split).split.num_captions if plan is None else plan.num_captions
+        return len(counts), int(sum(counts))
 
     def read(self, split: str) -> Split:
         """Images and captions of one split, as the source has them."""
@@ -328,6 +335,7 @@ class RetrievalDataModule(LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=leave_stopping_to_the_run,
             pin_memory=torch.cuda.is_available(),
             # without a generator of its own a loader draws from the global one, and so moves the model's draws
             generator=torch.Generator().manual_seed(self.seed),
