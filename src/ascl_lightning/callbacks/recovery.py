@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -193,9 +193,12 @@ class RecoveryCheckpoints(Checkpoint):
         """Notes what Lightning does not, in every checkpoint that anybody saves."""
         epochs = trainer.fit_loop.epoch_progress.current.state_dict()
         inside = epochs["started"] > epochs["processed"]
+        validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress
         checkpoint["recovery"] = {
             "inside_epoch": inside,
             "validation_due": self._validation_due,
+            # batches of this epoch's validations, without the one that was broken off
+            "validated": validated.total.completed - (validated.current.completed if trainer.validating else 0),
             # rows of the metrics that belong to what the checkpoint holds
             "logged_steps": trainer.fit_loop.epoch_loop._batches_that_stepped + inside,
         }
@@ -204,10 +207,10 @@ class RecoveryCheckpoints(Checkpoint):
         """Mends the counters before Lightning restores them."""
         if trainer.state.fn != "fit" or "recovery" not in checkpoint:
             return
-        fit_loop = checkpoint["loops"]["fit_loop"]
-        if checkpoint["recovery"]["validation_due"]:
-            _ask_for_validation(fit_loop)
-        self._begins_epoch = not checkpoint["recovery"]["inside_epoch"]
+        fit_loop, noted = checkpoint["loops"]["fit_loop"], checkpoint["recovery"]
+        if noted["validation_due"]:
+            _ask_for_validation(fit_loop, noted["validated"])
+        self._begins_epoch = not noted["inside_epoch"]
         if self._begins_epoch:
             _complete(fit_loop["epoch_progress"])
         for callback in _callbacks(trainer, ModelCheckpoint):
@@ -226,7 +229,7 @@ class RecoveryCheckpoints(Checkpoint):
         self._stopped_by = int(signal_number)
         return bool(any_due)
 
-    def _reduce(self, trainer: Trainer, values: list[float]) -> Tensor:
+    def _reduce(self, trainer: Trainer, values: Sequence[int | float]) -> Tensor:
         """The largest of each value over all ranks."""
         reduced = torch.tensor(values, dtype=torch.float64)
         if trainer.world_size > 1:
@@ -266,12 +269,11 @@ def _try_to_write(folder: Path) -> None:
         raise UserError(f"cannot write checkpoints to '{folder}': {error.strerror}") from error
 
 
-def _ask_for_validation(fit_loop: dict[str, Any]) -> None:
+def _ask_for_validation(fit_loop: dict[str, Any], done: int) -> None:
     """Makes Lightning run the validation that follows the last batch: as it does inside one, at its first batch."""
     validated = fit_loop["epoch_loop.val_loop.batch_progress"]
     _complete(fit_loop["epoch_loop.batch_progress"])
-    done = validated["total"]["completed"]
-    validated["total"] |= {"ready": done + 1, "started": done + 1, "processed": done}
+    validated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
     validated["current"] = dict.fromkeys(validated["current"], 0)
 
 
