@@ -1,0 +1,302 @@
+"""Checkpoints from which a run goes on as if nothing had happened, and the way it stops when it is asked to."""
+
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor, distributed
+
+from ascl_lightning.callbacks.parts import is_trial
+from ascl_lightning.callbacks.results import run_folder
+from ascl_lightning.checkpoints import LAST
+from ascl_lightning.errors import UserError
+from ascl_lightning.processes import StopSignals, end_hung_launcher
+
+Kind = TypeVar("Kind", bound=Callback)
+
+_SECONDS_FOR_CHILDREN = 30
+
+
+class RecoveryCheckpoints(Checkpoint):
+    """Saves the whole training at intervals and after each epoch, and keeps the newest few files.
+
+    SIGTERM and SIGINT, whichever rank they reach, make all ranks save together after the step (or inside a validation,
+    which is then run anew) and exit with 143 or 130. Files lie beside those of `ModelCheckpoint`, named by step.
+
+    Checkpoints are saved only where Lightning goes on exactly; `on_load_checkpoint` mends where it would not.
+
+    Args:
+        keep: How many files are kept; with two, one that a disk damages does not cost the run.
+        minutes: Save after this time, also inside an epoch. None: not by time.
+        steps: Save after so many optimiser steps. None: not by steps.
+
+    Raises:
+        UserError: If a number is not positive.
+    """
+
+    def __init__(self, keep: int = 2, minutes: float | None = 15.0, steps: int | None = None) -> None:
+        for name, value in {"keep": keep, "minutes": minutes, "steps": steps}.items():
+            if value is not None and value <= 0:
+                raise UserError(f"recovery.{name} is {value}; give a number above 0")
+        self._keep = keep
+        self._minutes = minutes
+        self._steps = steps
+        self._files: list[str] = []
+        self._folder = Path()
+        self._group: Any = None
+        self._signals = StopSignals()
+        self._stopped_by = 0
+        self._validation_due = False
+        self._begins_epoch = False
+        self._common_batches = 0.0
+        self._saved_at = 0.0
+        self._saved_step = 0
+
+    @property
+    def state_key(self) -> str:
+        """One state, whatever the intervals."""
+        return type(self).__qualname__
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds the folder, and tries to write there before hours were spent.
+
+        Raises:
+            UserError: If it cannot be written to.
+        """
+        if stage != "fit" or is_trial(trainer):
+            return
+        beside = [callback.dirpath for callback in _callbacks(trainer, ModelCheckpoint)]
+        self._folder = Path(beside[0] if beside and beside[0] else run_folder(trainer) / "checkpoints")
+        if trainer.is_global_zero:
+            _try_to_write(self._folder)
+        if trainer.world_size > 1:
+            # on the host: a decision in each step must not wait for a GPU
+            timeout = getattr(trainer.strategy, "_timeout", None)
+            self._group = distributed.new_group(backend="gloo", timeout=timeout)
+
+    def _listen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has its own handler of SIGTERM, which it sets after `setup`; it exits with 0."""
+        self._signals.listen()
+
+    on_sanity_check_start = on_test_start = on_predict_start = _listen
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is something to save."""
+        self._signals.listen()
+        self._signals.deferred = not is_trial(trainer)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        if self._begins_epoch:
+            # with `max_steps`, Lightning takes every resume for one inside an epoch, and skips the rest of it
+            trainer.fit_loop._restarting = trainer.fit_loop.epoch_loop.restarting = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves, if the epoch before ended with a request to."""
+        self._leave()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Leaves, once the step before is logged."""
+        self._leave()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if it is time or a stop was asked for, unless gradients are only half accumulated."""
+        loops = trainer.fit_loop
+        if is_trial(trainer) or loops._should_accumulate():
+            return
+        due = self._agree(trainer)
+        self._validation_due = loops.epoch_loop._should_check_val_fx(loops._data_fetcher)  # type: ignore[arg-type]
+        last = loops.epoch_loop.batch_progress.is_last_batch
+        # what comes next saves too, unless it is a long validation that somebody waits for
+        if (due and not (self._validation_due or last)) or (self._stopped_by and (self._validation_due or not last)):
+            self._save(trainer)
+        self._validation_due = False
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves, if the step before ended with a request to."""
+        if trainer.state.fn != "fit":
+            self._signals.listen()
+        if not self._in_training(trainer):
+            return
+        self._leave()
+        # after a resume inside a validation, which counts anew
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
+        self._common_batches = -self._reduce(trainer, [-sum(trainer.num_val_batches)]).item()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Saves and leaves if a stop was asked for; the validation is run anew after a resume."""
+        # shares of the ranks may differ by a batch
+        if not self._in_training(trainer) or batch_idx >= self._common_batches:
+            return
+        self._agree(trainer)
+        if self._stopped_by:
+            for averaging in _callbacks(trainer, WeightAveraging):
+                averaging.on_validation_epoch_end(trainer, pl_module)  # swaps the trained weights back
+            self._validation_due = True
+            self._save(trainer)
+            self._leave()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves inside an epoch as after a step; at its end `on_train_epoch_end` does."""
+        if self._in_training(trainer) and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            due = self._agree(trainer)
+            if due or self._stopped_by:
+                self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves."""
+        if not is_trial(trainer):
+            self._agree(trainer)
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The training is complete: a stop that was asked for in its last step is none."""
+        self._signals.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Sees to it that no process stays behind."""
+        self._signals.restore()
+        if not isinstance(exception, SystemExit):
+            end_hung_launcher()
+            return
+        children = getattr(trainer.strategy.launcher, "procs", [])
+        own, children[:] = list(children), []  # Lightning would kill this process when it sees that they end
+        deadline = time.monotonic() + _SECONDS_FOR_CHILDREN
+        while any(child.poll() is None for child in own) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for child in own:
+            child.kill()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The files that count as the newest."""
+        return {"files": self._files}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting those that are there; a damaged one that was passed over no longer counts."""
+        self._files = [name for name in state_dict["files"] if (self._folder / name).exists()]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes what Lightning does not, in every checkpoint that anybody saves."""
+        epochs = trainer.fit_loop.epoch_progress.current.state_dict()
+        inside = epochs["started"] > epochs["processed"]
+        validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        checkpoint["recovery"] = {
+            "inside_epoch": inside,
+            "validation_due": self._validation_due,
+            # batches of this epoch's validations, without the one that was broken off
+            "validated": validated.total.completed - (validated.current.completed if trainer.validating else 0),
+            # rows of the metrics that belong to what the checkpoint holds
+            "logged_steps": trainer.fit_loop.epoch_loop._batches_that_stepped + inside,
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mends the counters before Lightning restores them."""
+        if trainer.state.fn != "fit" or "recovery" not in checkpoint:
+            return
+        fit_loop, noted = checkpoint["loops"]["fit_loop"], checkpoint["recovery"]
+        if noted["validation_due"]:
+            _ask_for_validation(fit_loop, noted["validated"])
+        self._begins_epoch = not noted["inside_epoch"]
+        if self._begins_epoch:
+            _complete(fit_loop["epoch_progress"])
+        for callback in _callbacks(trainer, ModelCheckpoint):
+            if callback.state_key in checkpoint["callbacks"]:
+                _relocate(checkpoint["callbacks"][callback.state_key], Path(str(callback.dirpath)))
+
+    def _in_training(self, trainer: Trainer) -> bool:
+        return trainer.state.fn == "fit" and not trainer.sanity_checking and not is_trial(trainer)
+
+    def _agree(self, trainer: Trainer) -> bool:
+        """Lets all ranks know if one of them was asked to stop; gives whether it is time to save, by rank 0's clock."""
+        late = self._minutes is not None and time.monotonic() - self._saved_at >= 60 * self._minutes
+        many = self._steps is not None and trainer.global_step - self._saved_step >= self._steps
+        due = trainer.is_global_zero and (late or many)
+        signal_number, any_due = self._reduce(trainer, [self._signals.received, due]).tolist()
+        self._stopped_by = int(signal_number)
+        return bool(any_due)
+
+    def _reduce(self, trainer: Trainer, values: Sequence[int | float]) -> Tensor:
+        """The largest of each value over all ranks."""
+        reduced = torch.tensor(values, dtype=torch.float64)
+        if trainer.world_size > 1:
+            distributed.all_reduce(reduced, distributed.ReduceOp.MAX, group=self._group)
+        return reduced
+
+    def _save(self, trainer: Trainer) -> None:
+        path = self._folder / LAST.replace("*", f"{trainer.global_step:08d}")
+        files = [*(name for name in self._files if name != path.name), path.name]
+        self._files, surplus = files[-self._keep :], files[: -self._keep]
+        trainer.save_checkpoint(path, weights_only=False)
+        for name in surplus:
+            trainer.strategy.remove_checkpoint(self._folder / name)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _leave(self) -> None:
+        if self._stopped_by:
+            rank_zero_info(
+                f"Stopped by {signal.Signals(self._stopped_by).name}, saved {self._folder / self._files[-1]}; "
+                f"the same command with --resume goes on"
+            )
+            raise SystemExit(128 + self._stopped_by)
+
+
+def _callbacks(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
+    every: list[Callback] = getattr(trainer, "callbacks", [])
+    return [callback for callback in every if isinstance(callback, kind)]
+
+
+def _try_to_write(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable.partial"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write checkpoints to '{folder}': {error.strerror}") from error
+
+
+def _ask_for_validation(fit_loop: dict[str, Any], done: int) -> None:
+    """Makes Lightning run the validation that follows the last batch: as it does inside one, at its first batch."""
+    validated = fit_loop["epoch_loop.val_loop.batch_progress"]
+    _complete(fit_loop["epoch_loop.batch_progress"])
+    validated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
+    validated["current"] = dict.fromkeys(validated["current"], 0)
+
+
+def _complete(progress: dict[str, Any]) -> None:
+    """`completed` lags behind while hooks run, in which checkpoints are saved."""
+    for counts in (progress["total"], progress["current"]):
+        counts["completed"] = counts["processed"]
+
+
+def _relocate(state: dict[str, Any], folder: Path) -> None:
+    """Lets `ModelCheckpoint` know its files where a run is gone on with in its own folder, by another path.
+
+    It would forget which model is the best.
+    """
+    before = Path(state["dirpath"])
+    if before == folder or not (folder / Path(state["best_model_path"]).name).is_file():
+        return
+
+    def moved(path: str) -> str:
+        return str(folder / Path(path).name) if path else path
+
+    state["dirpath"] = str(folder)
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[name] = moved(state[name])
+    kept: Mapping[str, Any] = state["best_k_models"]
+    state["best_k_models"] = {moved(path): score for path, score in kept.items()}
