@@ -41,7 +41,8 @@ def at(root: Path, data: Path) -> list[str]:
 
 def test_fit_leaves_metrics_checkpoints_and_its_configuration(trained):
     run = only(trained, "runs/fit/version_0")
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert names == {"best.ckpt", "last-00000003.ckpt", "last-00000006.ckpt"}, "two epochs of three steps"
     with (run / "metrics.csv").open() as file:
         logged = list(csv.DictReader(file))
     assert {"train/loss", "train/loss_type_i", "train/loss_type_ii_iii", "val/rsum"} <= logged[0].keys()
@@ -92,16 +93,56 @@ def test_the_same_checkpoint_gives_the_same_figures_whatever_was_mined_since(tra
                 )
             )
         arguments = [*at(tmp_path / name, tmp_path / name), "--ckpt_path"]
-        main(["test", "--config", TINY, *arguments, str(only(trained, "runs/fit/*/checkpoints/last.ckpt"))])
+        main(["test", "--config", TINY, *arguments, str(only(trained, "runs/fit/*/checkpoints/best.ckpt"))])
     first, second = (json.loads(only(tmp_path / name, "runs/test/*/test_metrics.json").read_text()) for name in "ab")
     assert first == second
 
 
+<<<<<<< HEAD
 def test_the_data_know_whether_the_model_reads_tokens(tmp_path):
     flags = ["--config", TINY, "--out", str(tmp_path)]
     assert ExtractCLI(flags).datamodule.with_tokens
     flags += ["--model.similarity.local_weight", "0", "--model.similarity.global_fusion", "none"]
     assert not ExtractCLI([*flags, "--model.word_features", "null"]).datamodule.with_tokens
+=======
+def test_exported_weights_are_tested_as_their_checkpoint_is(trained, tmp_path, capsys):
+    """With the vocabulary, which no training split is there to mine anew, and the configuration beside them."""
+    write_karpathy(tmp_path / "other", {"test": 5}, captions=[1, 0, 7])
+    weights = only(trained, "runs/fit/*/weights")
+    best = only(trained, "runs/fit/*/checkpoints/best.ckpt")
+    figures = []
+    for config, checkpoint in ((TINY, best), (TINY, weights), (weights / "config.yaml", weights / "model.safetensors")):
+        arguments = [*at(tmp_path, tmp_path / "other"), "--ckpt_path", str(checkpoint)]
+        assert main(["test", "--config", str(config), *arguments]) == 0
+        figures.append(max(tmp_path.glob("runs/test/version_*/test_metrics.json")).read_text())
+    assert figures[0] == figures[1] == figures[2]
+    state, tensors = torch.load(best, weights_only=True)["state_dict"], load_file(weights / "model.safetensors")
+    assert state.keys() == tensors.keys()
+    assert all(torch.equal(state[name], value) for name, value in tensors.items())
+    assert main(["fit", "--config", TINY, *at(trained, trained / "data"), "--ckpt_path", str(weights)]) == 2
+    assert "weights alone cannot be gone on from" in capsys.readouterr().err
+
+
+def test_the_model_card_says_what_the_run_knows(trained):
+    card = only(trained, "runs/fit/*/weights/README.md").read_text()
+    with only(trained, "runs/fit/*/metrics.csv").open() as file:
+        validated = [row for row in csv.DictReader(file) if row["val/rsum"]]
+    best = max(validated, key=lambda row: float(row["val/rsum"]))
+    ways = {"image to text": "image_to_text", "text to image": "text_to_image"}
+    for label, way in ways.items():
+        (line,) = (line for line in card.splitlines() if line.startswith(f"| {label} |"))
+        cells = [cell.strip() for cell in line.split("|")[2:5]]
+        assert cells == [f"{float(best[f'val/{way}/recall_at_{k}']):.1f}" for k in (1, 5, 10)]
+    steps = int(best["step"]) + 1
+    # 9 images with 2, 3, 1, 2, ... captions
+    for fact in (f"| optimiser steps | {steps} |", "| train split | 9 images, 18 captions |", "`val/rsum`"):
+        assert fact in card
+    assert "KarpathyJson(annotations=dataset_flickr8k.json" in card
+    assert "ConvImageEncoder(image_size=32" in card
+    assert "JoinCaptions, FirstHalf, ShuffleWords" in card
+    assert "&#" not in card, "escaped as a page of HTML is"
+    assert str(trained) not in card, "where this machine keeps its data is nobody's business"
+>>>>>>> w-safety
 
 
 def test_best_is_found_under_the_root(trained, tmp_path, capsys):
@@ -157,6 +198,12 @@ MISTAKES = {
         ["test", "--config", TINY, "--ckpt_path", "best", "--trainer.default_root_dir", "nowhere"],
         "ascl fit",
     ),
+    "nothing to go on from": (
+        ["fit", "--config", TINY, "--ckpt_path", "last", "--trainer.default_root_dir", "nowhere"],
+        "no run under 'nowhere'",
+    ),
+    "an address": (["test", "--config", TINY, "--ckpt_path", "https://host/best.ckpt"], "addresses are not loaded"),
+    "no training to resume": (["test", "--config", TINY, "--resume"], "--resume is for `ascl fit`"),
     "heads do not divide": (["fit", "--config", TINY, "--model.similarity.num_heads", "3"], "num_heads 3"),
 }
 
@@ -213,6 +260,23 @@ def test_wandb_logs_offline_without_an_account(trained, tmp_path):
     assert b"val/rsum" in recording
     assert b"FirstHalf" in recording, "the configuration"
     assert (only(tmp_path, "runs/fit/version_0") / "metrics.csv").is_file()
+
+
+def test_a_training_is_complete_where_wandb_does_not_answer(trained, tmp_path):
+    """The user asks for W&B online, and nobody listens."""
+    command = [sys.executable, "-m", "ascl_lightning", "fit", "--config", TINY]
+    logger = ["--trainer.logger+=WandbLogger", "--trainer.logger.offline", "false", "--trainer.logger.save_dir", "runs"]
+    arguments = ["--data.root", str(trained / "data"), "--trainer.max_epochs", "1"]
+    environment = os.environ | {
+        "HOME": str(tmp_path / "home"),
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_API_KEY": "0" * 40,
+    }
+    ended = subprocess.run(
+        [*command, *logger, *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert "does not answer: it records offline" in ended.stderr
+    assert b"val/rsum" in only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="needs the 80 MSCOCO photos of shared/coco_mini")

@@ -1,5 +1,6 @@
 """The command line of training and evaluation: Lightning's own, with what retrieval needs."""
 
+import atexit
 import errno
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from ascl_lightning.callbacks.search import ReciprocalReranking, TwoStageFrontie
 from ascl_lightning.callbacks.weights import WeightsExport
 from ascl_lightning.checkpoints import Continuation, find_checkpoint
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.distributed import leave_group
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
 
@@ -69,6 +71,7 @@ class AsclCLI(LightningCLI):
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
+        atexit.register(leave_group)
         super().__init__(
             RetrievalModule,
             RetrievalDataModule,

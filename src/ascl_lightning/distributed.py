@@ -95,6 +95,15 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return values / world_size()
 
 
+def leave_group() -> None:
+    """Ends this process's part in the group; called before the interpreter goes, whose end gloo's threads would abort.
+
+    Lightning does so for NCCL.
+    """
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
+
+
 class _GatherRows(torch.autograd.Function):
     """All-gather of different numbers of rows; its gradient is a reduce-scatter."""
 

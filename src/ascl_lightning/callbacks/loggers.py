@@ -111,7 +111,7 @@ def record_offline_if_unreachable(loggers: Sequence[Logger]) -> None:
 
     It would try for a minute and a half and end the training, or spoil a recording that is begun then (wandb#9865).
     """
-    online = any(isinstance(logger, WandbLogger) and not logger._offline for logger in loggers)
+    online = [logger for logger in loggers if isinstance(logger, WandbLogger) and not logger._offline]
     if not online or "WANDB_MODE" in os.environ:
         return
     import wandb
@@ -122,7 +122,8 @@ def record_offline_if_unreachable(loggers: Sequence[Logger]) -> None:
     except HTTPError:
         return  # an answer all the same
     except OSError:
-        os.environ["WANDB_MODE"] = "offline"
+        for logger in online:
+            logger._wandb_init["mode"] = "offline"
         rank_zero_warn(f"W&B at {address} does not answer: it records offline, `wandb sync` sends it later")
 
 
