@@ -98,13 +98,13 @@ def test_the_same_checkpoint_gives_the_same_figures_whatever_was_mined_since(tra
     assert first == second
 
 
-<<<<<<< HEAD
 def test_the_data_know_whether_the_model_reads_tokens(tmp_path):
     flags = ["--config", TINY, "--out", str(tmp_path)]
     assert ExtractCLI(flags).datamodule.with_tokens
     flags += ["--model.similarity.local_weight", "0", "--model.similarity.global_fusion", "none"]
     assert not ExtractCLI([*flags, "--model.word_features", "null"]).datamodule.with_tokens
-=======
+
+
 def test_exported_weights_are_tested_as_their_checkpoint_is(trained, tmp_path, capsys):
     """With the vocabulary, which no training split is there to mine anew, and the configuration beside them."""
     write_karpathy(tmp_path / "other", {"test": 5}, captions=[1, 0, 7])
@@ -142,7 +142,6 @@ def test_the_model_card_says_what_the_run_knows(trained):
     assert "JoinCaptions, FirstHalf, ShuffleWords" in card
     assert "&#" not in card, "escaped as a page of HTML is"
     assert str(trained) not in card, "where this machine keeps its data is nobody's business"
->>>>>>> w-safety
 
 
 def test_best_is_found_under_the_root(trained, tmp_path, capsys):
