@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.layouts import write_json_lines, write_shards
+from tests.layouts import LAYOUTS, write_json_lines, write_shards
 
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.preflight.entries import ShardEntries, ViewEntries
@@ -30,6 +30,17 @@ def test_a_split_that_is_read_whole(tmp_path):
     assert all(facts.fault is None for _, _, facts in read)
     assert list(entries.captions) == [texts for _, texts in CONTENT["train"]]
     assert (entries.broken.count, entries.num_shards) == (0, 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_source_is_read_by_several_threads(tmp_path, layout):
+    content = {"train": [(f"{i}.png", (f"caption {i}",)) for i in range(150)]}
+    split = LAYOUTS[layout].write(tmp_path, content).read(tmp_path, "train")
+    read = list(ViewEntries(SplitView(split, SPEC)))
+    assert {place: texts for place, texts, _ in read} == {
+        LAYOUTS[layout].image_id(name): texts for name, texts in content["train"]
+    }
+    assert len({facts.content for _, _, facts in read if facts.fault is None}) == 150
 
 
 def test_a_streamed_split_gives_the_same(tmp_path):
