@@ -12,6 +12,7 @@ from ascl_lightning.callbacks.weight_average import WeightAverage
 from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
+from ascl_lightning.errors import UserError
 from ascl_lightning.losses import AsymmetricContrastiveLoss, InfoNCE
 from ascl_lightning.metrics import retrieval_metrics
 from ascl_lightning.models import FusedSimilarity, GaussianNoise, PerturbWords
@@ -230,3 +231,27 @@ def test_compiled_towers_train_as_others_do(tmp_path, monkeypatch):
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value)
     assert states[0].keys() == states[1].keys()
+
+
+def test_towers_in_half_precision_are_scored_in_float32(tmp_path):
+    seen = []
+
+    class Spy(AsymmetricContrastiveLoss):
+        def forward(self, similarity, negative_similarity=None, *args, **kwargs):
+            seen.extend((similarity.dtype, negative_similarity.dtype, kwargs["text_similarity"].dtype))
+            return super().forward(similarity, negative_similarity, *args, **kwargs)
+
+    module = build(Spy(0.1), optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.02))
+    projected = []
+    module.model.text_projection.register_forward_hook(lambda *_: projected.append(_[-1].tokens.dtype))
+    shown = trainer(tmp_path, precision="bf16-mixed", max_epochs=3)
+    shown.fit(module, data(module, tmp_path, **ASCL))
+    assert torch.bfloat16 in projected
+    assert set(seen) == {torch.float32}
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+def test_gradients_are_not_accumulated(tmp_path):
+    module = build()
+    with pytest.raises(UserError, match=r"data\.batch_size with model\.chunk_size"):
+        trainer(tmp_path, accumulate_grad_batches=2).fit(module, data(module, tmp_path))
