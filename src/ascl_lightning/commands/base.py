@@ -6,6 +6,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
+from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.cli import AsclCLI, OneLineParser
 from ascl_lightning.data.datamodule import RetrievalDataModule
 
@@ -17,9 +18,10 @@ class CommandCLI(AsclCLI):
         super().__init__(args, run=False)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Neither callbacks of training nor a logger: only devices, precision and progress."""
+        """Neither callbacks of training nor a logger: only devices, precision, progress and safe files."""
         config = self._get(self.config_init, "trainer")
-        return Trainer(**vars(config.clone(with_meta=False)) | {"callbacks": None, "logger": False} | kwargs)
+        fixed = {"callbacks": None, "logger": False, "plugins": AtomicCheckpointIO()}
+        return Trainer(**vars(config.clone(with_meta=False)) | fixed | kwargs)
 
 
 class DataCLI(CommandCLI):

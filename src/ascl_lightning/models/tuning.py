@@ -50,7 +50,7 @@ class Tuning:
             the forward pass. It then joins at the rate that the schedule has reached. 0: trained from the start.
         lora: Train adapters in the place of the tower's own weights; None: the weights themselves.
         checkpointing: Keep one activation for each layer and compute the others again in the backward pass: less
-            memory for one more forward pass (Chen et al. 2016, arXiv 1604.06174).
+            memory for up to one more forward pass (Chen et al. 2016, arXiv 1604.06174).
 
     Raises:
         ValueError: If a share lies outside its bounds.
