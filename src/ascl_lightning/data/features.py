@@ -160,7 +160,7 @@ class FeatureTable:
         lengths = np.zeros(len(rows), np.int64)
         for shard, group in with_tokens:
             lengths[group] = shard.lengths[places[group]]
-        longest = int(lengths.max(initial=1)) if with_tokens else 0
+        longest = int(lengths.max(initial=1)) if self._with_tokens else 0
         tokens = np.zeros((len(rows), longest, self._shards[0].tokens.shape[1]), np.int16)
         for shard, group in with_tokens:
             shard.copy_tokens(places[group], tokens, group)
