@@ -79,7 +79,7 @@ def rows(root: Path) -> list[dict[str, str]]:
     """Rows of the metrics, but for the sums over an epoch, which Lightning begins anew when it goes on."""
     (path,) = root.glob("runs/fit/*/metrics.csv")
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if not row["train/skipped_images"]]
+        return [row for row in csv.DictReader(file) if not row.get("train/skipped_images")]
 
 
 def assert_equal(one: Path, other: Path) -> None:
