@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -222,6 +224,39 @@ def test_broken_json_is_one_line_that_names_the_file(tmp_path, capsys):
     (tmp_path / "dataset_flickr8k.json").write_text('{"images": [')
     assert main(["fit", "--config", TINY, *at(tmp_path, tmp_path)]) == 2
     assert "dataset_flickr8k.json" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_root_that_may_not_be_written_is_named():
+    """As somebody else than root, who may write everywhere."""
+    script = """
+import os, sys
+import ascl_lightning.cli
+from ascl_lightning.__main__ import main
+if os.getuid() == 0:
+    os.setuid(65534)
+sys.exit(main(sys.argv[1:]))
+"""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        Path(folder).chmod(0o755)
+        write_karpathy(Path(folder) / "data", {"train": 4, "val": 2})
+        root = Path(folder) / "runs"
+        root.mkdir()
+        root.chmod(0o555)
+        command = [sys.executable, "-c", script, "fit", "--config", TINY, *at(Path(folder), Path(folder) / "data")]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == f"ascl: error: cannot write to '{root}/fit': Permission denied"
+
+
+def test_ctrl_c_before_the_training_exits_with_130(trained, tmp_path):
+    flags = ["--trainer.callbacks.hook", "on_fit_start", "--trainer.callbacks.at", "0"]
+    interrupt = ["--trainer.callbacks+=tests.interruptions.Interrupt", *flags, "--trainer.callbacks.number", "2"]
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["fit", "--config", TINY, *at(tmp_path, trained / "data"), *interrupt])
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+    assert caught.value.code == 130
 
 
 def test_a_missing_split_is_named(trained, capsys):

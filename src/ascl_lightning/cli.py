@@ -156,8 +156,8 @@ class AsclCLI(LightningCLI):
         search = SEARCHES[self._get(self.config_init, "retrieval")]
         if self.subcommand in ("validate", "test") and search is not None:
             kwargs["callbacks"] = [*(config.callbacks or []), search()]
-        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
-        kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        plugins = config.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         root = Path(config.default_root_dir)
         kwargs["logger"] = loggers_of_run(config.logger, root, str(self.subcommand), self._going_on)
         trainer = super().instantiate_trainer(**kwargs)

@@ -79,7 +79,7 @@ def rows(root: Path) -> list[dict[str, str]]:
     """Rows of the metrics, but for the sums over an epoch, which Lightning begins anew when it goes on."""
     (path,) = root.glob("runs/fit/*/metrics.csv")
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if not row["train/skipped_images"]]
+        return [row for row in csv.DictReader(file) if not row.get("train/skipped_images")]
 
 
 def assert_equal(one: Path, other: Path) -> None:
@@ -233,6 +233,20 @@ def test_a_new_run_from_a_checkpoint_leaves_the_old_one_alone(data, uninterrupte
     assert all(torch.equal(weights[name], value) for name, value in expected["state_dict"].items())
 
 
+def test_a_checkpoint_of_another_callback_is_gone_on_from_as_well(data, uninterrupted, tmp_path):
+    """One that saves after an epoch's last step, before its validation, where Lightning would leave that out."""
+    flags = [("dirpath", tmp_path / "mine"), ("every_n_train_steps", 12), ("save_top_k", -1)]
+    mine = ["--trainer.callbacks+=ModelCheckpoint"]
+    mine += [part for name, value in flags for part in (f"--trainer.callbacks.{name}", str(value))]
+    assert fit(tmp_path / "a", data, *mine, *interrupt("on_train_batch_start", 14)) == 143
+    (path,) = (tmp_path / "mine").iterdir()
+    assert fit(tmp_path / "b", data, "--ckpt_path", str(path)) is None
+    whole = uninterrupted([])
+    validated = [row["step"] for row in rows(tmp_path / "b") if row["val/rsum"]]
+    assert validated == ["11", "17"], "the second epoch's, which came after the checkpoint, and the third's"
+    assert last(tmp_path / "b")["state_dict"] == last(whole)["state_dict"]
+
+
 def test_a_resume_says_what_is_configured_otherwise(data, tmp_path):
     assert fit(tmp_path, data, *interrupt(*LAST_STEP)) == 143
     with pytest.warns(UserWarning, match=r"another configuration: data.eval_batch_size 2 -> 3, model.type_i_weight"):
@@ -246,10 +260,14 @@ def test_without_a_run_a_resume_starts_anew_and_says_so(data, tmp_path, caplog):
 
 
 def test_a_folder_that_cannot_be_written_ends_the_run_before_it_trains(data, tmp_path):
-    blocked = tmp_path / "checkpoints"
+    blocked = tmp_path / "fit" / "mine" / "checkpoints"
+    blocked.parent.mkdir(parents=True)
     blocked.touch()
+    logger = [*("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path))]
+    logger += ["--trainer.logger.name", "fit", "--trainer.logger.version", "mine"]
     with pytest.raises(UserError, match=f"cannot write checkpoints to '{blocked}': File exists"):
-        fit(tmp_path, data, "--checkpoint.dirpath", str(blocked))
+        fit(tmp_path, data, *logger)
+    assert not (tmp_path / "seen" / "batches-0.jsonl").exists()
 
 
 @pytest.mark.parametrize("setting", [{"keep": 0}, {"minutes": 0.0}, {"steps": -1}])

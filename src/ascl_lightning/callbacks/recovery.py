@@ -2,23 +2,21 @@
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, distributed
 
-from ascl_lightning.callbacks.parts import is_trial
-from ascl_lightning.callbacks.results import run_folder
+from ascl_lightning.callbacks.parts import callbacks_of, is_trial
+from ascl_lightning.callbacks.restart import mend_counters, mend_folder, progress, validates_next
 from ascl_lightning.checkpoints import LAST
 from ascl_lightning.errors import UserError
 from ascl_lightning.processes import StopSignals, end_hung_launcher
-
-Kind = TypeVar("Kind", bound=Callback)
 
 _SECONDS_FOR_CHILDREN = 30
 
@@ -27,9 +25,10 @@ class RecoveryCheckpoints(Checkpoint):
     """Saves the whole training at intervals and after each epoch, and keeps the newest few files.
 
     SIGTERM and SIGINT, whichever rank they reach, make all ranks save together after the step (or inside a validation,
-    which is then run anew) and exit with 143 or 130. Files lie beside those of `ModelCheckpoint`, named by step.
+    which is then run anew) and exit with 143 or 130. Files lie where those of `ModelCheckpoint` do by default, named by
+    step.
 
-    Checkpoints are saved only where Lightning goes on exactly; `on_load_checkpoint` mends where it would not.
+    Checkpoints are saved only where Lightning goes on exactly, or can be made to (`callbacks/restart.py`).
 
     Args:
         keep: How many files are kept; with two, one that a disk damages does not cost the run.
@@ -52,7 +51,7 @@ class RecoveryCheckpoints(Checkpoint):
         self._group: Any = None
         self._signals = StopSignals()
         self._stopped_by = 0
-        self._validation_due = False
+        self._breaks_off = False
         self._begins_epoch = False
         self._common_batches = 0.0
         self._saved_at = 0.0
@@ -71,8 +70,9 @@ class RecoveryCheckpoints(Checkpoint):
         """
         if stage != "fit" or is_trial(trainer):
             return
-        beside = [callback.dirpath for callback in _callbacks(trainer, ModelCheckpoint)]
-        self._folder = Path(beside[0] if beside and beside[0] else run_folder(trainer) / "checkpoints")
+        default = ModelCheckpoint()
+        default.setup(trainer, pl_module, stage)
+        self._folder = Path(str(default.dirpath))
         if trainer.is_global_zero:
             _try_to_write(self._folder)
         if trainer.world_size > 1:
@@ -100,7 +100,7 @@ class RecoveryCheckpoints(Checkpoint):
         self._leave()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Leaves, once the step before is logged."""
+        """Leaves, if the step before ended with a request to, and now is logged."""
         self._leave()
 
     def on_train_batch_end(
@@ -110,13 +110,11 @@ class RecoveryCheckpoints(Checkpoint):
         loops = trainer.fit_loop
         if is_trial(trainer) or loops._should_accumulate():
             return
-        due = self._agree(trainer)
-        self._validation_due = loops.epoch_loop._should_check_val_fx(loops._data_fetcher)  # type: ignore[arg-type]
+        due, validates = self._agree(trainer), validates_next(trainer)
         last = loops.epoch_loop.batch_progress.is_last_batch
         # what comes next saves too, unless it is a long validation that somebody waits for
-        if (due and not (self._validation_due or last)) or (self._stopped_by and (self._validation_due or not last)):
+        if (due and not (validates or last)) or (self._stopped_by and (validates or not last)):
             self._save(trainer)
-        self._validation_due = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves, if the step before ended with a request to."""
@@ -144,9 +142,9 @@ class RecoveryCheckpoints(Checkpoint):
             return
         self._agree(trainer)
         if self._stopped_by:
-            for averaging in _callbacks(trainer, WeightAveraging):
+            for averaging in callbacks_of(trainer, WeightAveraging):
                 averaging.on_validation_epoch_end(trainer, pl_module)  # swaps the trained weights back
-            self._validation_due = True
+            self._breaks_off = True
             self._save(trainer)
             self._leave()
 
@@ -191,31 +189,15 @@ class RecoveryCheckpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Notes what Lightning does not, in every checkpoint that anybody saves."""
-        epochs = trainer.fit_loop.epoch_progress.current.state_dict()
-        inside = epochs["started"] > epochs["processed"]
-        validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-        checkpoint["recovery"] = {
-            "inside_epoch": inside,
-            "validation_due": self._validation_due,
-            # batches of this epoch's validations, without the one that was broken off
-            "validated": validated.total.completed - (validated.current.completed if trainer.validating else 0),
-            # rows of the metrics that belong to what the checkpoint holds
-            "logged_steps": trainer.fit_loop.epoch_loop._batches_that_stepped + inside,
-        }
+        checkpoint["recovery"] = progress(trainer, self._breaks_off)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Mends the counters before Lightning restores them."""
-        if trainer.state.fn != "fit" or "recovery" not in checkpoint:
-            return
-        fit_loop, noted = checkpoint["loops"]["fit_loop"], checkpoint["recovery"]
-        if noted["validation_due"]:
-            _ask_for_validation(fit_loop, noted["validated"])
-        self._begins_epoch = not noted["inside_epoch"]
-        if self._begins_epoch:
-            _complete(fit_loop["epoch_progress"])
-        for callback in _callbacks(trainer, ModelCheckpoint):
-            if callback.state_key in checkpoint["callbacks"]:
-                _relocate(checkpoint["callbacks"][callback.state_key], Path(str(callback.dirpath)))
+        """Mends what Lightning then restores."""
+        if trainer.state.fn == "fit" and "recovery" in checkpoint:
+            mend_counters(checkpoint["loops"]["fit_loop"], checkpoint["recovery"])
+            self._begins_epoch = not checkpoint["recovery"]["inside_epoch"]
+            for callback in callbacks_of(trainer, ModelCheckpoint):
+                mend_folder(checkpoint["callbacks"].get(callback.state_key), Path(str(callback.dirpath)))
 
     def _in_training(self, trainer: Trainer) -> bool:
         return trainer.state.fn == "fit" and not trainer.sanity_checking and not is_trial(trainer)
@@ -254,11 +236,6 @@ class RecoveryCheckpoints(Checkpoint):
             raise SystemExit(128 + self._stopped_by)
 
 
-def _callbacks(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
-    every: list[Callback] = getattr(trainer, "callbacks", [])
-    return [callback for callback in every if isinstance(callback, kind)]
-
-
 def _try_to_write(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -267,36 +244,3 @@ def _try_to_write(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write checkpoints to '{folder}': {error.strerror}") from error
-
-
-def _ask_for_validation(fit_loop: dict[str, Any], done: int) -> None:
-    """Makes Lightning run the validation that follows the last batch: as it does inside one, at its first batch."""
-    validated = fit_loop["epoch_loop.val_loop.batch_progress"]
-    _complete(fit_loop["epoch_loop.batch_progress"])
-    validated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
-    validated["current"] = dict.fromkeys(validated["current"], 0)
-
-
-def _complete(progress: dict[str, Any]) -> None:
-    """`completed` lags behind while hooks run, in which checkpoints are saved."""
-    for counts in (progress["total"], progress["current"]):
-        counts["completed"] = counts["processed"]
-
-
-def _relocate(state: dict[str, Any], folder: Path) -> None:
-    """Lets `ModelCheckpoint` know its files where a run is gone on with in its own folder, by another path.
-
-    It would forget which model is the best.
-    """
-    before = Path(state["dirpath"])
-    if before == folder or not (folder / Path(state["best_model_path"]).name).is_file():
-        return
-
-    def moved(path: str) -> str:
-        return str(folder / Path(path).name) if path else path
-
-    state["dirpath"] = str(folder)
-    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-        state[name] = moved(state[name])
-    kept: Mapping[str, Any] = state["best_k_models"]
-    state["best_k_models"] = {moved(path): score for path, score in kept.items()}
