@@ -138,11 +138,6 @@ CASES = {
         ("on_train_batch_start", 5),
         "last-00000006.ckpt",
     ),
-    "with accumulated gradients": (
-        ["--trainer.accumulate_grad_batches", "2"],
-        ("on_train_batch_start", 8),
-        "last-00000005.ckpt",
-    ),
     "with averaged weights, inside a validation": (
         ["--trainer.callbacks+=tests.callbacks.test_recovery.Averaged"],
         ("on_validation_batch_start", 4),

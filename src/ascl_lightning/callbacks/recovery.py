@@ -106,9 +106,9 @@ class RecoveryCheckpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is time or a stop was asked for, unless gradients are only half accumulated."""
+        """Saves if it is time or a stop was asked for."""
         loops = trainer.fit_loop
-        if is_trial(trainer) or loops._should_accumulate():
+        if is_trial(trainer):
             return
         due, validates = self._agree(trainer), validates_next(trainer)
         last = loops.epoch_loop.batch_progress.is_last_batch
