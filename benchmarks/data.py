@@ -19,6 +19,7 @@ from statistics import median
 import numpy as np
 import torch
 from photo_loaders import CAPTIONS, MEAN, PHOTOS, STD, OurLoader, datasets_loader, our_data, torchvision_loader
+from plain import measure
 from stored_features import fit_plain_info_nce, memory_of_an_epoch, write_features
 
 from ascl_lightning.data.asymmetry import FirstHalf, JoinCaptions
@@ -51,6 +52,7 @@ def main() -> None:
             first_batch(folders.flickr8k)
         if _is_there(folders.coco, "--coco"):
             difference_of_reduced_jpegs(folders.coco)
+            decoding_alone(folders.coco)
             compare_loaders(copy_photos(folders.coco, temporary / "coco"))
 
 
@@ -86,6 +88,14 @@ def _ratio(rates: dict[str, list[float]], name: str) -> float:
     """Median of the ratios of the runs, to the side that this is smaller for."""
     others = rates["torchvision"], rates["datasets"]
     return min(median(ours / theirs for ours, theirs in zip(rates[name], other, strict=True)) for other in others)
+
+
+def decoding_alone(coco: Path) -> None:
+    """The bound: what no loader that decodes with Pillow can do without, on one core."""
+    photos = sorted((coco / PHOTOS).iterdir())
+    for size, min_side in (("whole", None), ("an eighth of each side", 1)):
+        seconds, _ = measure(lambda min_side=min_side: [open_image(path, min_side) for path in photos], RUNS)
+        print(f"decoding alone, {size}: {len(photos) / seconds:.0f} images/s")
 
 
 def difference_of_reduced_jpegs(coco: Path) -> None:
@@ -129,6 +139,8 @@ def first_batch(root: Path) -> None:
     except UserError:
         text_spec = TextSpec(64, vocab_size=8192)
         print("MiniLM is not installed (`make weights`): its tokenizer is not part of the time to the first batch")
+    imports, _ = measure(lambda: subprocess.run([sys.executable, "-c", "import ascl_lightning.cli"], check=True), RUNS)
+    print(f"importing what `ascl fit` needs: {imports:.1f} s")
     for num_workers in (0, 2):
         seconds = []
         for _ in range(RUNS):

@@ -6,6 +6,7 @@ from torch import nn
 from ascl_lightning.data.batch import Features, PixelSpec, TextSpec, TokenizedTexts
 from ascl_lightning.models.image_encoders import ImageEncoder
 from ascl_lightning.models.text_encoders import TextEncoder
+from ascl_lightning.models.tuning import Tuning
 
 
 class MeanColour(ImageEncoder):
@@ -13,8 +14,14 @@ class MeanColour(ImageEncoder):
 
     pooled_dim = token_dim = 3
 
-    def __init__(self, size: int = 16, frozen: bool = False, learning_rate: float | None = None) -> None:
-        super().__init__(frozen, learning_rate)
+    def __init__(
+        self,
+        size: int = 16,
+        frozen: bool = False,
+        learning_rate: float | None = None,
+        tuning: Tuning = Tuning(),
+    ) -> None:
+        super().__init__(frozen, learning_rate, tuning)
         self.spec = PixelSpec(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.scale = nn.Parameter(torch.ones(3))
         self.register_buffer("num_batches", torch.tensor(0))  # of no dimension, as BatchNorm has one
@@ -33,8 +40,14 @@ class WordTable(TextEncoder):
 
     pooled_dim = token_dim = 5
 
-    def __init__(self, vocab_size: int = 60, frozen: bool = False, learning_rate: float | None = None) -> None:
-        super().__init__(frozen=frozen, learning_rate=learning_rate)
+    def __init__(
+        self,
+        vocab_size: int = 60,
+        frozen: bool = False,
+        learning_rate: float | None = None,
+        tuning: Tuning = Tuning(),
+    ) -> None:
+        super().__init__(frozen=frozen, learning_rate=learning_rate, tuning=tuning)
         self.spec = TextSpec(max_length=12, vocab_size=vocab_size)
         self.table = nn.Embedding(vocab_size, 5)
         self.texts_seen = 0

@@ -1,14 +1,31 @@
 import os
+import pickle
+import random
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+import torch
 
-from ascl_lightning.checkpoints import find_checkpoint
+from ascl_lightning.checkpoints import Continuation, find_checkpoint, read_checkpoint, write_checkpoint
 from ascl_lightning.errors import UserError
+
+SHARED_MEMORY = Path("/dev/shm")
+NOBODY = 65534
+
+
+def content(number: int) -> dict:
+    """A checkpoint whose tensor and number agree."""
+    return {"number": number, "state": torch.full((100_000,), float(number)), "recovery": {"logged_steps": number}}
 
 
 def touch(path, mtime):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    if not path.exists():
+        write_checkpoint(content(mtime), path)
     os.utime(path, (mtime, mtime))
     return str(path)
 
@@ -17,7 +34,8 @@ def test_best_and_last_are_those_of_the_newest_run(tmp_path):
     touch(tmp_path / "fit" / "version_0" / "checkpoints" / "best.ckpt", 1_000)
     newest = touch(tmp_path / "fit" / "version_2" / "checkpoints" / "best.ckpt", 3_000)
     touch(tmp_path / "fit" / "version_10" / "checkpoints" / "best.ckpt", 2_000)
-    last = touch(tmp_path / "fit" / "version_0" / "checkpoints" / "last.ckpt", 1_000)
+    touch(tmp_path / "fit" / "version_0" / "checkpoints" / "last-00000010.ckpt", 900)
+    last = touch(tmp_path / "fit" / "version_0" / "checkpoints" / "last-00000020.ckpt", 1_000)
     assert find_checkpoint("best", tmp_path) == newest
     assert find_checkpoint("last", tmp_path) == last
 
@@ -28,10 +46,227 @@ def test_a_path_stays_what_it_is(tmp_path):
     assert find_checkpoint(None, tmp_path) is None
 
 
+def test_a_folder_of_exported_weights_is_its_file(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    assert find_checkpoint(str(tmp_path), tmp_path) == str(tmp_path / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("best", "train with"), ("nowhere.ckpt", "no such file"), ("https://host/x.ckpt", "addresses are not loaded")],
+    [
+        ("best", "train with"),
+        ("last", "train with"),
+        ("nowhere.ckpt", "no such file"),
+        ("https://host/x.ckpt", "addresses are not loaded"),
+        ("s3://bucket/x.ckpt", "addresses are not loaded"),
+    ],
 )
 def test_what_is_not_there_is_an_error_that_says_what_to_do(tmp_path, name, advice):
     with pytest.raises(UserError, match=advice):
         find_checkpoint(name, tmp_path)
+
+
+class Payload:
+    """What a pickle can do: run a command when it is loaded."""
+
+    def __init__(self, canary: Path) -> None:
+        self._canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self._canary}",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_code_in_a_checkpoint_does_not_run(tmp_path, save):
+    canary, path = tmp_path / "canary", tmp_path / "evil.ckpt"
+    save({"state_dict": {}, "callbacks": Payload(canary)}, path)
+    for read in (lambda: read_checkpoint(path), lambda: find_checkpoint(str(path), tmp_path)):
+        with pytest.raises(UserError, match=r"evil\.ckpt"):
+            read()
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(Payload(canary)))
+    assert canary.exists(), "the payload works where it is let"
+
+
+def test_an_interrupted_run_goes_on_from_its_newest_whole_checkpoint(tmp_path):
+    folder = tmp_path / "fit" / "version_1" / "checkpoints"
+    touch(tmp_path / "fit" / "version_0" / "checkpoints" / "last-00000099.ckpt", 10)
+    touch(folder / "best.ckpt", 20)
+    touch(folder / "last-00000030.ckpt", 30)
+    newest = Path(touch(folder / "last-00000040.ckpt", 40))
+    found = Continuation.find(tmp_path)
+    assert (found.checkpoint, found.logged_steps, found.passed_over) == (newest, 40, [])
+    assert found.run == tmp_path / "fit" / "version_1"
+    # one bit of a weight, which torch itself would load
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    os.utime(newest, (50, 50))
+    assert torch.load(newest)["number"] == 40
+    found = Continuation.find(tmp_path)
+    assert found.checkpoint.name == "last-00000030.ckpt"
+    assert len(found.passed_over) == 1
+    assert "last-00000040.ckpt' is damaged" in found.passed_over[0]
+
+
+def test_a_run_without_a_whole_checkpoint_is_an_error_and_no_run_is_none(tmp_path):
+    assert Continuation.find(tmp_path) is None
+    path = tmp_path / "checkpoints" / "last-00000001.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint of the newest run can be gone on from"):
+        Continuation.find(tmp_path)
+
+
+def test_shards_count_once_they_are_complete(tmp_path):
+    """As strategies of sharded models save: a folder, whose last files are these."""
+    shards = tmp_path / "checkpoints" / "last-00000007.ckpt"
+    shards.mkdir(parents=True)
+    torch.save(content(7), shards / "meta.pt")
+    with pytest.raises(UserError, match="lacks shards"):
+        Continuation.find(tmp_path)
+    (shards / ".metadata").touch()
+    assert Continuation.find(tmp_path).checkpoint == shards
+    assert find_checkpoint("last", tmp_path) == str(shards)
+
+
+def test_every_flipped_bit_is_noticed_or_without_effect(tmp_path):
+    path = tmp_path / "a.ckpt"
+    write_checkpoint({"number": 1, "state": torch.arange(50.0)}, path)
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    read = []
+    for _ in range(400):
+        data = bytearray(whole)
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        with suppress(UserError):
+            read.append(read_checkpoint(path))
+    assert 0 < len(read) < 300
+    assert all(of["number"] == 1 and torch.equal(of["state"], torch.arange(50.0)) for of in read)
+
+
+@pytest.mark.parametrize("length", [0, 10, -100, -1])
+def test_a_cut_file_is_an_error(tmp_path, length):
+    path = tmp_path / "a.ckpt"
+    write_checkpoint(content(1), path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"a\.ckpt"):
+        read_checkpoint(path)
+
+
+def test_a_file_that_holds_something_else_is_an_error(tmp_path):
+    torch.save(torch.ones(3), tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match="holds a Tensor"):
+        read_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match="is not there"):
+        read_checkpoint(tmp_path / "b.ckpt")
+
+
+def test_writing_leaves_nothing_beside_and_takes_away_what_a_killed_run_left(tmp_path):
+    (tmp_path / ".last-00000001.ckpt.partial").touch()
+    write_checkpoint(content(3), tmp_path / "new" / "a.ckpt")
+    write_checkpoint(content(4), tmp_path / "b.ckpt")
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"a.ckpt", "b.ckpt"}
+    assert torch.equal(read_checkpoint(tmp_path / "b.ckpt")["state"], torch.full((100_000,), 4.0))
+
+
+def test_a_file_that_is_not_what_was_written_does_not_take_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "a.ckpt"
+    write_checkpoint(content(1), path)
+
+    def damaged(value, file) -> None:
+        torch_save(value, file)
+        file.seek(100_000)
+        file.write(b"?")
+
+    torch_save = torch.save
+    monkeypatch.setattr(torch, "save", damaged)
+    with pytest.raises(UserError, match="is not what was written"):
+        write_checkpoint(content(2), path)
+    assert read_checkpoint(path)["number"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def in_a_process(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+    """Runs a script that has `write_checkpoint` and `content`."""
+    lines = f"import sys\nfrom pathlib import Path\nfrom tests.test_checkpoints import *\n{script}"
+    command = [sys.executable, "-c", lines, *map(str, arguments)]
+    root = Path(__file__).parents[1]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, **options)
+
+
+def test_a_folder_that_may_not_be_written_is_named_within_seconds():
+    """As somebody else than root, who may write everywhere."""
+    with tempfile.TemporaryDirectory() as root:  # pytest's own folders are closed to others
+        Path(root).chmod(0o755)
+        folder = Path(root) / "checkpoints"
+        folder.mkdir()
+        folder.chmod(0o555)
+        script = f"""
+import time
+if os.getuid() == 0:
+    os.setuid({NOBODY})
+begin = time.monotonic()
+try:
+    write_checkpoint(content(1), Path(sys.argv[1]))
+except UserError as error:
+    print(time.monotonic() - begin, error)
+    sys.exit(2)
+"""
+        ended = in_a_process(script, folder / "a.ckpt")
+        assert ended.returncode == 2, ended.stderr
+        seconds, message = ended.stdout.split(" ", 1)
+        assert float(seconds) < 5
+        assert f"cannot write the checkpoint '{folder / 'a.ckpt'}': Permission denied" in message
+        assert list(folder.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    path = tmp_path / "a.ckpt"
+    write_checkpoint(content(1), path)
+    script = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    write_checkpoint(content(2), Path(sys.argv[1]))
+except UserError as error:
+    sys.exit(str(error))
+"""
+    ended = in_a_process(script, path)
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == f"cannot write the checkpoint '{path}': File too large; older ones are untouched"
+    assert read_checkpoint(path)["number"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+KILLED = """
+import random, signal, time
+folder, begin = Path(sys.argv[1]), time.monotonic()
+draw, unfinished = random.Random(0), 0
+for kill in range(100):
+    child = os.fork()
+    if child == 0:
+        for number in range(1000):
+            write_checkpoint(content(1000 * kill + number), folder / "last.ckpt")
+        os._exit(0)
+    time.sleep(draw.uniform(0.01, 0.06))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    unfinished += any(folder.glob(".*.partial"))
+    if (folder / "last.ckpt").exists():
+        read = read_checkpoint(folder / "last.ckpt")
+        assert (read["state"] == read["number"]).all()
+print(unfinished, read["number"])
+"""
+
+
+@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="needs a file system of its own for TMPDIR")
+def test_none_of_100_kills_while_saving_leaves_a_checkpoint_that_cannot_be_read(tmp_path):
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as other_disk:
+        assert Path(other_disk).stat().st_dev != tmp_path.stat().st_dev
+        ended = in_a_process(KILLED, tmp_path, env=os.environ | {"TMPDIR": other_disk, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr
+    unfinished, number = map(int, ended.stdout.split())
+    assert unfinished > 20, "kills came between the writes"
+    assert number >= 90_000

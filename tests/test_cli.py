@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,8 @@ def at(root: Path, data: Path) -> list[str]:
 
 def test_fit_leaves_metrics_checkpoints_and_its_configuration(trained):
     run = only(trained, "runs/fit/version_0")
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert names == {"best.ckpt", "last-00000003.ckpt", "last-00000006.ckpt"}, "two epochs of three steps"
     with (run / "metrics.csv").open() as file:
         logged = list(csv.DictReader(file))
     assert {"train/loss", "train/loss_type_i", "train/loss_type_ii_iii", "val/rsum"} <= logged[0].keys()
@@ -92,7 +95,7 @@ def test_the_same_checkpoint_gives_the_same_figures_whatever_was_mined_since(tra
                 )
             )
         arguments = [*at(tmp_path / name, tmp_path / name), "--ckpt_path"]
-        main(["test", "--config", TINY, *arguments, str(only(trained, "runs/fit/*/checkpoints/last.ckpt"))])
+        main(["test", "--config", TINY, *arguments, str(only(trained, "runs/fit/*/checkpoints/best.ckpt"))])
     first, second = (json.loads(only(tmp_path / name, "runs/test/*/test_metrics.json").read_text()) for name in "ab")
     assert first == second
 
@@ -102,6 +105,45 @@ def test_the_data_know_whether_the_model_reads_tokens(tmp_path):
     assert ExtractCLI(flags).datamodule.with_tokens
     flags += ["--model.similarity.local_weight", "0", "--model.similarity.global_fusion", "none"]
     assert not ExtractCLI([*flags, "--model.word_features", "null"]).datamodule.with_tokens
+
+
+def test_exported_weights_are_tested_as_their_checkpoint_is(trained, tmp_path, capsys):
+    """With the vocabulary, which no training split is there to mine anew, and the configuration beside them."""
+    write_karpathy(tmp_path / "other", {"test": 5}, captions=[1, 0, 7])
+    weights = only(trained, "runs/fit/*/weights")
+    best = only(trained, "runs/fit/*/checkpoints/best.ckpt")
+    figures = []
+    for config, checkpoint in ((TINY, best), (TINY, weights), (weights / "config.yaml", weights / "model.safetensors")):
+        arguments = [*at(tmp_path, tmp_path / "other"), "--ckpt_path", str(checkpoint)]
+        assert main(["test", "--config", str(config), *arguments]) == 0
+        figures.append(max(tmp_path.glob("runs/test/version_*/test_metrics.json")).read_text())
+    assert figures[0] == figures[1] == figures[2]
+    state, tensors = torch.load(best, weights_only=True)["state_dict"], load_file(weights / "model.safetensors")
+    assert state.keys() == tensors.keys()
+    assert all(torch.equal(state[name], value) for name, value in tensors.items())
+    assert main(["fit", "--config", TINY, *at(trained, trained / "data"), "--ckpt_path", str(weights)]) == 2
+    assert "weights alone cannot be gone on from" in capsys.readouterr().err
+
+
+def test_the_model_card_says_what_the_run_knows(trained):
+    card = only(trained, "runs/fit/*/weights/README.md").read_text()
+    with only(trained, "runs/fit/*/metrics.csv").open() as file:
+        validated = [row for row in csv.DictReader(file) if row["val/rsum"]]
+    best = max(validated, key=lambda row: float(row["val/rsum"]))
+    ways = {"image to text": "image_to_text", "text to image": "text_to_image"}
+    for label, way in ways.items():
+        (line,) = (line for line in card.splitlines() if line.startswith(f"| {label} |"))
+        cells = [cell.strip() for cell in line.split("|")[2:5]]
+        assert cells == [f"{float(best[f'val/{way}/recall_at_{k}']):.1f}" for k in (1, 5, 10)]
+    steps = int(best["step"]) + 1
+    # 9 images with 2, 3, 1, 2, ... captions
+    for fact in (f"| optimiser steps | {steps} |", "| train split | 9 images, 18 captions |", "`val/rsum`"):
+        assert fact in card
+    assert "KarpathyJson(annotations=dataset_flickr8k.json" in card
+    assert "ConvImageEncoder(image_size=32" in card
+    assert "JoinCaptions, FirstHalf, ShuffleWords" in card
+    assert "&#" not in card, "escaped as a page of HTML is"
+    assert str(trained) not in card, "where this machine keeps its data is nobody's business"
 
 
 def test_best_is_found_under_the_root(trained, tmp_path, capsys):
@@ -157,6 +199,12 @@ MISTAKES = {
         ["test", "--config", TINY, "--ckpt_path", "best", "--trainer.default_root_dir", "nowhere"],
         "ascl fit",
     ),
+    "nothing to go on from": (
+        ["fit", "--config", TINY, "--ckpt_path", "last", "--trainer.default_root_dir", "nowhere"],
+        "no run under 'nowhere'",
+    ),
+    "an address": (["test", "--config", TINY, "--ckpt_path", "https://host/best.ckpt"], "addresses are not loaded"),
+    "no training to resume": (["test", "--config", TINY, "--resume"], "--resume is for `ascl fit`"),
     "heads do not divide": (["fit", "--config", TINY, "--model.similarity.num_heads", "3"], "num_heads 3"),
 }
 
@@ -176,6 +224,39 @@ def test_broken_json_is_one_line_that_names_the_file(tmp_path, capsys):
     (tmp_path / "dataset_flickr8k.json").write_text('{"images": [')
     assert main(["fit", "--config", TINY, *at(tmp_path, tmp_path)]) == 2
     assert "dataset_flickr8k.json" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_root_that_may_not_be_written_is_named():
+    """As somebody else than root, who may write everywhere."""
+    script = """
+import os, sys
+import ascl_lightning.cli
+from ascl_lightning.__main__ import main
+if os.getuid() == 0:
+    os.setuid(65534)
+sys.exit(main(sys.argv[1:]))
+"""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        Path(folder).chmod(0o755)
+        write_karpathy(Path(folder) / "data", {"train": 4, "val": 2})
+        root = Path(folder) / "runs"
+        root.mkdir()
+        root.chmod(0o555)
+        command = [sys.executable, "-c", script, "fit", "--config", TINY, *at(Path(folder), Path(folder) / "data")]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == f"ascl: error: cannot write to '{root}/fit': Permission denied"
+
+
+def test_ctrl_c_before_the_training_exits_with_130(trained, tmp_path):
+    flags = ["--trainer.callbacks.hook", "on_fit_start", "--trainer.callbacks.at", "0"]
+    interrupt = ["--trainer.callbacks+=tests.interruptions.Interrupt", *flags, "--trainer.callbacks.number", "2"]
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["fit", "--config", TINY, *at(tmp_path, trained / "data"), *interrupt])
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+    assert caught.value.code == 130
 
 
 def test_a_missing_split_is_named(trained, capsys):
@@ -213,6 +294,23 @@ def test_wandb_logs_offline_without_an_account(trained, tmp_path):
     assert b"val/rsum" in recording
     assert b"FirstHalf" in recording, "the configuration"
     assert (only(tmp_path, "runs/fit/version_0") / "metrics.csv").is_file()
+
+
+def test_a_training_is_complete_where_wandb_does_not_answer(trained, tmp_path):
+    """The user asks for W&B online, and nobody listens."""
+    command = [sys.executable, "-m", "ascl_lightning", "fit", "--config", TINY]
+    logger = ["--trainer.logger+=WandbLogger", "--trainer.logger.offline", "false", "--trainer.logger.save_dir", "runs"]
+    arguments = ["--data.root", str(trained / "data"), "--trainer.max_epochs", "1"]
+    environment = os.environ | {
+        "HOME": str(tmp_path / "home"),
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_API_KEY": "0" * 40,
+    }
+    ended = subprocess.run(
+        [*command, *logger, *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert "does not answer: it records offline" in ended.stderr
+    assert b"val/rsum" in only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="needs the 80 MSCOCO photos of shared/coco_mini")

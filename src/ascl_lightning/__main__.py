@@ -7,6 +7,7 @@ from importlib import import_module
 
 from ascl_lightning import __version__
 from ascl_lightning.errors import UserError
+from ascl_lightning.processes import end_with_launcher
 
 # command: (module that runs it, line of help)
 COMMANDS = {
@@ -24,6 +25,10 @@ COMMANDS = {
     "check": (
         "ascl_lightning.commands.check",
         "read all images and captions once, and report what would end or falsify training",
+    ),
+    "interpolate": (
+        "ascl_lightning.commands.interpolate",
+        "validate between the pretrained and the fine-tuned weights (WiSE-FT) and keep the best",
     ),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
@@ -65,6 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if args is None else args)
     command = _parser().parse_args(args[:1]).command
+    end_with_launcher()
     try:
         return import_module(COMMANDS[command][0]).run(args) or 0
     except UserError as error:

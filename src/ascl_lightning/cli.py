@@ -1,38 +1,56 @@
 """The command line of training and evaluation: Lightning's own, with what retrieval needs."""
 
+import atexit
+import errno
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import yaml
+from jsonargparse.typing import PositiveFloat
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.callbacks.embeddings import EmbeddingWriter
 from ascl_lightning.callbacks.examples import RetrievedExamples
 from ascl_lightning.callbacks.frozen_features import FrozenFeatures
+from ascl_lightning.callbacks.keyed_draws import KeyedDraws
+from ascl_lightning.callbacks.loggers import LogConfig, loggers_of_run, record_offline_if_unreachable
+from ascl_lightning.callbacks.non_finite import NonFiniteSteps
+from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
 from ascl_lightning.callbacks.results import TestResults
 from ascl_lightning.callbacks.search import ReciprocalReranking, TwoStageFrontier
-from ascl_lightning.checkpoints import find_checkpoint
+from ascl_lightning.callbacks.weights import WeightsExport
+from ascl_lightning.checkpoints import Continuation, find_checkpoint
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.distributed import leave_group
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier, "reranked": ReciprocalReranking}
 """What `--retrieval` stands for: the report that a test adds to its metrics."""
 
+# what a folder or a disk has, and not the program
+_DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 # of Lightning, about what is meant to be so
 _EXPECTED_WARNINGS = (
     "The dirpath has changed",  # a test has a folder of its own
     ".*in eval mode at the start of training",  # frozen towers
     ".*does not have many workers",
+    "Be aware that when using `ckpt_path`, callbacks",  # of training
     ".*LeafSpec.* is deprecated",
+    r"It is recommended to use `self.log\('(val|test)/",  # every process ranks the whole split
     "predict returned None",  # features and embeddings go to files
+    ".*overrides the configure_model callback",  # which does nothing but for sharded weights: those are not averaged
+    ".*your dataloader is not resumable",  # the data module goes on inside an epoch
+    "Checkpoint directory .* exists and is not empty",  # a run that is gone on with
 )
 
 
@@ -44,24 +62,6 @@ class OneLineParser(LightningArgumentParser):
         raise UserError(message)
 
 
-class LogConfig(SaveConfigCallback):
-    """Keeps the whole configuration: as `config.yaml` beside the run's CSV metrics, as hyperparameters elsewhere.
-
-    Lightning's own would overwrite one file, or fail, where a logger has no folder for each run.
-    """
-
-    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Called once, on rank 0."""
-        text = self.parser.dump(self.config, skip_unset=False)
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                folder = Path(logger.log_dir)
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "config.yaml").write_text(text, encoding="utf-8")
-            else:
-                logger.log_hyperparams(yaml.safe_load(text))
-
-
 class AsclCLI(LightningCLI):
     """`ascl fit | validate | test | predict`.
 
@@ -71,6 +71,7 @@ class AsclCLI(LightningCLI):
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
+        atexit.register(leave_group)
         super().__init__(
             RetrievalModule,
             RetrievalDataModule,
@@ -81,7 +82,7 @@ class AsclCLI(LightningCLI):
                 "default_root_dir": "runs",
                 # the data module's samplers share out the work themselves
                 "use_distributed_sampler": False,
-                "callbacks": [TestResults(), RetrievedExamples(), EmbeddingWriter()],
+                "callbacks": [KeyedDraws(), TestResults(), RetrievedExamples(), EmbeddingWriter(), WeightsExport()],
             },
             save_config_callback=LogConfig,
             save_config_kwargs={"save_to_log_dir": False},
@@ -103,13 +104,25 @@ class AsclCLI(LightningCLI):
             default="full",
             help="validate and test: also search in two stages at a row of budgets, or re-rank by reciprocal ranks",
         )
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="fit: go on with the newest run under --trainer.default_root_dir, from its last checkpoint",
+        )
+        parser.add_argument(
+            "--timeout",
+            type=PositiveFloat,
+            default=600.0,
+            help="seconds for which a process may keep the others waiting before the run ends",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RecoveryCheckpoints, "recovery")
+        parser.add_lightning_class_args(NonFiniteSteps, "non_finite")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/rsum",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
             }
         )
@@ -138,17 +151,25 @@ class AsclCLI(LightningCLI):
             raise UserError(f"the config does not work: {error}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Without a logger in the config, metrics go to CSV, in a new folder for each run."""
+        """Adds what every run has: metrics as CSV unless the config says otherwise, safe files, a limit to waiting."""
         config = self._get(self.config_init, "trainer")
         search = SEARCHES[self._get(self.config_init, "retrieval")]
         if self.subcommand in ("validate", "test") and search is not None:
             kwargs["callbacks"] = [*(config.callbacks or []), search()]
-        if config.logger is None:
-            kwargs["logger"] = CSVLogger(config.default_root_dir, name=self.subcommand)
-        return super().instantiate_trainer(**kwargs)
+        plugins = config.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        root = Path(config.default_root_dir)
+        kwargs["logger"] = loggers_of_run(config.logger, root, str(self.subcommand), self._going_on)
+        trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(config.strategy, str) and hasattr(trainer.strategy, "_timeout"):
+            trainer.strategy._timeout = timedelta(seconds=self._get(self.config_init, "timeout"))
+        record_offline_if_unreachable(trainer.loggers)
+        return trainer
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, and says how to test."""
+        if self._going_on is not None:
+            kwargs["ckpt_path"] = str(self._going_on.checkpoint)
         self.trainer.fit(**kwargs, weights_only=True)
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best:
@@ -168,9 +189,50 @@ class AsclCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """In place of Lightning's, which would take configuration out of the checkpoint."""
-        if "subcommand" in self.config:
-            command = self.config[self.config.subcommand]
-            command.ckpt_path = find_checkpoint(command.ckpt_path, Path(command.trainer.default_root_dir))
+        self._going_on: Continuation | None = None
+        if "subcommand" not in self.config:
+            return
+        command = self.config[self.config.subcommand]
+        root = Path(command.trainer.default_root_dir)
+        command.ckpt_path = find_checkpoint(command.ckpt_path, root)
+        training = self.config.subcommand == "fit"
+        if training and command.ckpt_path and command.ckpt_path.endswith(".safetensors"):
+            raise UserError(f"{command.ckpt_path}: weights alone cannot be gone on from; give a .ckpt of the run")
+        if command.resume:
+            if not training or command.ckpt_path:
+                raise UserError("--resume is for `ascl fit`, and finds the checkpoint itself: leave --ckpt_path out")
+            self._going_on = Continuation.find(root)
+            rank_zero_info(_announced(self._going_on, root))
+            # the configuration that is kept with the run is for any command
+            command.resume = False
+
+
+def _announced(going_on: Continuation | None, root: Path) -> str:
+    if going_on is None:
+        return f"No run under '{root}' has a checkpoint to go on from: training starts anew"
+    passed_over = "".join(f"Passed over: {fault}\n" for fault in going_on.passed_over)
+    return f"{passed_over}Going on with {going_on.run} from {going_on.checkpoint.name}"
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turns what Lightning raises over mistakes in a config or a checkpoint into a `UserError`."""
+    try:
+        yield
+    except SystemExit as error:
+        # Lightning exits with 1 after Ctrl-C
+        code = 130 if isinstance(error.__context__, KeyboardInterrupt) else error.code
+        raise SystemExit(code) from None
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS or error.filename is None:
+            raise
+        raise UserError(f"cannot write to '{error.filename}': {error.strerror}") from error
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise UserError(f"the checkpoint does not fit the model of the config: {error}") from error
 
 
 def run(args: Sequence[str]) -> None:
@@ -179,11 +241,5 @@ def run(args: Sequence[str]) -> None:
     Raises:
         UserError: For every mistake in the command line, the config, the data or the checkpoint.
     """
-    try:
+    with readable_errors():
         AsclCLI(args)
-    except MisconfigurationException as error:
-        raise UserError(str(error)) from error
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        raise UserError(f"the checkpoint does not fit the model of the config: {error}") from error

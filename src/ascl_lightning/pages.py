@@ -1,4 +1,4 @@
-"""Pages of one HTML file each, pictures included."""
+"""Pages of one file each: HTML with its pictures included, or Markdown."""
 
 import base64
 import io
@@ -14,14 +14,16 @@ from ascl_lightning.data.views import SplitView
 
 
 def render(template: str, **values: Any) -> str:
-    """A page; every value is escaped.
+    """A page; in HTML every value is escaped.
 
     Args:
         template: Its path inside the package.
         values: What the template shows.
     """
     loader = PackageLoader("ascl_lightning", "")
-    return Environment(loader=loader, autoescape=select_autoescape(["jinja"])).get_template(template).render(**values)
+    return (
+        Environment(loader=loader, autoescape=select_autoescape(["html.jinja"])).get_template(template).render(**values)
+    )
 
 
 def has_pictures(view: SplitView) -> bool:

@@ -14,18 +14,27 @@ from ascl_lightning.data.sources import KarpathyJson
 from ascl_lightning.losses import InfoNCE
 from ascl_lightning.models import FusedSimilarity
 from ascl_lightning.models.encoder import Encoder
+from ascl_lightning.models.tuning import Tuning
 from ascl_lightning.modules.retrieval import RetrievalModule
 
 NUM_IMAGES = 6 + 4  # train and val
 NUM_TEXTS = 2 * NUM_IMAGES
+UNTUNED = Tuning()
 
 
 def fit(
-    root, images_frozen=True, texts_frozen=True, folder=None, epochs=2, similarity=None, **arguments
+    root,
+    images_frozen=True,
+    texts_frozen=True,
+    folder=None,
+    epochs=2,
+    tuning=UNTUNED,
+    similarity=None,
+    **arguments,
 ) -> RetrievalModule:
     torch.manual_seed(0)
     write_karpathy(root / "data", {"train": 6, "val": 4}, captions=2)
-    towers = MeanColour(frozen=images_frozen), WordTable(frozen=texts_frozen)
+    towers = MeanColour(frozen=images_frozen, tuning=tuning), WordTable(frozen=texts_frozen)
     module = RetrievalModule(*towers, similarity or FusedSimilarity(4, num_heads=2), InfoNCE())
     datamodule = RetrievalDataModule(
         KarpathyJson("dataset_flickr8k.json"),
@@ -73,6 +82,12 @@ def test_a_trained_tower_sees_every_item_every_epoch(tmp_path):
     # one caption is one pair: 12 training pictures and 4 of validation, in each of two epochs
     assert module.model.image_encoder.pictures_seen == 2 * (12 + 4)
     assert module.model.text_encoder.texts_seen == NUM_TEXTS
+
+
+def test_a_tower_that_thaws_is_no_frozen_one(tmp_path):
+    """What it gives would be out of date as soon as it has thawed."""
+    module = fit(tmp_path, images_frozen=False, tuning=Tuning(thaw_after=0.5))
+    assert module.model.image_encoder.pictures_seen == 2 * (12 + 4)
 
 
 def test_made_texts_go_through_the_frozen_tower_as_they_come(tmp_path):

@@ -103,6 +103,19 @@ def test_a_siglip_pair_takes_the_place_of_clip(tmp_path):
     assert run("fit", "clip", tmp_path, overrides) == 0
 
 
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        ["lora.rank=2", "lora.targets=[q_proj, v_proj]"],
+        ["lora={}", "layer_decay=0.5", "checkpointing=true"],
+        ["thaw_after=0.1", "layer_decay=1"],
+    ],
+)
+def test_towers_are_tuned_from_the_command_line(tuning, tmp_path):
+    flags = (f"--model.{side}_encoder.init_args.tuning.{option}" for side in ("image", "text") for option in tuning)
+    assert run("fit", "clip", tmp_path, [*clip(tmp_path), *flags]) == 0
+
+
 @pytest.mark.parametrize("config", SMALL)
 def test_print_config_shows_the_whole_experiment(config, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -316,6 +316,18 @@ def test_a_state_is_plain_enough_for_weights_only_loading(tmp_path):
     assert torch.load(tmp_path / "state.pt", weights_only=True)["vocabulary"]
 
 
+@pytest.mark.parametrize(("batches", "steps", "world_size"), [(2, 8, 1), (2, 7, 2)])
+def test_an_epoch_that_would_be_shared_out_otherwise_is_refused(tmp_path, batches, steps, world_size):
+    datamodule = karpathy(tmp_path)  # 25 pairs in batches of 4 or less: 7
+    position = {"epoch": 0, "batches": batches, "batches_of_epoch": steps, "world_size": world_size}
+    datamodule.load_state_dict({"position": position})
+    with pytest.raises(UserError, match=f"inside an epoch of {steps} batches on {world_size} processes"):
+        datamodule.train_dataloader()
+    # at the end of an epoch nothing depends on how it was shared out
+    datamodule.load_state_dict({"position": position | {"epoch": 1, "batches": 0}})
+    assert len(list(datamodule.train_dataloader())) == 7
+
+
 def test_without_a_vocabulary_the_error_says_what_to_give():
     datamodule = RetrievalDataModule(Scenes(num_test=2), image_spec=PIXELS, text_spec=WORDS)
     datamodule.setup("test")

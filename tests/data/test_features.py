@@ -47,6 +47,8 @@ def test_rows_come_back_in_any_order_without_their_padding(tmp_path, dtype):
     torch.testing.assert_close(got.tokens[2, :2], first.tokens[0, :2])
     assert torch.equal(got.tokens[2, 2:], torch.zeros(2, 2))
     assert got.tokens.dtype == got.pooled.dtype == torch.float32
+    # attention has no maximum over no tokens at all
+    assert stored.gather(torch.tensor([], dtype=torch.long)).tokens.shape == (0, 1, 2)
 
 
 @pytest.mark.parametrize("lengths", [[3] * 10, [1, 3, 2, 0, 3, 1, 1, 2, 3, 3]])

@@ -63,6 +63,26 @@ def test_batches_of_an_epoch(size: int, world_size: int, batch_size: int, bucket
     assert max(sizes) - min(sizes) <= 1 + (size % world_size > 0)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 20), st.integers(0, 3), st.booleans(), st.data())
+def test_an_epoch_can_begin_inside(size: int, batch_size: int, epoch: int, bucketed: bool, data) -> None:
+    def made() -> EpochBatches:
+        lengths = (lambda index, epoch: index % 7) if bucketed else None
+        return EpochBatches(EpochSampler(size, 1, True), batch_size, lengths)
+
+    whole, resumed = made(), made()
+    whole.set_epoch(epoch)
+    passed_over = data.draw(st.integers(0, len(whole)))
+    resumed.begin_at(epoch, passed_over)
+    resumed.set_epoch(9)  # Lightning's own counters are restored later
+    iter(resumed)  # and it may ask for an iterator that it does not use
+    assert list(resumed) == list(whole)[passed_over:]
+    assert len(resumed) == len(whole)
+    for batches in (whole, resumed):
+        batches.set_epoch(epoch + 1)
+    assert list(resumed) == list(whole)
+
+
 def test_buckets_hold_similar_lengths() -> None:
     sampler = EpochSampler(640, 3, True)
     bucketed = EpochBatches(sampler, 20, lambda index, epoch: index)

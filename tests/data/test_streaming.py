@@ -254,7 +254,7 @@ def noted_run(root: Path, name: str, source: list[str]) -> dict[int, list[list[l
     arguments = [
         *("fit", "--config", str(TINY), "--data.source", *source, "--data.source.streaming", "true"),
         *("--data.root", str(root), "--data.num_workers", "2", "--trainer.default_root_dir", str(folder)),
-        *("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true"),
+        *("--trainer.devices", "2", "--trainer.strategy", "ddp"),
         *("--trainer.max_epochs", "3", str(folder)),
     ]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
@@ -269,3 +269,20 @@ def noted_run(root: Path, name: str, source: list[str]) -> dict[int, list[list[l
             epoch, *rows = json.loads(line)
             epochs.setdefault(epoch, [[], []])[rank] += rows
     return epochs
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("taken", [1, 4, 7])
+def test_a_stream_goes_on_inside_a_window(tmp_path, monkeypatch, workers, taken):
+    """With pictures that take another one from those that are held: what is held must be the same."""
+    monkeypatch.setattr(streaming, "WINDOW", 13)
+    arguments = {"num_workers": workers, "positives": [JoinCaptions()], "image_operations": [SideBySide(0.9)]}
+    loader = streamed(tmp_path, 43, **arguments).train_dataloader()
+    whole = samples(loader, 3)
+    resumed = streamed(tmp_path, 43, **arguments)
+    steps = len(loader)
+    position = {"epoch": 3, "batches": taken, "batches_of_epoch": steps, "world_size": 1}
+    resumed.load_state_dict(resumed.state_dict() | {"position": position})
+    rest = resumed.train_dataloader()
+    assert len(rest) == steps
+    assert samples(rest, 0) == whole[sum(len(batch) for batch in list(loader.batch_sampler)[:taken]) :]

@@ -75,8 +75,8 @@ def test_two_captions_of_one_image_are_no_negatives_but_its_perturbed_text_is():
 
     for value in (
         loss(similarity, negatives, image_ids=ids),
-        loss(similarity, negatives, ids, ids),
-        loss(similarity, negatives, text_image_ids=ids),
+        loss(similarity, negatives, ids),
+        loss(similarity, negatives, ids, text_similarity=similarity.T, targets=torch.arange(3)),
     ):
         assert value.item() == pytest.approx(image_to_text + text_to_image, rel=1e-6)
 
@@ -87,7 +87,7 @@ def test_equals_the_loops(batch, temperature):
     similarity, negatives, ids, guard, valid = batch
     loss = AsymmetricContrastiveLoss(temperature=temperature, guard=guard)
 
-    value = loss(similarity, negatives, image_ids=ids, text_image_ids=ids, negative_valid=torch.tensor(valid).bool())
+    value = loss(similarity, negatives, image_ids=ids, negative_valid=torch.tensor(valid).bool())
 
     rows = similarity.tolist()
     expected = reference.image_to_text(rows, negatives.tolist(), temperature, ids.tolist(), guard, valid)

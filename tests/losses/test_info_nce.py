@@ -37,7 +37,7 @@ def test_is_called_like_the_asymmetric_loss_and_ignores_perturbed_texts():
     similarity, negatives, ids = torch.randn(4, 4), torch.randn(4, 4), torch.tensor([0, 1, 1, 2])
     loss = InfoNCE(temperature=0.1, learn_temperature=False)
 
-    value = loss(similarity, negatives, image_ids=ids, text_image_ids=ids, negative_valid=torch.ones(4).bool())
+    value = loss(similarity, negatives, image_ids=ids, negative_valid=torch.ones(4).bool())
 
     torch.testing.assert_close(value, AsymmetricContrastiveLoss(0.1)(similarity, image_ids=ids) / 2)
     assert not InfoNCE.uses_negatives

@@ -1,10 +1,15 @@
+from functools import partial
+
 import pytest
 import torch
 from tests.encoders import MeanColour, WordTable
+from torch._dynamo.utils import counters
 
-from ascl_lightning.data.batch import Features
+from ascl_lightning.data.batch import Features, TokenizedTexts
 from ascl_lightning.models.fusion import FusedSimilarity
+from ascl_lightning.models.image_encoders import ConvImageEncoder
 from ascl_lightning.models.model import ImageTextModel
+from ascl_lightning.models.text_encoders import WordTransformer
 
 
 def model(embed_dim: int = 4, **towers) -> ImageTextModel:
@@ -45,16 +50,33 @@ def test_without_projection_vectors_stay_the_tower_s_own():
     assert torch.equal(built.encode_images(features).pooled, features.pooled)
 
 
-def test_parameter_groups_hold_every_trainable_parameter_once():
-    built = model(learning_rate=1e-3)
-    groups = built.parameter_groups()
-    assert [group.get("lr") for group in groups] == [None, 1e-3, 1e-3]
-    grouped = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(grouped) == sorted(id(parameter) for parameter in built.parameters())
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_towers_give_what_they_gave_under_the_same_names(backend, monkeypatch):
+    """Whatever the length of the texts; the quick backend runs what was traced as it is."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch.manual_seed(0)
+    towers = ConvImageEncoder(image_size=32), WordTransformer(width=16, num_heads=2)
+    built = ImageTextModel(*towers, FusedSimilarity(4, num_heads=2))
+    names = list(built.state_dict())
+    pictures = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
 
+    def texts(length: int) -> TokenizedTexts:
+        mask = torch.ones(3, length, dtype=torch.bool)
+        return TokenizedTexts(torch.randint(2, 99, (3, length)), mask, ~mask)
 
-def test_frozen_towers_are_in_no_group():
-    built = model(frozen=True, learning_rate=1e-3)
-    (group,) = built.parameter_groups()
-    towers = {id(parameter) for tower in (built.image_encoder, built.text_encoder) for parameter in tower.parameters()}
-    assert not towers & {id(parameter) for parameter in group["params"]}
+    def gradients(batch: TokenizedTexts) -> list[torch.Tensor]:
+        built.zero_grad()
+        built.score(built.encode_images(pictures), built.encode_texts(batch)).square().sum().backward()
+        return [parameter.grad.clone() for parameter in built.parameters() if parameter.grad is not None]
+
+    batches = [texts(length) for length in (5, 9, 2)]
+    plain = [(built.encode_texts(batch).tokens, gradients(batch)) for batch in batches]
+    torch._dynamo.reset()
+    counters.clear()
+    built.compile_towers()
+    assert list(built.state_dict()) == names
+    for batch, (tokens, expected) in zip(batches, plain, strict=True):
+        torch.testing.assert_close(built.encode_texts(batch).tokens, tokens, rtol=1e-4, atol=1e-5)
+        for found, gradient in zip(gradients(batch), expected, strict=True):
+            torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] > 0

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -7,12 +8,15 @@ from lightning.pytorch import Trainer
 from tests.datasets import write_karpathy
 from tests.encoders import MeanColour, WordTable
 
+from ascl_lightning.callbacks.weight_average import WeightAverage
 from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
+from ascl_lightning.errors import UserError
 from ascl_lightning.losses import AsymmetricContrastiveLoss, InfoNCE
 from ascl_lightning.metrics import retrieval_metrics
 from ascl_lightning.models import FusedSimilarity, GaussianNoise, PerturbWords
+from ascl_lightning.models.tuning import Tuning
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.modules.schedule import WarmupCosine
 
@@ -61,7 +65,7 @@ def step(module, batch) -> tuple[float, dict[str, float]]:
 def test_the_loss_is_the_weighted_mean_of_both_terms(tmp_path):
     module = build(type_i_weight=0.4, type_ii_iii_weight=0.6)
     batch = first_batch(module, tmp_path, **ASCL)
-    model, ids = module.model, {"image_ids": batch.image_ids, "text_image_ids": batch.text_image_ids}
+    model, ids = module.model, {"image_ids": batch.image_ids}
 
     def term(texts, negatives):
         images = model.encode_images(batch.images)
@@ -199,7 +203,7 @@ def test_the_first_stage_term_is_the_loss_on_independent_embeddings(tmp_path):
     loss, logged = step(module, batch)
     images, texts = module.model.encode_images(batch.images), module.model.encode_texts(batch.texts)
     similarity = module.model.similarity.image_embeds(images) @ module.model.similarity.text_embeds(texts).T
-    expected = module.loss(similarity, image_ids=batch.image_ids, text_image_ids=batch.text_image_ids).item()
+    expected = module.loss(similarity, image_ids=batch.image_ids).item()
     assert logged["train/loss_first_stage"] == pytest.approx(expected)
     without, _ = step(build(first_stage_weight=0.0), batch)
     assert loss == pytest.approx(without + 0.5 * expected, rel=1e-5)
@@ -208,6 +212,46 @@ def test_the_first_stage_term_is_the_loss_on_independent_embeddings(tmp_path):
 def test_all_texts_of_a_step_are_scored_in_one_call(tmp_path):
     module = build(word_features=PerturbWords([GaussianNoise()]))
     batch = first_batch(module, tmp_path, **ASCL)
-    with mock.patch.object(module.model, "score", wraps=module.model.score) as score:
+    with mock.patch.object(module.model.similarity, "compare", wraps=module.model.similarity.compare) as score:
         step(module, batch)
     assert score.call_count == 1
+
+
+def test_compiled_towers_train_as_others_do(tmp_path, monkeypatch):
+    """One of them thaws on the way, and a moving average copies them."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    states = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        towers = MeanColour(tuning=Tuning(thaw_after=0.5)), WordTable()
+        module = RetrievalModule(*towers, FusedSimilarity(4, num_heads=2), InfoNCE(), compile_towers=compiled)
+        shown = trainer(tmp_path, callbacks=[WeightAverage(0.5)])
+        shown.fit(module, data(module, tmp_path))
+        states.append(module.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value)
+    assert states[0].keys() == states[1].keys()
+
+
+def test_towers_in_half_precision_are_scored_in_float32(tmp_path):
+    seen = []
+
+    class Spy(AsymmetricContrastiveLoss):
+        def forward(self, similarity, negative_similarity=None, *args, **kwargs):
+            seen.extend((similarity.dtype, negative_similarity.dtype, kwargs["text_similarity"].dtype))
+            return super().forward(similarity, negative_similarity, *args, **kwargs)
+
+    module = build(Spy(0.1), optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.02))
+    projected = []
+    module.model.text_projection.register_forward_hook(lambda *_: projected.append(_[-1].tokens.dtype))
+    shown = trainer(tmp_path, precision="bf16-mixed", max_epochs=3)
+    shown.fit(module, data(module, tmp_path, **ASCL))
+    assert torch.bfloat16 in projected
+    assert set(seen) == {torch.float32}
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+def test_gradients_are_not_accumulated(tmp_path):
+    module = build()
+    with pytest.raises(UserError, match=r"data\.batch_size with model\.chunk_size"):
+        trainer(tmp_path, accumulate_grad_batches=2).fit(module, data(module, tmp_path))

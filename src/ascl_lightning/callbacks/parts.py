@@ -1,9 +1,13 @@
 """The project's own parts behind Lightning's generic ones."""
 
-from lightning.pytorch import LightningModule, Trainer
+from typing import TypeVar
+
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.modules.retrieval import RetrievalModule
+
+Kind = TypeVar("Kind", bound=Callback)
 
 
 def retrieval_data(trainer: Trainer) -> RetrievalDataModule:
@@ -32,3 +36,9 @@ def retrieval_module(pl_module: LightningModule) -> RetrievalModule:
 def is_trial(trainer: Trainer) -> bool:
     """Whether this is a `fast_dev_run`, which leaves nothing behind."""
     return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def callbacks_of(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
+    """The callbacks of one class, in their order."""
+    every: list[Callback] = getattr(trainer, "callbacks", [])
+    return [callback for callback in every if isinstance(callback, kind)]

@@ -15,7 +15,7 @@ _DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The folder of this run: the first logger's, or the trainer's root without one."""
+    """The folder of this run: the first logger's, or the trainer's root without one; all ranks ask together."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -57,10 +57,12 @@ class TestResults(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank 0 writes; the keys are those of the logger."""
-        if not trainer.is_global_zero or is_trial(trainer):
+        if is_trial(trainer):
+            return
+        path = run_folder(trainer) / "test_metrics.json"
+        if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        path = run_folder(trainer) / "test_metrics.json"
         path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
         console = Console()
         table = Table("", *(Column(name, justify="right") for name in COLUMNS), title="Test")

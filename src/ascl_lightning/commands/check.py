@@ -20,8 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ascl_lightning.commands.base import DataCLI
 from ascl_lightning.commands.check_tables import print_report
-from ascl_lightning.commands.data_cli import DataCLI
 from ascl_lightning.commands.extract import SPLITS
 from ascl_lightning.commands.samples import PIXELS
 from ascl_lightning.data.batch import ImageSpec

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ascl_lightning.cli import AsclCLI
+from ascl_lightning.commands.base import CommandCLI
 from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.extraction import FeatureExtraction, SplitExtraction
@@ -15,11 +14,8 @@ from ascl_lightning.modules.extraction import FeatureExtraction, SplitExtraction
 SPLITS = ("train", "val", "test")
 
 
-class ExtractCLI(AsclCLI):
+class ExtractCLI(CommandCLI):
     """Reads the same configs as training."""
-
-    def __init__(self, args: Sequence[str]) -> None:
-        super().__init__(args, run=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""
@@ -38,11 +34,6 @@ class ExtractCLI(AsclCLI):
             help="T+, T- and (T+)- made from each training caption, where the text encoder is frozen; "
             "epochs take them in turn.",
         )
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Neither callbacks of training nor a logger: only devices, precision and progress."""
-        config = self._get(self.config_init, "trainer")
-        return Trainer(**vars(config.clone(with_meta=False)) | {"callbacks": None, "logger": False} | kwargs)
 
     def extractions(self) -> list[SplitExtraction]:
         """What there is to extract of each split.

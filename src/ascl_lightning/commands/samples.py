@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ascl_lightning.commands.data_cli import DataCLI
+from ascl_lightning.commands.base import DataCLI
 from ascl_lightning.commands.training_pairs import MadePicture, MadeText, ShownPair, TrainingPairs
 from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.text import MAX_WORDS

@@ -1,6 +1,6 @@
 """The types that data and models share: what an encoder needs, what a batch holds, what an encoder gives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -66,6 +66,9 @@ class TokenizedTexts:
     special_mask: Bool[Tensor, "M L"]
     """True for tokens that the tokenizer added ([CLS], [SEP], end of text) and for padding."""
 
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
     @classmethod
     def none(cls) -> "TokenizedTexts":
         """No texts at all."""
@@ -84,6 +87,9 @@ class Features:
     tokens: Float[Tensor, "B K T"]
     mask: Bool[Tensor, "B K"]
     """True for real tokens."""
+
+    def __len__(self) -> int:
+        return len(self.pooled)
 
     @classmethod
     def join(cls, parts: Sequence["Features"]) -> "Features":
@@ -134,12 +140,15 @@ class ImageTextBatch:
 
     def pin_memory(self) -> "ImageTextBatch":
         """The batch in page-locked memory, from which a device copies while it computes; the loader calls it."""
-        return _pinned(self)
+        return map_tensors(self, Tensor.pin_memory)
 
 
-def _pinned(value: Any) -> Any:
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor, or any type of this module, with every tensor in it changed alike."""
     if isinstance(value, Tensor):
-        return value.pin_memory()
+        return change(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _pinned(getattr(value, field.name)) for field in fields(value)})
+        return replace(
+            value, **{field.name: map_tensors(getattr(value, field.name), change) for field in fields(value)}
+        )
     return value

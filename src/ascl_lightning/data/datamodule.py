@@ -1,12 +1,13 @@
 """Splits, samplers and loaders: from a source of images with captions to batches that a model can take."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from ascl_lightning.data import word_edits  # noqa: F401 — a config finds its operations by their names
@@ -18,19 +19,34 @@ from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset
 from ascl_lightning.data.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.regions import RegionStore
-from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs
+from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches
 from ascl_lightning.data.sources import Source, Split
 from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset, streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
+from ascl_lightning.processes import leave_stopping_to_the_run
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training has come: the epoch that it goes on with and the batches of it that are done, on each rank.
+
+    What an epoch's batches are depends on the number of batches and of ranks.
+    """
+
+    epoch: int
+    batches: int
+    batches_of_epoch: int
+    world_size: int
 
 
 class RetrievalDataModule(LightningDataModule):
     """Training pairs with their asymmetry samples, and whole splits for evaluation.
 
     Every random draw is keyed by (seed, epoch, index): the same run gives the same batches on any number of workers,
-    and on any number of ranks the same samples. Several ranks need `Trainer(use_distributed_sampler=False)`, which the
+    and on any number of ranks the same samples; a checkpoint notes how far it came, and training goes on with the very
+    next batch (RELIABILITY, "Bit-exact resume"). Several ranks need `Trainer(use_distributed_sampler=False)`, which the
     command line sets: the samplers here already share out the work, and nothing comes twice.
 
     Args:
@@ -98,6 +114,8 @@ class RetrievalDataModule(LightningDataModule):
         self.views: dict[str, SplitView] = {}
         """The splits that were read so far."""
         self._stream: Stream | None = None
+        self._position: Position | None = None
+        self._batches_of_epoch = 0
 
     def setup(self, stage: str) -> None:
         """Reads the splits that a stage needs; `fit` also mines the vocabulary, from the training captions alone."""
@@ -133,6 +151,12 @@ class RetrievalDataModule(LightningDataModule):
         """Whether the training split is streamed; known after `setup("fit")`."""
         return self._stream is not None
 
+    def size(self, split: str) -> tuple[int, int]:
+        """Numbers of images and captions of a split."""
+        plan = self._stream.plan if self._stream is not None and split == "train" else None
+        counts = self.view(split).split.num_captions if plan is None else plan.num_captions
+        return len(counts), int(sum(counts))
+
     def read(self, split: str) -> Split:
         """Images and captions of one split, as the source has them."""
         if self.root is not None and not self.root.is_dir():
@@ -162,6 +186,7 @@ class RetrievalDataModule(LightningDataModule):
             plan, spec = self._stream.plan, streamed_spec(self.image_spec)
             streamed = StreamDataset(self._stream, spec, self.text_maker(), self.augmentation)
             stretches = StreamBatches(plan, self._batch_size, self.num_workers, rank, world_size)
+            self._go_on(stretches)
             return self._loader(streamed, Collate(None, self.tokenizer()).train, batch_sampler=stretches)
         view = self.view("train")
         pairs = MixedPairs(view.split.passes, view.split.num_captions, self._captions_per_image, self.seed)
@@ -169,6 +194,7 @@ class RetrievalDataModule(LightningDataModule):
         sampler = EpochSampler(len(pairs), self.seed, True, rank, world_size)
         lengths = dataset.caption_length if self._bucket_by_length else None
         batches = EpochBatches(sampler, self._batch_size, lengths)
+        self._go_on(batches)
         return self._loader(dataset, self._collate(view).train, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[ImageTextBatch]:
@@ -212,13 +238,18 @@ class RetrievalDataModule(LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What was mined from the training captions, for tests that have no training split."""
-        return {} if self.vocabulary is None else {"vocabulary": self.vocabulary.state()}
+        """What was mined from the training captions, for tests that have no training split; how far training came."""
+        state: dict[str, Any] = {} if self.vocabulary is None else {"vocabulary": self.vocabulary.state()}
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            state["position"] = asdict(self._reached(self.trainer))
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the vocabulary of the checkpoint, also in place of one mined anew."""
+        """Takes the vocabulary of the checkpoint, also in place of one mined anew, and goes on where it was saved."""
         if "vocabulary" in state_dict:
             self.vocabulary = Vocabulary.from_state(state_dict["vocabulary"])
+        if "position" in state_dict:
+            self._position = Position(**state_dict["position"])
 
     def tokenizer(self) -> Tokenizer:
         """What the text encoder asks for.
@@ -268,6 +299,34 @@ class RetrievalDataModule(LightningDataModule):
         view = self.views.get("train")
         return (self.read("train") if view is None else view.split).captions
 
+    def _reached(self, trainer: Trainer) -> Position:
+        """What training goes on with, in whichever hook a checkpoint is saved."""
+        epochs = trainer.fit_loop.epoch_progress.current.state_dict()
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.state_dict()
+        # between epochs the batches are still those of the last one; `completed` lags behind while hooks run
+        done = batches["processed"] if epochs["started"] > epochs["processed"] else 0
+        at_end = done > 0 and done >= trainer.num_training_batches
+        epoch = epochs["processed"] + at_end
+        return Position(epoch, 0 if at_end else done, self._batches_of_epoch, trainer.world_size)
+
+    def _go_on(self, batches: ResumableBatches[Any]) -> None:
+        """Lets the first epoch after a resume begin where the checkpoint was saved.
+
+        Lightning builds loaders, and starts their workers, before it restores its own counters.
+        """
+        self._batches_of_epoch = len(batches)
+        position = self._position
+        if position is None or (self.trainer and self.trainer.current_epoch > position.epoch):
+            return
+        _, world_size = self._rank()
+        if position.batches and (position.batches_of_epoch, position.world_size) != (len(batches), world_size):
+            raise UserError(
+                f"the checkpoint lies inside an epoch of {position.batches_of_epoch} batches on {position.world_size} "
+                f"processes; here it would be {len(batches)} on {world_size}: go on with the same data, batch size and "
+                f"number of processes, or from a checkpoint at the end of an epoch"
+            )
+        batches.begin_at(position.epoch, position.batches)
+
     def _collate(self, view: SplitView) -> Collate:
         return Collate(view, self.tokenizer())
 
@@ -280,6 +339,7 @@ class RetrievalDataModule(LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=leave_stopping_to_the_run,
             pin_memory=torch.cuda.is_available(),
             # without a generator of its own a loader draws from the global one, and so moves the model's draws
             generator=torch.Generator().manual_seed(self.seed),

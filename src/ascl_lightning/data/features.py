@@ -156,12 +156,13 @@ class FeatureTable:
         pooled = np.empty((len(rows), self._shards[0].pooled.shape[1]), np.int16)
         for shard, group in groups:
             pooled[group] = shard.pooled[places[group]]
+        with_tokens = groups if self._with_tokens else []
         lengths = np.zeros(len(rows), np.int64)
-        for shard, group in groups if self._with_tokens else ():
+        for shard, group in with_tokens:
             lengths[group] = shard.lengths[places[group]]
         longest = int(lengths.max(initial=1)) if self._with_tokens else 0
         tokens = np.zeros((len(rows), longest, self._shards[0].tokens.shape[1]), np.int16)
-        for shard, group in groups if self._with_tokens else ():
+        for shard, group in with_tokens:
             shard.copy_tokens(places[group], tokens, group)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
         return Features(self._numbers(pooled), self._numbers(tokens), torch.from_numpy(mask))

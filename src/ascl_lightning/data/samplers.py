@@ -1,9 +1,11 @@
 """Which pairs an epoch visits, and in what order: functions of (seed, epoch) alone, on any number of ranks."""
 
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from math import ceil
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -13,6 +15,8 @@ from ascl_lightning.errors import UserError
 
 # Streams of draws, apart from those of data/asymmetry.py: captions of an image, order of buckets, part of a source
 _CAPTION_STREAM, _BUCKET_STREAM, _PART_STREAM = 4, 5, 6
+
+Key = TypeVar("Key")
 
 BUCKET_BATCHES = 32
 """Batches whose samples are sorted by length together: enough for little padding, few enough to stay mixed."""
@@ -80,7 +84,38 @@ def num_steps(size: int, batch_size: int, world_size: int) -> int:
     return min(ceil(ceil(size / world_size) / batch_size), size // world_size)
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
+class ResumableBatches(Sampler[list[Key]]):
+    """Batches of one epoch after another; the first iteration can begin anywhere."""
+
+    def __init__(self) -> None:
+        self._beginning: tuple[int, int] | None = None
+
+    def begin_at(self, epoch: int, batches: int) -> None:
+        """Begin the next iteration in this epoch, whatever `set_epoch` says, and pass over some batches unread."""
+        self._beginning = epoch, batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        # all of this waits for the first batch: an iterator that is never used leaves the beginning to the next
+        first = 0
+        if self._beginning is not None:
+            (epoch, first), self._beginning = self._beginning, None
+            self.set_epoch(epoch)
+        yield from islice(self._batches(), first, None)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+
+    @abstractmethod
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next iteration; Lightning calls it before each."""
+
+    @abstractmethod
+    def _batches(self) -> Iterator[list[Key]]:
+        """All batches of the epoch."""
+
+
+class EpochBatches(ResumableBatches[tuple[int, int]]):
     """Cuts a rank's share of an epoch into batches of nearly one size, as many on every rank.
 
     Sizes differ by one at most, over ranks and steps: ranks stay in step, nothing comes twice or is left out, and no
@@ -96,6 +131,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def __init__(
         self, sampler: EpochSampler, batch_size: int, lengths: Callable[[int, int], int] | None = None
     ) -> None:
+        super().__init__()
         self.sampler = sampler  # where Lightning sets the epoch
         self.batch_size = batch_size
         self._lengths = lengths
@@ -103,7 +139,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return num_steps(self.sampler.size, self.batch_size, self.sampler.world_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the rank's share."""
+        self.sampler.set_epoch(epoch)
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.sampler.epoch
         # an array to the end: as pairs in a list, an epoch of a large data set would take a hundred bytes a sample
         share = self.sampler.share()

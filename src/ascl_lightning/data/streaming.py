@@ -11,12 +11,12 @@ from itertools import pairwise, zip_longest
 
 import numpy as np
 from rich.progress import track
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ascl_lightning.data.asymmetry import sampling_key
 from ascl_lightning.data.batch import ImageSpec, PixelSpec
 from ascl_lightning.data.datasets import TextMaker, TrainItem
-from ascl_lightning.data.samplers import drawn_caption, num_steps
+from ascl_lightning.data.samplers import ResumableBatches, drawn_caption, num_steps
 from ascl_lightning.data.sources.base import Shard, Streamed
 from ascl_lightning.data.views import Augmentation, load_picture
 from ascl_lightning.errors import UserError
@@ -30,10 +30,11 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class StreamKey:
-    """What a sampler asks for: a place of an epoch, and the place where its window begins."""
+    """What a sampler asks for: a place of an epoch, and the places where its window begins and ends."""
 
     place: int
     start: int
+    end: int
     epoch: int
 
 
@@ -69,6 +70,11 @@ class StreamPlan:
     def order(self, epoch: int) -> np.ndarray:
         """Numbers of the shards as an epoch reads them."""
         return np.random.default_rng([self.seed, epoch, _SHARD_STREAM]).permutation(len(self._visited))
+
+    def window(self, start: int, end: int, epoch: int) -> list[int]:
+        """The places of a window in the order in which they are asked for."""
+        rng = np.random.default_rng([self.seed, epoch, start, _WINDOW_STREAM])
+        return [int(place) for place in rng.permutation(np.arange(start, end))]
 
     def images_from(self, place: int, epoch: int) -> Iterator[tuple[int, int, int]]:
         """From a place of an epoch on: number of the shard, of the image in it, and of the image in the split."""
@@ -106,7 +112,7 @@ class Stream:
         return cls(shards, plan, captions)
 
 
-class StreamBatches(Sampler[list[StreamKey]]):
+class StreamBatches(ResumableBatches[StreamKey]):
     """This rank's share of an epoch, in batches of nearly one size, as many on every rank.
 
     Batches of the workers alternate, as a loader hands them out, and each worker's lie in a stretch of their own.
@@ -120,6 +126,7 @@ class StreamBatches(Sampler[list[StreamKey]]):
     """
 
     def __init__(self, plan: StreamPlan, batch_size: int, num_workers: int, rank: int, world_size: int) -> None:
+        super().__init__()
         self._plan = plan
         self._epoch = 0
         self._num_steps = num_steps(len(plan), batch_size, world_size)
@@ -135,7 +142,7 @@ class StreamBatches(Sampler[list[StreamKey]]):
     def __len__(self) -> int:
         return self._num_steps
 
-    def __iter__(self) -> Iterator[list[StreamKey]]:
+    def _batches(self) -> Iterator[list[StreamKey]]:
         # the first stretches are the longer ones, as the first workers are asked once more often
         sizes = [len(range(worker, self._num_steps, self._num_stretches)) for worker in range(self._num_stretches)]
         ends = np.cumsum([0, *sizes]).tolist()
@@ -144,16 +151,14 @@ class StreamBatches(Sampler[list[StreamKey]]):
             yield from (batch for batch in batches if batch is not None)
 
     def _stretch(self, bounds: list[int], epoch: int) -> Iterator[list[StreamKey]]:
+        windows = ((start, min(start + WINDOW, bounds[-1])) for start in range(bounds[0], bounds[-1], WINDOW))
         keys = (
-            StreamKey(int(place), start, epoch)
-            for start in range(bounds[0], bounds[-1], WINDOW)
-            for place in self._shuffled(start, min(start + WINDOW, bounds[-1]), epoch)
+            StreamKey(place, start, end, epoch)
+            for start, end in windows
+            for place in self._plan.window(start, end, epoch)
         )
         for start, end in pairwise(bounds):
             yield [next(keys) for _ in range(end - start)]
-
-    def _shuffled(self, start: int, end: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._plan.seed, epoch, start, _WINDOW_STREAM]).permutation(np.arange(start, end))
 
 
 class StreamDataset(Dataset[TrainItem]):
@@ -206,12 +211,23 @@ class StreamDataset(Dataset[TrainItem]):
     def _take(self, key: StreamKey) -> tuple[int, Streamed]:
         if key.place not in self._held:
             if self._epoch != key.epoch or not key.start <= self._next <= key.place:
-                self._epoch, self._next, self._held = key.epoch, key.start, {}
-                self._reader = self._read(key.start, key.epoch)
-            while self._next <= key.place:
-                self._held[self._next] = next(self._reader)
-                self._next += 1
+                self._begin(key)
+            self._read_to(key.place)
         return self._held.pop(key.place)
+
+    def _begin(self, key: StreamKey) -> None:
+        """Starts at the beginning of a window; holds what would be held had the window been asked for up to the key."""
+        self._epoch, self._next, self._held = key.epoch, key.start, {}
+        self._reader = self._read(key.start, key.epoch)
+        window = self.plan.window(key.start, key.end, key.epoch)
+        for place in window[: window.index(key.place)]:
+            self._read_to(place)
+            del self._held[place]
+
+    def _read_to(self, place: int) -> None:
+        while self._next <= place:
+            self._held[self._next] = next(self._reader)
+            self._next += 1
 
     def _read(self, place: int, epoch: int) -> Iterator[tuple[int, Streamed]]:
         current, number = -1, 0

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from ascl_lightning.losses.base import ContrastiveLoss
-from ascl_lightning.losses.info_nce import at_least_float32, batch_masks, info_nce_terms
+from ascl_lightning.losses.info_nce import at_least_float32, both_directions
 
 Guard = Literal["zero", "remove", "off"]
 
@@ -72,23 +72,20 @@ class AsymmetricContrastiveLoss(ContrastiveLoss):
 
     def forward(
         self,
-        similarity: Float[Tensor, "B B"],
-        negative_similarity: Float[Tensor, "B Q"] | None = None,
+        similarity: Float[Tensor, "b B"],
+        negative_similarity: Float[Tensor, "b Q"] | None = None,
         image_ids: Integer[Tensor, " B"] | None = None,
-        text_image_ids: Integer[Tensor, " B"] | None = None,
         *,
         negative_valid: Bool[Tensor, " Q"] | None = None,
+        text_similarity: Float[Tensor, "b B"] | None = None,
+        targets: Integer[Tensor, " b"] | None = None,
     ) -> Float[Tensor, ""]:
         """L_i2t + L_t2i; see `ContrastiveLoss`."""
-        similarity = at_least_float32(similarity)
         temperature = self.temperature()
-        targets = torch.arange(len(similarity), device=similarity.device)
-        image_rows, text_rows = batch_masks(image_ids, text_image_ids, targets)
-        logits = similarity / temperature
+        images, texts = both_directions(similarity, text_similarity, image_ids, targets)
         negative_logits = None
         if negative_similarity is not None:
             negative_logits = guarded_negative_logits(
-                at_least_float32(negative_similarity), similarity.diagonal(), temperature, self.guard, negative_valid
+                at_least_float32(negative_similarity), images.positives, temperature, self.guard, negative_valid
             )
-        image_to_text = info_nce_terms(logits, targets, image_rows, negative_logits).mean()
-        return image_to_text + info_nce_terms(logits.T, targets, text_rows).mean()
+        return images.loss(temperature, negative_logits) + texts.loss(temperature)

@@ -29,23 +29,29 @@ class ContrastiveLoss(nn.Module, ABC):
     @abstractmethod
     def forward(
         self,
-        similarity: Float[Tensor, "B B"],
-        negative_similarity: Float[Tensor, "B Q"] | None = None,
+        similarity: Float[Tensor, "b B"],
+        negative_similarity: Float[Tensor, "b Q"] | None = None,
         image_ids: Integer[Tensor, " B"] | None = None,
-        text_image_ids: Integer[Tensor, " B"] | None = None,
         *,
         negative_valid: Bool[Tensor, " Q"] | None = None,
+        text_similarity: Float[Tensor, "b B"] | None = None,
+        targets: Integer[Tensor, " b"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Loss of a batch of pairs.
+        """Loss of b of the B pairs of a batch: of all of them, or of those of one process.
 
         Args:
-            similarity: Row i is image i, column j is text j, (B, B).
-            negative_similarity: The same images with perturbed texts T-, whoever's they are, (B, Q); None: there are
+            similarity: Row i is image i of b, column j is text j of all, (b, B).
+            negative_similarity: The same images with perturbed texts T-, whoever's they are, (b, Q); None: there are
                 none.
-            image_ids: Image of each row, (B,): another text of the same image is no negative. None: all differ.
-            text_image_ids: Image of each text, (B,); None: the same as `image_ids`.
+            image_ids: Image of each pair, (B,): another text of the same image is no negative. None: all differ.
             negative_valid: False for a T- that equals its text and counts for nothing, (Q,). None: all count.
+            text_similarity: Row j is text j of b, column i is image i of all, (b, B). None: b is B, and this is the
+                transposed `similarity`.
+            targets: Column of each row's positive, (b,). None: b is B, and row i belongs to column i.
 
         Returns:
-            A scalar in float32 at least.
+            The mean over rows of both directions, a scalar in float32 at least.
+
+        Raises:
+            ValueError: If b is not B, and `text_similarity` or `targets` is missing.
         """

@@ -1,5 +1,7 @@
 """Contrastive loss over the pairs of a batch, in both directions."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
@@ -25,26 +27,44 @@ def same_image_mask(
     return same.scatter(1, targets[:, None], False)
 
 
-def batch_masks(
+def both_directions(
+    similarity: Float[Tensor, "b B"],
+    text_similarity: Float[Tensor, "b B"] | None,
     image_ids: Integer[Tensor, " B"] | None,
-    text_image_ids: Integer[Tensor, " B"] | None,
-    targets: Integer[Tensor, " B"],
-) -> tuple[Bool[Tensor, "B B"] | None, Bool[Tensor, "B B"] | None]:
-    """Same-image masks of a batch of pairs, for rows of images and for rows of texts.
+    targets: Integer[Tensor, " b"] | None,
+) -> tuple["Direction", "Direction"]:
+    """Images as rows and texts as rows of a batch of pairs; arguments as in `ContrastiveLoss`.
 
-    Args:
-        image_ids: Image of each row, (B,); None: the same as `text_image_ids`.
-        text_image_ids: Image of each text, (B,); None: the same as `image_ids`.
-        targets: Row number of each pair, (B,).
-
-    Returns:
-        Images by texts and texts by images, each (B, B); None twice where nothing is known of the ids.
+    Raises:
+        ValueError: If scores of one process's rows come without what a square matrix tells by itself.
     """
-    image_ids = text_image_ids if image_ids is None else image_ids
-    text_image_ids = image_ids if text_image_ids is None else text_image_ids
-    if image_ids is None or text_image_ids is None:
-        return None, None
-    return same_image_mask(image_ids, text_image_ids, targets), same_image_mask(text_image_ids, image_ids, targets)
+    similarity = at_least_float32(similarity)
+    if targets is None or text_similarity is None:
+        if similarity.shape[0] != similarity.shape[1]:
+            raise ValueError("rows of a part of the batch need targets and text_similarity")
+        targets, text_similarity = torch.arange(len(similarity), device=similarity.device), similarity.T
+    masked = None if image_ids is None else same_image_mask(image_ids[targets], image_ids, targets)
+    return Direction(similarity, targets, masked), Direction(at_least_float32(text_similarity), targets, masked)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Rows that look for their positives among columns."""
+
+    similarity: Float[Tensor, "b B"]
+    targets: Integer[Tensor, " b"]
+    masked: Bool[Tensor, "b B"] | None
+
+    @property
+    def positives(self) -> Float[Tensor, " b"]:
+        """Similarity of each row with its positive."""
+        return self.similarity.gather(1, self.targets[:, None])[:, 0]
+
+    def loss(
+        self, temperature: Float[Tensor, ""], negative_logits: Float[Tensor, "b Q"] | None = None
+    ) -> Float[Tensor, ""]:
+        """The mean over the rows of `info_nce_terms`."""
+        return info_nce_terms(self.similarity / temperature, self.targets, self.masked, negative_logits).mean()
 
 
 def info_nce_terms(
@@ -101,17 +121,15 @@ class InfoNCE(ContrastiveLoss):
 
     def forward(
         self,
-        similarity: Float[Tensor, "B B"],
-        negative_similarity: Float[Tensor, "B Q"] | None = None,
+        similarity: Float[Tensor, "b B"],
+        negative_similarity: Float[Tensor, "b Q"] | None = None,
         image_ids: Integer[Tensor, " B"] | None = None,
-        text_image_ids: Integer[Tensor, " B"] | None = None,
         *,
         negative_valid: Bool[Tensor, " Q"] | None = None,
+        text_similarity: Float[Tensor, "b B"] | None = None,
+        targets: Integer[Tensor, " b"] | None = None,
     ) -> Float[Tensor, ""]:
         """(L_i2t + L_t2i) / 2; `negative_similarity` and `negative_valid` are not used. See `ContrastiveLoss`."""
-        logits = at_least_float32(similarity) / self.temperature()
-        targets = torch.arange(len(logits), device=logits.device)
-        image_rows, text_rows = batch_masks(image_ids, text_image_ids, targets)
-        image_to_text = info_nce_terms(logits, targets, image_rows).mean()
-        text_to_image = info_nce_terms(logits.T, targets, text_rows).mean()
-        return (image_to_text + text_to_image) / 2
+        temperature = self.temperature()
+        images, texts = both_directions(similarity, text_similarity, image_ids, targets)
+        return (images.loss(temperature) + texts.loss(temperature)) / 2

@@ -37,7 +37,8 @@ class Temperature(nn.Module):
         self.initial = initial
         self.minimum = minimum
         self.maximum = maximum
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(initial))) if learned else None
+        # one element and not a scalar, which FSDP2 cannot split over processes
+        self.log_temperature = nn.Parameter(torch.tensor([math.log(initial)])) if learned else None
 
     def forward(self) -> Float[Tensor, ""]:
         """Give the temperature, a positive scalar that does not change the dtype of what it divides."""
@@ -46,4 +47,4 @@ class Temperature(nn.Module):
             return torch.tensor(self.initial, dtype=torch.float64)
         with torch.no_grad():
             self.log_temperature.clamp_(math.log(self.minimum), math.log(self.maximum))
-        return self.log_temperature.exp()
+        return self.log_temperature.exp()[0]

@@ -7,6 +7,7 @@ from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import FeatureDropout, GaussianNoise, PerturbWords, ZeroOut
 from ascl_lightning.models.scoring import local_similarity
 from ascl_lightning.models.text_encoders import TextEncoder, TransformersTextEncoder, WordTransformer
+from ascl_lightning.models.tuning import Lora, Tuning
 
 __all__ = [
     "ClipImageEncoder",
@@ -17,11 +18,13 @@ __all__ = [
     "GaussianNoise",
     "ImageEncoder",
     "ImageTextModel",
+    "Lora",
     "PerturbWords",
     "RegionEncoder",
     "TextEncoder",
     "TimmImageEncoder",
     "TransformersTextEncoder",
+    "Tuning",
     "WordTransformer",
     "ZeroOut",
     "local_similarity",

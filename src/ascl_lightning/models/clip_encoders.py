@@ -18,6 +18,8 @@ from ascl_lightning.data.batch import Features, PixelSpec, TextSpec, TokenizedTe
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.image_encoders import PixelEncoder, grid_features
 from ascl_lightning.models.text_encoders import TextEncoder
+from ascl_lightning.models.transformers_tower import TransformersTower
+from ascl_lightning.models.tuning import Tuning
 from ascl_lightning.models.weights import (
     load_config,
     load_image_settings,
@@ -30,7 +32,7 @@ _PIL_BILINEAR = 2
 _Channels = tuple[float, float, float]
 
 
-class ClipImageEncoder(PixelEncoder):
+class ClipImageEncoder(TransformersTower, PixelEncoder):
     """Image tower of a CLIP, SigLIP or SigLIP 2 checkpoint; tokens are its patches, without a class token.
 
     Pictures are prepared as the checkpoint's `preprocessor_config.json` says; where it has none, as the family's
@@ -41,15 +43,18 @@ class ClipImageEncoder(PixelEncoder):
         path: Local folder in the hub's format, or hub id. Of the checkpoint only this tower is loaded.
         frozen: Never trained, always in evaluation mode.
         learning_rate: The tower's own learning rate; None: the optimizer's.
+        tuning: How it is fine-tuned.
 
     Raises:
         UserError: If there is no such folder, it holds no CLIP or SigLIP, or its weights do not fit.
     """
 
-    def __init__(self, path: str, frozen: bool = False, learning_rate: float | None = None) -> None:
+    def __init__(
+        self, path: str, frozen: bool = False, learning_rate: float | None = None, tuning: Tuning = Tuning()
+    ) -> None:
         folder = resolve_folder(path)
         config = _load_pair_config(folder)
-        super().__init__(_pixel_spec(folder, config), frozen, learning_rate)
+        super().__init__(_pixel_spec(folder, config), frozen, learning_rate, tuning)
         self.tower = _IMAGE_TOWERS[config.model_type](folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
         self._finish()
@@ -64,7 +69,7 @@ class ClipImageEncoder(PixelEncoder):
         return grid_features(*self.tower(pixels))
 
 
-class ClipTextEncoder(TextEncoder):
+class ClipTextEncoder(TransformersTower, TextEncoder):
     """Text tower of a CLIP, SigLIP or SigLIP 2 checkpoint.
 
     SigLIP reads texts padded to its full length and attends over the padding: that is done here, whatever length the
@@ -76,6 +81,7 @@ class ClipTextEncoder(TextEncoder):
         special_tokens_are_words: Whether the start and the end of text count as words.
         frozen: Never trained, always in evaluation mode.
         learning_rate: The tower's own learning rate; None: the optimizer's.
+        tuning: How it is fine-tuned.
 
     Raises:
         UserError: If there is no such folder, it holds no CLIP or SigLIP, or its weights do not fit.
@@ -88,8 +94,9 @@ class ClipTextEncoder(TextEncoder):
         special_tokens_are_words: bool = True,
         frozen: bool = False,
         learning_rate: float | None = None,
+        tuning: Tuning = Tuning(),
     ) -> None:
-        super().__init__(special_tokens_are_words, frozen, learning_rate)
+        super().__init__(special_tokens_are_words, frozen, learning_rate, tuning)
         folder = resolve_folder(path)
         config = _load_pair_config(folder)
         self.tower = (_ClipTextTower if config.model_type == "clip" else _SiglipTextTower)(folder, config)

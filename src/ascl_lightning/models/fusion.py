@@ -5,6 +5,7 @@ true partner, so that an embedding knows its answer. Here a pairwise context bel
 independent one to the item alone: the score of image i with text j depends on i and j and nothing else.
 """
 
+from collections.abc import Callable
 from itertools import repeat
 from typing import Literal, get_args
 
@@ -85,10 +86,13 @@ class FusedSimilarity(nn.Module):
         """Whether scores need local tokens; if not, only `Features.pooled` is read."""
         return self.local_weight > 0 or self.global_fusion != "none"
 
+    @property
+    def uses_text_pooled(self) -> bool:
+        """Whether the text's own global vector counts, and not its context alone."""
+        return self.global_fusion == "none" or self.text_fusion.gate is not None
+
     def forward(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
         """Fused scores; entry (i, j) depends on image i and text j alone.
-
-        With gradients, memory grows with N + M and with the scores, not with what attention between all of them takes.
 
         Args:
             images: Projected features of N images, their tokens L2-normalised.
@@ -97,13 +101,41 @@ class FusedSimilarity(nn.Module):
         Returns:
             Scores in [-1, 1], (N, M).
         """
+        return self.compare(self.prepare_images(images), self.prepare_texts(texts))
+
+    def prepare_images(self, images: Features) -> Features:
+        """What scores take from images alone; the rest is `compare`.
+
+        Embeddings in the place of pooled vectors, unless fusion is pairwise. What no level reads has no elements:
+        tokens without attention, pooled vectors without a global level.
+        """
+        return self._without_unread(images, self.image_embeds)
+
+    def prepare_texts(self, texts: Features) -> Features:
+        """What scores take from texts alone, likewise."""
+        return self._without_unread(texts, self.text_embeds)
+
+    def compare(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
+        """Fused scores of prepared items.
+
+        With gradients, memory grows with N + M and with the scores, not with what attention between all of them takes.
+
+        Args:
+            images: From `prepare_images`.
+            texts: From `prepare_texts`.
+
+        Returns:
+            Scores in [-1, 1], (N, M).
+        """
         with torch.autocast(images.pooled.device.type, enabled=False):
             levels = []
-            if self.local_weight > 0 or self.global_fusion == "pairwise":
+            if self._attends:
                 levels.append(self._attention_score(images, texts))
             if self.local_weight < 1 and self.global_fusion != "pairwise":
-                levels.append((1 - self.local_weight) * self._independent_score(images, texts))
-            return torch.stack(levels).sum(0)
+                dtype = scoring_dtype(images.pooled, texts.pooled)
+                product = images.pooled.to(dtype) @ texts.pooled.to(dtype).T
+                levels.append((1 - self.local_weight) * product)
+            return torch.stack(levels).sum(0) if len(levels) > 1 else levels[0]
 
     def image_embeds(self, images: Features) -> Float[Tensor, "N D"]:
         """L2-normalised global vectors of images that depend on no text, (N, D).
@@ -133,10 +165,18 @@ class FusedSimilarity(nn.Module):
     def _word_set(self, tokens: Tensor, mask: Tensor) -> TokenSet:
         return token_set(tokens, mask, self.attention.num_heads, normalize=self.normalize_words)
 
-    def _independent_score(self, images: Features, texts: Features) -> Tensor:
-        image_embeds, text_embeds = self.image_embeds(images), self.text_embeds(texts)
-        dtype = scoring_dtype(image_embeds, text_embeds)
-        return image_embeds.to(dtype) @ text_embeds.to(dtype).T
+    @property
+    def _attends(self) -> bool:
+        """Whether scores need attention between images and texts."""
+        return self.local_weight > 0 or self.global_fusion == "pairwise"
+
+    def _without_unread(self, items: Features, embeds: Callable[[Features], Tensor]) -> Features:
+        if self.local_weight == 1:
+            return Features(items.pooled[:, :0], items.tokens, items.mask)
+        if self.global_fusion == "pairwise":
+            return items
+        longest = items.mask.shape[1] if self._attends else 0
+        return Features(embeds(items), items.tokens[:, :longest], items.mask[:, :longest])
 
     @torch.compiler.disable  # sizes of tiles depend on lengths, and the gradient is written out
     def _attention_score(self, images: Features, texts: Features) -> Tensor:

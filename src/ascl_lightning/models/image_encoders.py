@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec, RegionSpec
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.encoder import Encoder
+from ascl_lightning.models.tuning import Tuning
 from ascl_lightning.models.weights import (
     cached_file,
     did_you_mean,
@@ -36,14 +37,15 @@ class PixelEncoder(ImageEncoder):
         spec: What the tower is fed.
         frozen: Never trained, always in evaluation mode.
         learning_rate: The tower's own learning rate; None: the optimizer's.
+        tuning: How it is fine-tuned.
     """
 
     spec: PixelSpec
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: PixelSpec, frozen: bool, learning_rate: float | None) -> None:
-        super().__init__(frozen, learning_rate)
+    def __init__(self, spec: PixelSpec, frozen: bool, learning_rate: float | None, tuning: Tuning = Tuning()) -> None:
+        super().__init__(frozen, learning_rate, tuning)
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
@@ -72,10 +74,11 @@ class TimmImageEncoder(PixelEncoder):
         model_args: Further arguments of `timm.create_model`, such as `drop_path_rate`.
         frozen: Never trained, always in evaluation mode.
         learning_rate: The tower's own learning rate; None: the optimizer's.
+        tuning: How it is fine-tuned.
 
     Raises:
-        UserError: If timm has no such model, the weights cannot be had or do not fit, or the size or the grid do not
-            suit the backbone.
+        UserError: If timm has no such model, the weights cannot be had or do not fit, the size or the grid do not suit
+            the backbone, or it cannot be tuned so.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class TimmImageEncoder(PixelEncoder):
         model_args: dict[str, Any] | None = None,
         frozen: bool = False,
         learning_rate: float | None = None,
+        tuning: Tuning = Tuning(),
     ) -> None:
         if pretrained and weights is not None:
             raise UserError(f"backbone '{name}': give either pretrained or weights, not both")
@@ -98,7 +102,8 @@ class TimmImageEncoder(PixelEncoder):
         spec = _pixel_spec(backbone.pretrained_cfg, weights, image_size)
         if image_size is not None:
             _resize(backbone, name, image_size)
-        super().__init__(spec, frozen, learning_rate)
+        super().__init__(spec, frozen, learning_rate, tuning)
+        self.pretrained = pretrained or weights is not None
         # convolutions on a CPU take half the time, on tensor cores as little or less; transformers are indifferent
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self._token_grid = None
@@ -120,6 +125,26 @@ class TimmImageEncoder(PixelEncoder):
         known = get_pretrained_cfg(name)
         trained_on = {} if known is None else known.to_dict()
         return _pixel_spec(trained_on, arguments["weights"], arguments["image_size"])
+
+    def layer_numbers(self) -> dict[str, int]:
+        """As timm counts them."""
+        from timm.models import group_parameters
+
+        if not hasattr(self.backbone, "group_matcher"):
+            return super().layer_numbers()
+        numbers = group_parameters(self.backbone, self.backbone.group_matcher(coarse=False), reverse=True)
+        return {f"backbone.{name}": number for name, number in numbers.items()}
+
+    def without_weight_decay(self) -> set[str]:
+        """With what timm names beside."""
+        named: set[str] = getattr(self.backbone, "no_weight_decay", set)()
+        return super().without_weight_decay() | {f"backbone.{name}" for name in named}
+
+    def _checkpoint_activations(self) -> None:
+        try:
+            self.backbone.set_grad_checkpointing(True)
+        except AssertionError:  # timm's way to say that it cannot
+            super()._checkpoint_activations()
 
     def _encode_pixels(self, pixels: Float[Tensor, "N 3 S S"]) -> Features:
         features = self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last))

@@ -1,7 +1,5 @@
 """Backbones, projections and the fused score, joined into one plain module."""
 
-from typing import Any
-
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -9,7 +7,7 @@ from ascl_lightning.data.batch import Features, TokenizedTexts
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import ImageEncoder
 from ascl_lightning.models.text_encoders import TextEncoder
-from ascl_lightning.models.tokens import unit_vectors
+from ascl_lightning.models.tokens import scoring_dtype, unit_vectors
 
 
 class Projection(nn.Module):
@@ -59,7 +57,8 @@ class ImageTextModel(nn.Module):
         """
         features = images if isinstance(images, Features) else self.image_encoder(images)
         projected = self.image_projection(features)
-        return Features(projected.pooled, unit_vectors(projected.tokens.float()), projected.mask)
+        tokens = projected.tokens.to(scoring_dtype(projected.tokens))
+        return Features(projected.pooled, unit_vectors(tokens), projected.mask)
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
         """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (METHOD section 2)."""
@@ -72,17 +71,30 @@ class ImageTextModel(nn.Module):
         scores: Tensor = self.similarity(images, texts)
         return scores
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Trainable parameters: one group for each tower with a learning rate of its own, one for the rest."""
-        groups: list[dict[str, Any]] = []
-        own: set[int] = set()
-        for encoder in (self.image_encoder, self.text_encoder):
-            if encoder.learning_rate is not None:
-                parameters = [p for p in encoder.parameters() if p.requires_grad]
-                own.update(map(id, parameters))
-                groups.append({"params": parameters, "lr": encoder.learning_rate})
-        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
-        return [{"params": rest}, *(group for group in groups if group["params"])]
+    def freeze_unread(self, uses_global: bool) -> None:
+        """Takes parameters out of training that no score reads.
+
+        No gradient would ever reach them, which distributed training takes for an error.
+
+        Args:
+            uses_global: Whether global vectors are trained, in the fused score or beside it.
+        """
+        similarity = self.similarity
+        for projection, uses_pooled in (
+            (self.image_projection, uses_global),
+            (self.text_projection, uses_global and similarity.uses_text_pooled),
+        ):
+            if isinstance(projection, Projection):
+                projection.pooled.requires_grad_(uses_pooled)
+                projection.tokens.requires_grad_(similarity.uses_tokens)
+        if similarity.global_fusion != "none":
+            similarity.image_fusion.requires_grad_(uses_global)
+            similarity.text_fusion.requires_grad_(uses_global)
+
+    def compile_towers(self) -> None:
+        """Have both towers compiled when they are first called. In place: names of weights stay as they are."""
+        self.image_encoder.compile()
+        self.text_encoder.compile()
 
 
 def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool) -> nn.Module:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ascl_lightning.data.batch import Features, TextSpec, TokenizedTexts
 from ascl_lightning.models.encoder import Encoder
+from ascl_lightning.models.transformers_tower import TransformersTower
+from ascl_lightning.models.tuning import Tuning
 from ascl_lightning.models.weights import load_config, load_pretrained, load_tokenizer, resolve_folder
 
 
@@ -19,15 +21,20 @@ class TextEncoder(Encoder):
         special_tokens_are_words: Whether [CLS], [SEP] and their like count as words, as in the published code.
         frozen: Never trained, always in evaluation mode.
         learning_rate: The tower's own learning rate; None: the optimizer's.
+        tuning: How it is fine-tuned.
     """
 
     spec: TextSpec
     """What the tower is fed."""
 
     def __init__(
-        self, special_tokens_are_words: bool = True, frozen: bool = False, learning_rate: float | None = None
+        self,
+        special_tokens_are_words: bool = True,
+        frozen: bool = False,
+        learning_rate: float | None = None,
+        tuning: Tuning = Tuning(),
     ) -> None:
-        super().__init__(frozen, learning_rate)
+        super().__init__(frozen, learning_rate, tuning)
         self.special_tokens_are_words = special_tokens_are_words
 
     def _words(self, texts: TokenizedTexts) -> Bool[Tensor, "M L"]:
@@ -35,7 +42,7 @@ class TextEncoder(Encoder):
         return texts.attention_mask if self.special_tokens_are_words else texts.attention_mask & ~texts.special_mask
 
 
-class TransformersTextEncoder(TextEncoder):
+class TransformersTextEncoder(TransformersTower, TextEncoder):
     """Any text encoder of the `transformers` library; words are its last hidden states.
 
     Of an encoder-decoder model the encoder is taken. Code that a repository brings is never run. Layers that the
@@ -48,9 +55,11 @@ class TransformersTextEncoder(TextEncoder):
         special_tokens_are_words: Whether [CLS], [SEP] and their like count as words, as in the published code.
         frozen: Never trained, always in evaluation mode.
         learning_rate: The tower's own learning rate; None: the optimizer's.
+        tuning: How it is fine-tuned.
 
     Raises:
-        UserError: If there is no such folder or package, the hub cannot be reached, or the weights do not fit.
+        UserError: If there is no such folder or package, the hub cannot be reached, the weights do not fit, or the
+            tower cannot be tuned so.
     """
 
     def __init__(
@@ -61,10 +70,11 @@ class TransformersTextEncoder(TextEncoder):
         special_tokens_are_words: bool = True,
         frozen: bool = False,
         learning_rate: float | None = None,
+        tuning: Tuning = Tuning(),
     ) -> None:
         from transformers import AutoModel
 
-        super().__init__(special_tokens_are_words, frozen, learning_rate)
+        super().__init__(special_tokens_are_words, frozen, learning_rate, tuning)
         folder = resolve_folder(path)
         model = load_pretrained(AutoModel, folder, unused=("pooler.",))
         self.backbone = model.get_encoder() if model.config.is_encoder_decoder else model

@@ -1,16 +1,13 @@
 """The Lightning hooks around the model: training step, evaluation, optimiser."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
-from ascl_lightning.data.batch import Features, ImageTextBatch, NegativeTexts
+from ascl_lightning.callbacks.thawing import Thawing
+from ascl_lightning.data.batch import ImageTextBatch
+from ascl_lightning.errors import UserError
 from ascl_lightning.losses import ContrastiveLoss
 from ascl_lightning.metrics import RetrievalMetrics
 from ascl_lightning.models.fusion import FusedSimilarity
@@ -18,23 +15,10 @@ from ascl_lightning.models.image_encoders import ImageEncoder
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.models.text_encoders import TextEncoder
+from ascl_lightning.modules.objective import Objective
+from ascl_lightning.modules.parameter_groups import OptimizerFactory, build_optimizer
 from ascl_lightning.modules.schedule import WarmupCosine
-
-# (T+)- draws from keys of its own: the same noise on T and T+ would tie the two terms of the loss together
-_POSITIVE_STREAM = 0x5DEECE66D
-
-
-@dataclass(frozen=True)
-class _TextGroup:
-    """One positive text for each image, and what may stand beside it as negatives."""
-
-    texts: Features
-    negatives: list[Features]
-    valid: list[Tensor]
-
-    def add(self, negative: Features, valid: Tensor) -> None:
-        self.negatives.append(negative)
-        self.valid.append(valid)
+from ascl_lightning.modules.sharding import shard_weights
 
 
 class RetrievalModule(LightningModule):
@@ -54,7 +38,10 @@ class RetrievalModule(LightningModule):
         type_ii_iii_weight: Weight of the second term.
         first_stage_weight: Weight of a further term, the same loss on the embeddings that belong to one item alone: the
             first stage of a two-stage search ranks by them.
+        chunk_size: Images or texts that a tower encodes at a time in training, for batches whose activations have no
+            room in memory: the gradient is that of the whole batch, for a second pass through the towers. None: all.
         project: False keeps the towers' own vectors, as a pretrained CLIP or SigLIP pair needs.
+        compile_towers: Run both towers through `torch.compile`, at their first batch; scoring has kernels of its own.
         optimizer: Called with the parameter groups.
         schedule: Learning rate, per step.
         fold_size: Also report the mean over folds of this many images (COCO: 1000).
@@ -70,18 +57,23 @@ class RetrievalModule(LightningModule):
         type_i_weight: float = 0.5,
         type_ii_iii_weight: float = 0.5,
         first_stage_weight: float = 0.0,
+        chunk_size: int | None = None,
         project: bool = True,
-        optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
+        compile_towers: bool = False,
+        optimizer: OptimizerFactory = AdamW,
         schedule: WarmupCosine = WarmupCosine(),
         fold_size: int | None = None,
     ) -> None:
         super().__init__()
         self.model = ImageTextModel(image_encoder, text_encoder, similarity, project)
+        if compile_towers:
+            self.model.compile_towers()
         self.loss = loss
         self.word_features = word_features
         self.evaluation = RetrievalMetrics(self.model.score, fold_size)
-        self._weights = (type_i_weight, type_ii_iii_weight)
-        self._first_stage_weight = first_stage_weight
+        self.model.freeze_unread(uses_global=similarity.local_weight < 1 or first_stage_weight > 0)
+        weights = type_i_weight, type_ii_iii_weight, first_stage_weight
+        self._objective = Objective(self.model, loss, word_features, *weights, chunk_size)
         self._optimizer = optimizer
         self._schedule = schedule
 
@@ -90,71 +82,40 @@ class RetrievalModule(LightningModule):
         """Whether scores or T- need local tokens; if not, only pooled vectors are read."""
         return self.model.similarity.uses_tokens or self.word_features is not None
 
-    def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
-        """Loss of one batch of pairs."""
-        images, texts = self.model.encode_images(batch.images), self.model.encode_texts(batch.texts)
-        keys = batch.sampling_keys
-        if keys is None:
-            raise ValueError("a training batch must bring sampling_keys; evaluation batches cannot be trained on")
-        groups = {"type_i": self._with_negatives(texts, batch.negatives, keys)}
-        if batch.positives is not None:
-            positives = self.model.encode_texts(batch.positives)
-            groups["type_ii_iii"] = self._with_negatives(positives, batch.positive_negatives, keys ^ _POSITIVE_STREAM)
-        terms = self._terms(batch, images, groups)
-        weights = torch.tensor(self._weights[: len(terms)], device=keys.device)
-        loss = (weights * torch.stack(list(terms.values()))).sum() / weights.sum()
-        if self._first_stage_weight > 0:
-            similarity = self.model.similarity
-            product = similarity.image_embeds(images) @ similarity.text_embeds(texts).T
-            ids = {"image_ids": batch.image_ids, "text_image_ids": batch.text_image_ids}
-            terms["first_stage"] = self.loss(product, **ids)
-            loss = loss + self._first_stage_weight * terms["first_stage"]
-        size = len(batch.image_ids)
-        self.log("train/loss", loss, prog_bar=True, batch_size=size)
-        self.log_dict({f"train/loss_{name}": term for name, term in terms.items()}, batch_size=size)
-        self.log("train/temperature", self.loss.temperature(), batch_size=size)
-        self.log(
-            "train/truncated_texts",
-            float(batch.num_truncated),
-            reduce_fx="sum",
-            on_epoch=True,
-            on_step=False,
-            batch_size=size,
-        )
-        self.log(
-            "train/skipped_images",
-            float(len(batch.faults)),
-            reduce_fx="sum",
-            on_epoch=True,
-            on_step=False,
-            batch_size=size,
-        )
-        return loss
+    def configure_model(self) -> None:
+        """Under FSDP2 (Lightning's `ModelParallelStrategy`), splits the weights over the processes."""
+        if self.device_mesh is not None:
+            shard_weights(self, self.device_mesh, ("training_step", "validation_step", "test_step", "predict_step"))
 
-    def _with_negatives(self, texts: Features, word_level: NegativeTexts | None, keys: Tensor) -> _TextGroup:
-        """T with its T-: from the batch, from the features of T, or from both side by side."""
-        group = _TextGroup(texts, [], [])
-        if self.loss.uses_negatives and word_level is not None:
-            group.add(self.model.encode_texts(word_level.texts), word_level.valid)
-        if self.loss.uses_negatives and self.word_features is not None:
-            group.add(*self.word_features(texts, keys))
-        return group
+    def on_fit_start(self) -> None:
+        """Refuses what would train something else than it says.
 
-    def _terms(self, batch: ImageTextBatch, images: Features, groups: dict[str, _TextGroup]) -> dict[str, Tensor]:
-        """L(I, T, T-) of each group. All texts are scored together: what scoring does for images, it does once."""
-        parts = [part for group in groups.values() for part in (group.texts, *group.negatives)]
-        scores = iter(self.model.score(images, Features.join(parts)).split([len(part.mask) for part in parts], dim=1))
-        terms = {}
-        for name, group in groups.items():
-            similarity, negatives = next(scores), [next(scores) for _ in group.negatives]
-            terms[name] = self.loss(
-                similarity,
-                torch.cat(negatives, dim=1) if negatives else None,
-                image_ids=batch.image_ids,
-                text_image_ids=batch.text_image_ids,
-                negative_valid=torch.cat(group.valid) if negatives else None,
+        Raises:
+            UserError: If gradients are to be accumulated over batches.
+        """
+        if self.trainer.accumulate_grad_batches > 1:
+            raise UserError(
+                "a contrastive loss of several batches is not that of one large batch, which has more negatives: leave "
+                "trainer.accumulate_grad_batches out, and set data.batch_size with model.chunk_size for less memory"
             )
-        return terms
+
+    def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
+        """Loss of the pairs of this process among those of all."""
+        terms = self._objective(batch)
+        values, size = terms.of_batch(), len(batch.image_ids)
+        self.log("train/loss", values.pop("loss"), prog_bar=True, batch_size=size)
+        self.log_dict({f"train/loss_{name}": value for name, value in values.items()}, batch_size=size)
+        self.log("train/temperature", self.loss.temperature(), batch_size=size)
+        counts = {"truncated_texts": batch.num_truncated, "skipped_images": len(batch.faults)}
+        self.log_dict(
+            {f"train/{name}": float(count) for name, count in counts.items()},
+            reduce_fx="sum",
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            batch_size=size,
+        )
+        return terms.loss
 
     def validation_step(self, batch: ImageTextBatch, batch_idx: int) -> None:
         """Collects encoded images and texts."""
@@ -183,11 +144,13 @@ class RetrievalModule(LightningModule):
             "text_image_ids": batch.text_image_ids,
         }
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What towers that thaw during training need."""
+        return [Thawing([self.model.image_encoder, self.model.text_encoder])]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser over all trainable parameters, and the schedule per step."""
-        rest, *towers = self.model.parameter_groups()
-        groups = [{"params": [*rest["params"], *self.loss.parameters()]}, *towers]
-        optimizer = self._optimizer(groups)
+        optimizer = build_optimizer(self._optimizer, self.model, self.loss)
         scheduler = self._schedule.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -207,6 +170,7 @@ class RetrievalModule(LightningModule):
     def _log_metrics(self, stage: str) -> None:
         metrics = {f"{stage}/{name}": value for name, value in self.evaluation.compute().items()}
         rsum = metrics.pop(f"{stage}/rsum")
-        self.log(f"{stage}/rsum", rsum, prog_bar=True, rank_zero_only=True)
-        self.log_dict(metrics, rank_zero_only=True)
+        # the same on every rank, each of which stops and keeps checkpoints by it
+        self.log(f"{stage}/rsum", rsum, prog_bar=True)
+        self.log_dict(metrics)
         self.evaluation.reset()

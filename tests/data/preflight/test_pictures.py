@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from tests.checking import write_table
 from tests.datasets import write_karpathy, write_picture, write_regions
 from tests.layouts import write_json_lines
 
-from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec
-from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, write_shard
+from ascl_lightning.data.batch import PixelSpec, RegionSpec
+from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.images import ImageBytes, open_image
 from ascl_lightning.data.preflight import pictures as preflight
 from ascl_lightning.data.preflight.pictures import (
@@ -196,18 +196,6 @@ def test_what_the_encoder_takes_must_be_there(tmp_path):
         facts_of_view(view(tmp_path, RegionSpec(4, 6)))
     with pytest.raises(UserError, match="captions alone"):
         facts_of_view(SplitView(Split(["a"], [("a dog",)], None), SPEC))
-
-
-def write_table(folder: Path, lengths: list[int]) -> FeatureTable:
-    tokens = torch.arange(2.0 * len(lengths) * max(lengths)).reshape(len(lengths), max(lengths), 2)
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    pooled = torch.arange(3.0 * len(lengths)).reshape(len(lengths), 3)
-    pooled[2, 1] = torch.nan
-    tokens[3, 0, 0] = torch.inf
-    pooled[5], tokens[5] = pooled[0], tokens[0]
-    Manifest("tower", "items", len(lengths)).write(folder)
-    write_shard(folder, 0, [Features(pooled, tokens, mask)], "float16")
-    return FeatureTable(folder)
 
 
 def test_extracted_features_are_looked_at_row_by_row(tmp_path, monkeypatch):

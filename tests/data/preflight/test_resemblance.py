@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.checking import texture
 
 from ascl_lightning.data.preflight.resemblance import (
     COLOUR_DISTANCE,
@@ -17,14 +18,6 @@ from ascl_lightning.data.preflight.resemblance import (
     first_matches,
     near_pairs,
 )
-
-
-def texture(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """Smooth coloured shapes of every size, as photos have."""
-    rng = np.random.default_rng(seed)
-    layers = [Image.fromarray(rng.integers(0, 256, (n, n, 3), dtype=np.uint8)) for n in (3, 6, 12, 24)]
-    arrays = [np.asarray(layer.resize(size, Image.Resampling.BICUBIC), np.float32) for layer in layers]
-    return Image.fromarray(np.average(arrays, axis=0, weights=[8, 4, 2, 1]).astype(np.uint8))
 
 
 def encoded(image: Image.Image, kind: str, **options: int) -> Image.Image:

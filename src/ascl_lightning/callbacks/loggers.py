@@ -1,0 +1,147 @@
+"""Where metrics and configuration go: the run's folder, however often the run was interrupted; W&B, if it answers."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
+
+from ascl_lightning.checkpoints import Continuation
+from ascl_lightning.data.features import write_whole
+
+CONFIG = "config.yaml"
+_SECONDS_TO_ANSWER = 5
+
+
+class LogConfig(SaveConfigCallback):
+    """Keeps the whole configuration: as `config.yaml` beside the run's CSV metrics, as hyperparameters elsewhere.
+
+    Lightning's own would overwrite one file, or fail, where a logger has no folder for each run.
+    """
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Called once, on rank 0; says what an interrupted run goes on with otherwise than it began."""
+        text = self.parser.dump(self.config, skip_unset=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                path = Path(logger.log_dir) / CONFIG
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.is_file():
+                    _warn_of_changes(path, yaml.safe_load(text))
+                write_whole(path, text)
+            else:
+                logger.log_hyperparams(yaml.safe_load(text))
+
+
+def loggers_of_run(
+    configured: Logger | Iterable[Logger] | bool | None, root: Path, command: str, going_on: Continuation | None
+) -> list[Logger] | bool:
+    """What `Trainer` takes: the configured loggers, or one that writes CSV into a new folder for each run.
+
+    Args:
+        configured: Of the config; None: not said.
+        root: The `default_root_dir`.
+        command: Names the folder under it.
+        going_on: The run whose folder and CSV file are gone on with.
+    """
+    if isinstance(configured, bool):
+        return configured
+    if configured is None:
+        loggers: list[Logger] = [CSVLogger(root, name=command)]
+    else:
+        loggers = [configured] if isinstance(configured, Logger) else list(configured)
+    if going_on is None:
+        return loggers
+    return [ContinuedCSVLogger(going_on) if isinstance(logger, CSVLogger) else logger for logger in loggers]
+
+
+class ContinuedCSVLogger(CSVLogger):
+    """Goes on with the `metrics.csv` of a run; Lightning's own deletes what it finds.
+
+    Args:
+        going_on: The run, and the checkpoint; rows of later steps than it holds are dropped, as they come anew.
+    """
+
+    def __init__(self, going_on: Continuation) -> None:
+        run = going_on.run
+        super().__init__(str(run.parents[1]), name=run.parent.name, version=run.name)
+        self._logged_steps = going_on.logged_steps
+
+    @property
+    @rank_zero_only
+    def experiment(self) -> ExperimentWriter:
+        """What writes the file."""
+        if self._experiment is None:
+            self._experiment = _ContinuedWriter(self.log_dir, self._logged_steps)
+        return self._experiment  # type: ignore[return-value]
+
+
+class _ContinuedWriter(ExperimentWriter):
+    def __init__(self, log_dir: str, logged_steps: int) -> None:
+        super().__init__(log_dir)
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="") as file:
+                rows = csv.DictReader(file)
+                kept = [row for row in rows if int(row["step"]) < logged_steps]
+            self.metrics_keys = list(rows.fieldnames or [])
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(kept)
+            write_whole(path, text.getvalue())
+
+    def _check_log_dir_exists(self) -> None:
+        """Deletes nothing."""
+
+
+@rank_zero_only
+def record_offline_if_unreachable(loggers: Sequence[Logger]) -> None:
+    """Lets W&B record to disk if its server does not answer, before it is started.
+
+    It would try for a minute and a half and end the training, or spoil a recording that is begun then (wandb#9865).
+    """
+    online = [logger for logger in loggers if isinstance(logger, WandbLogger) and not logger._offline]
+    if not online or "WANDB_MODE" in os.environ:
+        return
+    import wandb
+
+    address = wandb.setup().settings.base_url
+    try:
+        urlopen(address, timeout=_SECONDS_TO_ANSWER).close()
+    except HTTPError:
+        return  # an answer all the same
+    except OSError:
+        for logger in online:
+            logger._wandb_init["mode"] = "offline"
+        rank_zero_warn(f"W&B at {address} does not answer: it records offline, `wandb sync` sends it later")
+
+
+def _warn_of_changes(path: Path, config: dict[str, Any]) -> None:
+    before, now = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(config)
+    changed = [
+        f"{name} {before.get(name)} -> {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name.partition(".")[0] in ("model", "data", "seed_everything")
+    ]
+    if changed:
+        rank_zero_warn(f"the run in '{path.parent}' goes on with another configuration: {', '.join(changed)}")
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Names with dots."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    return {
+        name: value for key, part in config.items() for name, value in _flat(part, f"{prefix}.{key}".strip(".")).items()
+    }

@@ -1,0 +1,69 @@
+"""Steps without a finite gradient are not taken (RELIABILITY, "NaN / Inf")."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ascl_lightning.errors import UserError
+
+
+class NonFiniteSteps(Callback):
+    """Skips the update of a step whose loss or gradient is not finite, and ends a run that no longer learns.
+
+    Weights, moments and weight decay stay as they are; the step counts, and so does the schedule. Logs
+    `train/gradient_norm` (before clipping) and `train/skipped_steps` (so far). Under 16-mixed precision the loss scale
+    finds its size by a few such steps at the start.
+
+    Args:
+        max_in_a_row: Skipped steps in a row after which the run ends.
+
+    Raises:
+        ValueError: If `max_in_a_row` is below 1.
+    """
+
+    def __init__(self, max_in_a_row: int = 20) -> None:
+        if max_in_a_row < 1:
+            raise ValueError(f"max_in_a_row must be at least 1, not {max_in_a_row}")
+        self._max_in_a_row = max_in_a_row
+        self._in_a_row = 0
+        self._skipped = 0
+        self._loss_is_finite = True
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Looks at the loss."""
+        self._loss_is_finite = bool(loss.isfinite())
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Takes the gradients away where they are not finite: an optimizer leaves parameters without any alone.
+
+        Raises:
+            UserError: After `max_in_a_row` such steps.
+        """
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = self._loss_is_finite and bool(norm.isfinite())
+        # every rank steps or none does: weights must stay the same on all
+        finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if finite:
+            self._in_a_row = 0
+            pl_module.log("train/gradient_norm", norm)
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            self._skipped += 1
+            self._in_a_row += 1
+        pl_module.log("train/skipped_steps", float(self._skipped))
+        if self._in_a_row >= self._max_in_a_row:
+            raise UserError(
+                f"{self._in_a_row} steps in a row had a loss or gradient that is not finite, the last one at step "
+                f"{trainer.global_step}: lower the learning rate, raise the temperature, or use another precision "
+                f"(--trainer.precision 32-true); the weights are those before the first of them"
+            )
+
+    def state_dict(self) -> dict[str, int]:
+        """Counts, for a resumed run."""
+        return {"in_a_row": self._in_a_row, "skipped": self._skipped}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Goes on counting."""
+        self._in_a_row, self._skipped = state_dict["in_a_row"], state_dict["skipped"]

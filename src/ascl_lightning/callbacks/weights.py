@@ -1,0 +1,133 @@
+"""The best weights of a run in a form to hand on: safetensors, the configuration, a page that says what they are."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_info
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+import ascl_lightning
+from ascl_lightning.callbacks.loggers import CONFIG
+from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module
+from ascl_lightning.callbacks.results import COLUMNS, recall_rows, run_folder
+from ascl_lightning.checkpoints import WEIGHTS, read_checkpoint
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.errors import UserError
+from ascl_lightning.pages import render
+
+
+class WeightsExport(Callback):
+    """Writes `weights/` to the run's folder when a training is complete: of the checkpoint with the best metric.
+
+    `model.safetensors` holds the weights, and in its metadata the vocabulary; `config.yaml` is the run's; `README.md`
+    is a model card of facts that the run knows.
+    """
+
+    def __init__(self) -> None:
+        self._validated_step = -1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on, and until the next step, the metrics are those of the weights."""
+        self._validated_step = trainer.global_step
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint carries the figures of its weights, where they were validated."""
+        if self._validated_step == trainer.global_step:
+            metrics = trainer.callback_metrics
+            checkpoint["metrics"] = {name: float(metrics[name]) for name in metrics if name.startswith("val/")}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rank 0 writes; a folder appears whole or not at all."""
+        if is_trial(trainer):
+            return
+        run = run_folder(trainer)
+        best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+        if not trainer.is_global_zero or not best.is_file():
+            return
+        folder, partial = run / "weights", run / ".weights.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        checkpoint = read_checkpoint(best)
+        _save_weights(checkpoint, partial / WEIGHTS)
+        config = run / CONFIG
+        if config.is_file():
+            shutil.copy(config, partial / CONFIG)
+        card = _model_card(trainer, pl_module, checkpoint, config)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        rank_zero_info(f"Weights to hand on: {folder}")
+
+
+def weights_as_checkpoint(path: Path) -> dict[str, Any]:
+    """What `ascl test` needs of a checkpoint, from exported weights.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"cannot read the weights file '{path}': {error}") from error
+    return {
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": state,
+        RetrievalDataModule.__qualname__: json.loads(metadata.get("data", "{}")),
+    }
+
+
+def _save_weights(checkpoint: dict[str, Any], path: Path) -> None:
+    data = checkpoint.get(RetrievalDataModule.__qualname__, {})
+    metadata = {"format": "pt", "data": json.dumps({name: data[name] for name in ("vocabulary",) if name in data})}
+    # weights that are tied share their memory, and the format wants each entry to have its own
+    state = {name: value.clone().contiguous() for name, value in checkpoint["state_dict"].items()}
+    save_file(state, path, metadata)
+
+
+def _model_card(trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any], config: Path) -> str:
+    module, data = retrieval_module(pl_module), retrieval_data(trainer)
+    said = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    model = said.get("model", {})
+    parts = {
+        "image tower": _described(module.model.image_encoder, model.get("image_encoder")),
+        "text tower": _described(module.model.text_encoder, model.get("text_encoder")),
+        "similarity": type(module.model.similarity).__name__,
+        "loss": _described(module.loss, model.get("loss")),
+        "data": _described(data.source, said.get("data", {}).get("source")),
+    }
+    metrics = {name.removeprefix("val/"): value for name, value in checkpoint.get("metrics", {}).items()}
+    callback = trainer.checkpoint_callback
+    return render(
+        "callbacks/model_card.md.jinja",
+        parts=parts,
+        num_parameters=sum(value.numel() for value in module.parameters()),
+        sizes={split: data.size(split) for split in ("train", "val")},
+        operations=[type(made).__name__ for made in (*data.asymmetry.positives, *data.asymmetry.negatives)],
+        columns=COLUMNS,
+        table=recall_rows(metrics),
+        monitor=getattr(callback, "monitor", None),
+        steps=checkpoint["global_step"],
+        processes=trainer.world_size,
+        precision=trainer.precision,
+        versions={
+            "ascl-lightning": ascl_lightning.__version__,
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+    )
+
+
+def _described(part: object, config: Any) -> str:
+    """A part's class, and what the configuration gives it."""
+    given = config.get("init_args", {}) if isinstance(config, dict) else {}
+    arguments = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    return f"{type(part).__name__}({arguments})"

@@ -1,0 +1,126 @@
+"""`ascl interpolate`: how far from its pretrained weights a fine-tuned model is best (WiSE-FT)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse.typing import ClosedUnitInterval
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from ascl_lightning.checkpoints import find_checkpoint
+from ascl_lightning.cli import readable_errors
+from ascl_lightning.commands.base import CommandCLI
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.modules.interpolation import interpolate, interpolated_names
+from ascl_lightning.modules.retrieval import RetrievalModule
+
+COLUMNS = {
+    "i2t R@1": "val/image_to_text/recall_at_1",
+    "t2i R@1": "val/text_to_image/recall_at_1",
+    "rSum": "val/rsum",
+}
+
+
+class InterpolateCLI(CommandCLI):
+    """Reads the same configs as training."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the command's own flags."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--ckpt_path", type=str, required=True, help="Fine-tuned checkpoint: a path, or best or last."
+        )
+        parser.add_argument(
+            "--weights",
+            type=list[ClosedUnitInterval],
+            default=[0.0, 0.25, 0.5, 0.75, 1.0],
+            help="Shares of the fine-tuned weights to try: 0 has the towers as pretrained, 1 as fine-tuned. "
+            "What did not come pretrained stays fine-tuned.",
+        )
+        parser.add_argument(
+            "--out",
+            type=str | None,
+            default=None,
+            help="Checkpoint to write; null: beside the other.",
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """With a check of features that the source brings."""
+        return super().instantiate_trainer(callbacks=[self._get(self.config_init, "frozen_features")], **kwargs)
+
+
+def run(args: Sequence[str]) -> None:
+    """Validates each interpolation, and writes the one with the best val/rsum.
+
+    Args:
+        args: The command line, `interpolate` first.
+
+    Raises:
+        UserError: If there is no such checkpoint, it is not of the config's model, or there is nothing to interpolate.
+    """
+    cli = InterpolateCLI(args[1:])
+    checkpoint = find_checkpoint(cli.config.ckpt_path, Path(cli.config.trainer.default_root_dir))
+    assert checkpoint is not None
+    with readable_errors():
+        rows, best = search(cli.trainer, cli.model, cli.datamodule, checkpoint, cli.config.weights)
+    out = Path(checkpoint).with_name("interpolated.ckpt") if cli.config.out is None else Path(cli.config.out)
+    cli.trainer.save_checkpoint(out, weights_only=True)
+    if cli.trainer.is_global_zero:
+        console = Console()
+        console.print(results_table(rows, best))
+        console.print(f"Weight {best:g}: test it with the same --config and --ckpt_path {out}", soft_wrap=True)
+
+
+def search(
+    trainer: Trainer,
+    module: RetrievalModule,
+    datamodule: RetrievalDataModule,
+    checkpoint: str,
+    weights: Sequence[float],
+) -> tuple[dict[float, dict[str, float]], float]:
+    """Validates the fine-tuned weights and each interpolation; the module is left with the best.
+
+    Args:
+        trainer: Validates.
+        module: As fine-tuning began.
+        datamodule: Takes its vocabulary from the checkpoint.
+        checkpoint: As fine-tuning ended.
+        weights: Shares of the fine-tuned weights.
+
+    Returns:
+        Metrics of each weight, and the weight with the best val/rsum.
+    """
+    names = interpolated_names(module)
+    start = _copy(module.state_dict())
+    rows = {1.0: _validate(trainer, module, datamodule, checkpoint)}
+    tuned = _copy(module.state_dict())
+    for weight in sorted(set(weights) - {1.0}):
+        module.load_state_dict(interpolate(start, tuned, names, weight))
+        rows[weight] = _validate(trainer, module, datamodule)
+    best = max(rows, key=lambda weight: rows[weight]["val/rsum"])
+    module.load_state_dict(interpolate(start, tuned, names, best))
+    return rows, best
+
+
+def results_table(rows: dict[float, dict[str, float]], best: float) -> Table:
+    """Recall of each interpolation; the best is marked."""
+    table = Table("Weight", *COLUMNS, title="Between pretrained and fine-tuned weights, validation split")
+    for weight in sorted(rows):
+        figures = (f"{rows[weight][metric]:.1f}" for metric in COLUMNS.values())
+        table.add_row(f"{weight:g}", *figures, style="bold" if weight == best else None)
+    return table
+
+
+def _validate(
+    trainer: Trainer, module: RetrievalModule, datamodule: RetrievalDataModule, checkpoint: str | None = None
+) -> dict[str, float]:
+    (metrics,) = trainer.validate(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    return dict(metrics)
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

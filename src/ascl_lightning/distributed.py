@@ -1,0 +1,148 @@
+"""Rows of every process side by side, with the gradients that one process would have on all of them.
+
+A process keeps its own images as rows and scores them with the texts of all processes as columns: nothing is scored
+twice. Texts come with their gradients (what other processes make of a text returns to the process that encoded it),
+and the text-to-image direction takes its rows from the others' scores, not from their images. Without processes, or
+with one, everything is returned as it is.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from ascl_lightning.data.batch import Features
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
+    """Numbers of this process: for each of them those of all processes, in their order."""
+    own = torch.tensor(sizes, device=device)
+    if world_size() == 1:
+        return [[size] for size in sizes]
+    of_all = own.new_empty(world_size() * len(own))
+    dist.all_gather_into_tensor(of_all, own)
+    return of_all.unflatten(0, (-1, len(own))).T.tolist()
+
+
+def gather_rows(rows: Shaped[Tensor, "b *rest"], counts: Sequence[int]) -> Shaped[Tensor, "B *rest"]:
+    """The rows of all processes, in their order; gradients return to where rows came from, summed over processes.
+
+    Args:
+        rows: This process's rows, (b, ...).
+        counts: Number of rows of each process.
+
+    Returns:
+        All rows, (B, ...).
+    """
+    if len(counts) == 1:
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows, tuple(counts))
+    return gathered
+
+
+def gather_features(items: Features) -> Features:
+    """The items of all processes, in their order; of tokens, the real ones alone are sent."""
+    if world_size() == 1:
+        return items
+    sizes = (*items.mask.shape, int(items.mask.sum()))
+    counts, lengths, token_counts = gather_sizes(*sizes, device=items.mask.device)
+    mask = gather_rows(F.pad(items.mask, (0, max(lengths) - items.mask.shape[1])), counts)
+    pooled = gather_rows(items.pooled, counts)
+    tokens = gather_rows(items.tokens[items.mask], token_counts)
+    padded = tokens.new_zeros(*mask.shape, tokens.shape[1]).masked_scatter(mask[..., None], tokens)
+    return Features(pooled, padded, mask)
+
+
+def transpose_scores(scores: Float[Tensor, "b B"], counts: Sequence[int]) -> Float[Tensor, "b B"]:
+    """From this process's images with all texts to its texts with all images, with gradients.
+
+    Args:
+        scores: Row i is this process's image i, column j is text j of all, (b, B).
+        counts: Pairs of each process.
+
+    Returns:
+        Row j is this process's text j, column i is image i of all, (b, B).
+    """
+    if len(counts) == 1:
+        return scores.T
+    own = counts[rank()]
+    # what goes to a process must lie together: its texts are rows of the transposed matrix
+    sizes = [own * count for count in counts]
+    received: Tensor = _Exchange.apply(scores.T.flatten(), sizes)
+    blocks = zip(received.split(sizes), counts, strict=True)
+    return torch.cat([block.reshape(own, count) for block, count in blocks], dim=1)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean over processes, without gradient."""
+    values = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values / world_size()
+
+
+def leave_group() -> None:
+    """Ends this process's part in the group; called before the interpreter goes, whose end gloo's threads would abort.
+
+    Lightning does so for NCCL.
+    """
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather of different numbers of rows; its gradient is a reduce-scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
+        ctx.counts = counts
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        of_all = rows.new_empty(len(counts), *padded.shape)
+        if padded.numel():  # on all processes or on none
+            dist.all_gather_into_tensor(of_all.flatten(0, 1), padded)
+        return torch.cat([part[:count] for part, count in zip(of_all, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,), largest = gradients, max(ctx.counts)
+        padded = gradient.new_zeros(len(ctx.counts), largest, *gradient.shape[1:])
+        for place, part in zip(padded, gradient.split(ctx.counts), strict=True):
+            place[: len(part)] = part
+        own = torch.empty_like(padded[0])
+        if own.numel():
+            dist.reduce_scatter_tensor(own, padded.flatten(0, 1))
+        return own[: ctx.counts[rank()]], None
+
+
+class _Exchange(torch.autograd.Function):
+    """Sends every process its part of a vector and gets as much from it; the gradient takes the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        return _exchange(values, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _exchange(gradients[0].contiguous(), ctx.sizes), None
+
+
+def _exchange(values: Tensor, sizes: list[int]) -> Tensor:
+    received = torch.empty_like(values)
+    dist.all_to_all_single(received, values, sizes, sizes)
+    return received

@@ -1,0 +1,47 @@
+"""What towers around a model of the `transformers` library share."""
+
+from torch import nn
+
+from ascl_lightning.models.encoder import Encoder
+
+
+class TransformersTower(Encoder):
+    """A tower that holds a model of the `transformers` library."""
+
+    pretrained = True
+
+    def layer_numbers(self) -> dict[str, int]:
+        """Embeddings and what else precedes the model's layers are 0; what follows them counts to the last."""
+        prefix, layers = _layers(self)
+        embeddings = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, nn.Embedding))
+        numbers, current = {}, 0
+        for name, _ in self.named_parameters():
+            if name.startswith(prefix):
+                current = int(name.removeprefix(prefix).split(".")[0]) + 1
+                numbers[name] = current
+            else:
+                # tables of relative positions are registered after the layers that read them
+                numbers[name] = 0 if current == 0 or name.startswith(embeddings) else len(layers)
+        return numbers
+
+    def _checkpoint_activations(self) -> None:
+        from transformers import PreTrainedModel
+
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                # the older name, which newer versions warn of, is all that older ones have
+                enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+                enable({"use_reentrant": False})
+                # what the library sets up for generation, and for checkpoints of the reentrant kind
+                module.config.use_cache = False
+                module.disable_input_require_grads()
+                return
+
+
+def _layers(tower: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The longest list of modules that lies in no other list, and how the names of its parameters begin."""
+    lists: dict[str, nn.ModuleList] = {}
+    for name, module in tower.named_modules():
+        if isinstance(module, nn.ModuleList) and not name.startswith(tuple(lists)):
+            lists[f"{name}."] = module
+    return max(lists.items(), key=lambda item: len(item[1]))

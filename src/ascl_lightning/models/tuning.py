@@ -1,0 +1,102 @@
+"""How a pretrained tower is fine-tuned."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ascl_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters in the place of a tower's own weights (Hu et al. 2021, "LoRA", arXiv 2106.09685).
+
+    Beside an adapted linear map W a product of two small matrices is trained: W + alpha / rank * B A, with B zero at
+    first. The tower's own weights stay as they are; a checkpoint holds them too. Needs `ascl-lightning[lora]`.
+
+    Args:
+        rank: Rows of A and columns of B.
+        alpha: Weight of the product, before it is divided by the rank.
+        dropout: Share of an adapter's inputs that is dropped in training.
+        targets: Names of the adapted maps, whole or their last parts (`[q_proj, v_proj]`); None: every linear map.
+
+    Raises:
+        ValueError: If the rank or alpha is not positive, or the dropout lies outside [0, 1).
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"lora needs a rank of 1 or more, alpha above 0 and a dropout from 0 to below 1, "
+                f"not {self.rank}, {self.alpha} and {self.dropout}"
+            )
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a pretrained tower is fine-tuned. A frozen tower has nothing of it.
+
+    Args:
+        layer_decay: Learning rate of each layer as a share of the rate of the layer above it; the topmost has the
+            tower's. What lies below the first layer, embeddings or a stem, counts as one. 1: all alike.
+        thaw_after: Share of all training steps in which the tower rests and the heads alone learn: it then runs in
+            evaluation mode and without gradient, which saves the backward pass through it and the activations, not
+            the forward pass. It then joins at the rate that the schedule has reached. 0: trained from the start.
+        lora: Train adapters in the place of the tower's own weights; None: the weights themselves.
+        checkpointing: Keep one activation for each layer and compute the others again in the backward pass: less
+            memory for up to one more forward pass (Chen et al. 2016, arXiv 1604.06174).
+
+    Raises:
+        ValueError: If a share lies outside its bounds.
+    """
+
+    layer_decay: float = 1.0
+    thaw_after: float = 0.0
+    lora: Lora | None = None
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 < self.layer_decay <= 1 and 0 <= self.thaw_after < 1):
+            raise ValueError(
+                f"layer_decay lies above 0 and at most at 1, thaw_after from 0 to below 1, "
+                f"not {self.layer_decay} and {self.thaw_after}"
+            )
+
+
+def add_adapters(tower: nn.Module, lora: Lora) -> None:
+    """Puts adapters beside a tower's linear maps, and leaves nothing else of it to be trained.
+
+    Raises:
+        UserError: If `peft` is not installed, the tower has batch statistics, which would move with frozen weights, or
+            `targets` names no map that can be adapted.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise UserError("lora needs peft: pip install 'ascl-lightning[lora]'") from error
+    if any(isinstance(module, _BatchNorm) for module in tower.modules()):
+        raise UserError("lora leaves a tower's weights as they are, but this one has batch statistics: train it whole")
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear" if lora.targets is None else lora.targets,
+        exclude_modules=_unreachable(tower),
+    )
+    try:
+        inject_adapter_in_model(config, tower)
+    except ValueError as error:
+        maps = {name.rpartition(".")[2] for name, module in tower.named_modules() if isinstance(module, nn.Linear)}
+        raise UserError(f"lora.targets {lora.targets}: linear maps of this tower are {sorted(maps)}") from error
+
+
+def _unreachable(tower: nn.Module) -> list[str]:
+    """Maps whose weights torch's own attention reads past their `forward`: an adapter there would do nothing."""
+    attentions = [name for name, module in tower.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    return [f"{name}.out_proj" for name in attentions]

@@ -1,0 +1,43 @@
+"""Weights split over processes (FSDP2), for models that have no room on one device."""
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+from ascl_lightning.errors import UserError
+
+
+def shard_weights(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -> None:
+    """Splits the layers that towers repeat, each by itself, and all other weights together.
+
+    A layer's weights are gathered when it runs; the others are few, and stay gathered for a whole step.
+
+    Args:
+        module: Holds the model and the loss.
+        mesh: With a dimension `data_parallel` of all processes, as Lightning's `ModelParallelStrategy` makes it.
+        methods: Names of the methods of `module` that run the model.
+
+    Raises:
+        UserError: If processes are to work on the same data (tensor parallelism).
+    """
+    shards = mesh["data_parallel"]
+    if shards.size() != mesh.size():
+        raise UserError(
+            f"the strategy shares out data to {shards.size()} of {mesh.size()} processes: set its data_parallel_size "
+            f"to {mesh.size()} and its tensor_parallel_size to 1"
+        )
+    for layer in list(repeated_layers(module)):
+        fully_shard(layer, mesh=shards)
+    fully_shard(module, mesh=shards, reshard_after_forward=False)
+    for method in methods:
+        register_fsdp_forward_method(module, method)
+
+
+def repeated_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of lists and sequences that hold one class of layers, with weights, twice or more."""
+    for container in module.modules():
+        layers = list(container.children()) if isinstance(container, nn.ModuleList | nn.Sequential) else []
+        if len(layers) > 1 and len(set(map(type, layers))) == 1 and any(True for _ in layers[0].parameters()):
+            yield from layers

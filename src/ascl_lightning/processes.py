@@ -1,0 +1,93 @@
+"""The processes of a run: signals that ask it to stop, and launchers that end or hang."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LAUNCHER = "ASCL_LAUNCHER_PID"
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
+
+
+class StopSignals:
+    """Notes SIGTERM and SIGINT, and leaves it to the run where it stops.
+
+    While `deferred` is false there is nothing to save: a signal then ends the process at once, with exit code 128 + its
+    number. A second SIGINT always does.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        """Number of the first signal that came; 0: none."""
+        self.deferred = False
+        self._before: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        """Takes the place of whatever handled the signals; without effect outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in STOP_SIGNALS:
+            before = signal.signal(number, self._note)
+            if before != self._note:
+                self._before[number] = before
+
+    def restore(self) -> None:
+        """Lets those handle the signals who did before."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before.clear()
+        self.deferred = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT == self.received:
+            os._exit(128 + number)
+        self.received = self.received or number
+        if not self.deferred:
+            raise SystemExit(128 + number)
+
+
+def leave_stopping_to_the_run(_worker: int) -> None:
+    """For processes that load data: a signal to the whole group must not end them before the run has saved.
+
+    Only the process that they load for ends them, as it does when it is over (Linux; elsewhere SIGTERM ends them).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # blocked in all threads, so that one of them can ask who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told_by_parent, daemon=True).start()
+
+
+def _end_when_told_by_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def end_with_launcher() -> None:
+    """Called first by every process of a run: those that another launched end when that one ends, in whatever way."""
+    if "LOCAL_RANK" not in os.environ:
+        os.environ[_LAUNCHER] = str(os.getpid())
+    elif (_launched() or "TORCHELASTIC_RUN_ID" in os.environ) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def end_hung_launcher(seconds: int = 3) -> None:
+    """Called by a process that fails: kills the one that launched it if that does not end by itself.
+
+    A launcher notices that a process it launched has ended, unless it is stopped or hangs.
+    """
+    if _launched():
+        command = ["sh", "-c", f"sleep {seconds}; kill -KILL {os.getppid()}"]
+        null = subprocess.DEVNULL
+        subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+
+
+def _launched() -> bool:
+    """Whether the parent is a process of the same run, and no shell, agent or scheduler."""
+    return "LOCAL_RANK" in os.environ and os.environ.get(_LAUNCHER) == str(os.getppid())

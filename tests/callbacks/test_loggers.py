@@ -1,0 +1,115 @@
+import csv
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+from ascl_lightning.callbacks.loggers import ContinuedCSVLogger, loggers_of_run, record_offline_if_unreachable
+from ascl_lightning.checkpoints import Continuation
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def going_on(run: Path, logged_steps: int) -> Continuation:
+    return Continuation(run / "checkpoints" / "last-00000002.ckpt", logged_steps, [])
+
+
+def test_rows_up_to_the_checkpoint_stay_and_later_ones_come_anew(tmp_path):
+    first = CSVLogger(tmp_path, name="fit")
+    for step in range(4):
+        first.log_metrics({"loss": step + 0.5}, step=step)
+        if step == 1:
+            first.log_metrics({"val/rsum": 100.0}, step=step)
+    first.save()
+    run = tmp_path / "fit" / "version_0"
+    logger = ContinuedCSVLogger(going_on(run, logged_steps=2))
+    assert Path(logger.log_dir) == run
+    logger.log_metrics({"loss": -2.5}, step=2)
+    assert [row["step"] for row in rows(run / "metrics.csv")] == ["0", "1", "1"], "on disk from the first row on"
+    logger.log_metrics({"loss": -3.5, "new": 7.0}, step=3)
+    logger.save()
+    kept = rows(run / "metrics.csv")
+    assert [(row["step"], row["loss"], row["val/rsum"], row["new"]) for row in kept] == [
+        ("0", "0.5", "", ""),
+        ("1", "1.5", "", ""),
+        ("1", "", "100.0", ""),
+        ("2", "-2.5", "", ""),
+        ("3", "-3.5", "", "7.0"),
+    ]
+
+
+def test_a_run_without_metrics_yet_begins_them(tmp_path):
+    run = tmp_path / "fit" / "version_3"
+    logger = ContinuedCSVLogger(going_on(run, logged_steps=5))
+    logger.log_metrics({"loss": 1.0}, step=5)
+    logger.save()
+    assert rows(run / "metrics.csv") == [{"loss": "1.0", "step": "5"}]
+
+
+def test_metrics_go_to_a_new_folder_unless_a_run_is_gone_on_with(tmp_path):
+    (new,) = loggers_of_run(None, tmp_path, "fit", None)
+    assert Path(new.log_dir) == tmp_path / "fit" / "version_0"
+    configured = [CSVLogger(tmp_path, name="mine"), WandbLogger(offline=True)]
+    assert loggers_of_run(configured, tmp_path, "fit", None) == configured
+    run = tmp_path / "mine" / "version_7"
+    continued, wandb = loggers_of_run(configured, tmp_path, "fit", going_on(run, 3))
+    assert Path(continued.log_dir) == run
+    assert wandb is configured[1]
+    assert loggers_of_run(False, tmp_path, "fit", going_on(run, 3)) is False
+
+
+@pytest.fixture
+def wandb_at(monkeypatch):
+    """Lets W&B be at a port of this machine, in a session of its own."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.delenv("WANDB_MODE")  # set first, so that it is as before when the test is over
+
+    def set_port(port: int) -> None:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+
+    wandb.teardown()
+    yield set_port
+    wandb.teardown()
+
+
+def test_wandb_records_offline_where_its_server_does_not_answer(monkeypatch, wandb_at):
+    """Before `init`, which would wait, and spoil an offline `init` after it (wandb#9865)."""
+    with socket.socket() as held:  # a port at which nobody listens
+        held.bind(("127.0.0.1", 0))
+        wandb_at(held.getsockname()[1])
+        logger = WandbLogger()
+        with pytest.warns(UserWarning, match="does not answer: it records offline"):
+            record_offline_if_unreachable([CSVLogger("runs"), logger])
+        assert logger._wandb_init["mode"] == "offline"
+        monkeypatch.setenv("WANDB_MODE", "online")
+        logger = WandbLogger()
+        record_offline_if_unreachable([logger])
+        assert "mode" not in logger._wandb_init, "the user's own word"
+
+
+def test_nobody_is_asked_where_wandb_is_offline_or_not_used(monkeypatch):
+    monkeypatch.setattr("ascl_lightning.callbacks.loggers.urlopen", lambda *_, **__: pytest.fail("asked"))
+    record_offline_if_unreachable([CSVLogger("runs"), WandbLogger(offline=True)])
+
+
+def test_wandb_stays_online_where_its_server_answers(wandb_at):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        wandb_at(server.getsockname()[1])
+        logger = WandbLogger()
+        record_offline_if_unreachable([logger])
+    assert "mode" not in logger._wandb_init

@@ -1,0 +1,180 @@
+"""Signals and ends of processes, each in processes of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 30
+
+
+def started(script: str, **options) -> subprocess.Popen:
+    """A process that ran a script up to its first line of output."""
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"} | {"PYTHONPATH": path}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, **options)
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def gone(pid: int, seconds: float = PATIENCE) -> bool:
+    """Whether a process ends in time; a zombie has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+WORK = """
+import time
+from ascl_lightning.processes import StopSignals
+signals = StopSignals()
+signals.listen()
+signals.deferred = {deferred}
+print("ready", flush=True)
+for _ in range(600):
+    if signals.received and {polite}:
+        print("saved", signals.received, flush=True)
+        raise SystemExit(128 + signals.received)
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_deferred_signal_is_noted_and_nothing_else(number, code):
+    process = started(WORK.format(deferred=True, polite=True))
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == code
+    assert process.stdout.read() == f"saved {int(number)}\n".encode()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_where_nothing_is_to_be_saved_a_signal_ends_at_once(number, code):
+    process = started(WORK.format(deferred=False, polite=False))
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == code
+
+
+def test_a_second_interrupt_ends_at_once_and_a_second_term_does_not():
+    process = started(WORK.format(deferred=True, polite=False))
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    process = started(WORK.format(deferred=True, polite=False))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+
+
+def test_handlers_are_put_back(monkeypatch):
+    from ascl_lightning.processes import StopSignals
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    signals = StopSignals()
+    for _ in range(2):
+        signals.listen()
+    assert signal.getsignal(signal.SIGTERM) == signals._note
+    signals.restore()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+WORKERS = """
+import multiprocessing, os, time
+from ascl_lightning.processes import leave_stopping_to_the_run
+
+def work():
+    leave_stopping_to_the_run(0)
+    ready.set()
+    time.sleep(60)
+
+context = multiprocessing.get_context("fork")
+ready = context.Event()
+worker = context.Process(target=work, daemon=True)
+worker.start()
+ready.wait()
+print("ready", flush=True)
+print(worker.pid, flush=True)
+input()
+worker.terminate()
+worker.join({patience})
+print(worker.exitcode, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SIGTERM ends what loads data")
+def test_what_loads_data_is_ended_by_its_own_process_alone():
+    process = started(WORKERS.format(patience=PATIENCE), stdin=subprocess.PIPE)
+    worker = int(process.stdout.readline())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        os.kill(worker, number)
+    assert not gone(worker, seconds=1)
+    process.communicate(b"\n", timeout=PATIENCE)
+    assert process.returncode == 0
+    assert gone(worker)
+
+
+LAUNCHER = """
+import os, subprocess, sys, time
+from ascl_lightning.processes import end_hung_launcher, end_with_launcher
+end_with_launcher()
+if "LOCAL_RANK" in os.environ:
+    print("ready", flush=True)
+    print(os.getpid(), flush=True)
+    if {fails}:
+        time.sleep(1)
+        end_hung_launcher(seconds=1)
+        sys.exit(1)
+    time.sleep(60)
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[1]], env=os.environ | {{"LOCAL_RANK": "1"}})
+time.sleep(60)
+"""
+
+
+def launched(fails: bool) -> tuple[subprocess.Popen, int]:
+    """A launcher, and the process that it launched."""
+    script = LAUNCHER.format(fails=fails)
+    process = started(f"import sys; sys.argv = ['', {script!r}]; exec({script!r})")
+    return process, int(process.stdout.readline())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of a parent's end")
+def test_a_launched_process_ends_with_its_launcher():
+    launcher, child = launched(fails=False)
+    launcher.kill()
+    launcher.wait()
+    assert gone(child)
+
+
+def test_a_process_that_fails_ends_a_launcher_that_is_stopped():
+    launcher, child = launched(fails=True)
+    launcher.send_signal(signal.SIGSTOP)
+    assert launcher.wait(PATIENCE) == -signal.SIGKILL
+    assert gone(child)
+
+
+def test_a_process_that_a_shell_started_as_a_rank_leaves_the_shell_alone():
+    """As `torchrun`, a scheduler or a user starts ranks: the parent is none of ours."""
+    script = """
+import os, sys
+os.environ["LOCAL_RANK"] = "1"
+from ascl_lightning.processes import end_hung_launcher, end_with_launcher
+end_with_launcher()
+end_hung_launcher(seconds=0)
+print("ready", flush=True)
+"""
+    process = started(script)
+    assert process.wait(PATIENCE) == 0
+    time.sleep(0.5)  # this process would be dead
