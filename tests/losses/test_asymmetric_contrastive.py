@@ -1,4 +1,5 @@
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from tests.reference import losses as reference
 from torch.nn import functional as F
 
-from ascl_lightning.losses import AsymmetricContrastiveLoss
+from ascl_lightning.losses import AsymmetricContrastiveLoss, info_nce
 
 SIMILARITY = torch.tensor([[0.2, 0.1], [0.0, 0.3]])
 NEGATIVES = torch.tensor([[0.5, 0.1], [0.3, -0.1]])
@@ -124,6 +125,24 @@ def test_perturbed_texts_of_several_kinds_may_lie_side_by_side(batch):
     validity = torch.cat([torch.zeros_like(valid), valid])
     both = loss(similarity, torch.cat([nothing, negatives], dim=1), ids, negative_valid=validity)
     torch.testing.assert_close(both, kept)
+
+
+@given(batches())
+@settings(max_examples=30, deadline=None)
+def test_blocks_of_rows_have_the_loss_and_the_gradients_of_all(batch):
+    similarity, negatives, ids, guard, valid = batch
+    loss = AsymmetricContrastiveLoss(0.2, learn_temperature=True, guard=guard).double()
+
+    def value_and_gradients():
+        leaves = [similarity.clone().requires_grad_(), negatives.clone().requires_grad_(), *loss.parameters()]
+        value = loss(*leaves[:2], ids, negative_valid=torch.tensor(valid).bool())
+        return value, *torch.autograd.grad(value, leaves)
+
+    whole = value_and_gradients()
+    with mock.patch.object(info_nce, "BLOCK_ELEMENTS", 2 * len(ids)):
+        blocks = value_and_gradients()
+    for found, expected in zip(blocks, whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_no_gradient_passes_where_the_guard_acts():

@@ -83,9 +83,11 @@ class AsymmetricContrastiveLoss(ContrastiveLoss):
         """L_i2t + L_t2i; see `ContrastiveLoss`."""
         temperature = self.temperature()
         images, texts = both_directions(similarity, text_similarity, image_ids, targets)
-        negative_logits = None
-        if negative_similarity is not None:
-            negative_logits = guarded_negative_logits(
-                at_least_float32(negative_similarity), images.positives, temperature, self.guard, negative_valid
-            )
+        if negative_similarity is None:
+            return images.loss(temperature) + texts.loss(temperature)
+        negatives, positives = at_least_float32(negative_similarity), images.positives
+
+        def negative_logits(rows: slice) -> Tensor:
+            return guarded_negative_logits(negatives[rows], positives[rows], temperature, self.guard, negative_valid)
+
         return images.loss(temperature, negative_logits) + texts.loss(temperature)

@@ -1,13 +1,18 @@
 """Contrastive loss over the pairs of a batch, in both directions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ascl_lightning.losses.base import ContrastiveLoss
+
+BLOCK_ELEMENTS = 2**22
+"""Scores whose logits, masks and softmax are in memory at a time: of all of a large batch they would be its most."""
 
 
 def same_image_mask(
@@ -61,10 +66,29 @@ class Direction:
         return self.similarity.gather(1, self.targets[:, None])[:, 0]
 
     def loss(
-        self, temperature: Float[Tensor, ""], negative_logits: Float[Tensor, "b Q"] | None = None
+        self, temperature: Float[Tensor, ""], negative_logits: Callable[[slice], Tensor] | None = None
     ) -> Float[Tensor, ""]:
-        """The mean over the rows of `info_nce_terms`."""
-        return info_nce_terms(self.similarity / temperature, self.targets, self.masked, negative_logits).mean()
+        """The mean over the rows of `info_nce_terms`; of many rows, a block at a time is in memory.
+
+        Args:
+            temperature: What similarities are divided by.
+            negative_logits: Gives those of some rows, as `info_nce_terms` takes them.
+        """
+        num_rows, num_columns = self.similarity.shape
+        size = max(1, BLOCK_ELEMENTS // num_columns)
+        if num_rows <= size:
+            return self._terms(temperature, negative_logits, slice(num_rows)).mean()
+        blocks = [slice(start, start + size) for start in range(0, num_rows, size)]
+        terms = [
+            checkpoint(self._terms, temperature, negative_logits, rows, use_reentrant=False, preserve_rng_state=False)
+            for rows in blocks
+        ]
+        return torch.cat(terms).mean()
+
+    def _terms(self, temperature: Tensor, negative_logits: Callable[[slice], Tensor] | None, rows: slice) -> Tensor:
+        masked = None if self.masked is None else self.masked[rows]
+        negatives = None if negative_logits is None else negative_logits(rows)
+        return info_nce_terms(self.similarity[rows] / temperature, self.targets[rows], masked, negatives)
 
 
 def info_nce_terms(

@@ -209,4 +209,6 @@ def _differ(first: Features, second: Features) -> Tensor:
 def _columns_of_parts(scores: Tensor, num_parts: int, counts: list[int]) -> list[Tensor]:
     """The scores with each part of the texts; gathered columns hold all parts of one process after another's."""
     pieces = scores.split([count for count in counts for _ in range(num_parts)], dim=1)
+    if len(counts) == 1:
+        return list(pieces)  # which `cat` would copy
     return [torch.cat(pieces[part::num_parts], dim=1) for part in range(num_parts)]
