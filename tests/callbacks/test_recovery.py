@@ -248,6 +248,14 @@ def test_a_resume_says_what_is_configured_otherwise(data, tmp_path):
         fit(tmp_path, data, "--resume", "--data.eval_batch_size", "3", "--model.type_i_weight", "0.4")
 
 
+def test_a_complete_run_has_nothing_left_to_do(data, tmp_path):
+    assert fit(tmp_path, data) is None
+    kept = {path: path.read_bytes() for path in tmp_path.glob("runs/fit/version_0/**/*") if path.is_file()}
+    assert fit(tmp_path, data, "--resume") is None
+    assert {path: path.read_bytes() for path in tmp_path.glob("runs/fit/version_*/**/*") if path.is_file()} == kept
+    assert len(batches(tmp_path / "seen")) == EPOCHS * STEPS
+
+
 def test_without_a_run_a_resume_starts_anew_and_says_so(data, tmp_path, caplog):
     assert fit(tmp_path, data, "--resume", "--trainer.max_epochs", "1") is None
     assert "training starts anew" in caplog.text

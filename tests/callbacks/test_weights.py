@@ -1,0 +1,37 @@
+"""What is handed on of a training; end to end in `tests/test_cli.py`."""
+
+import pytest
+import torch
+
+from ascl_lightning.callbacks.weights import _save_weights, weights_as_checkpoint
+from ascl_lightning.errors import UserError
+
+
+def test_weights_and_vocabulary_come_back_and_nothing_else(tmp_path):
+    table = torch.arange(6.0).reshape(2, 3)
+    checkpoint = {
+        "state_dict": {"words": table, "tied": table, "turned": table.T, "count": torch.tensor(3)},
+        "optimizer_states": [{"state": {}}],
+        "RetrievalDataModule": {"vocabulary": ["a", "naïve", "狗"], "position": {"epoch": 3}},
+    }
+    path = tmp_path / "model.safetensors"
+    _save_weights(checkpoint, path)
+    read = weights_as_checkpoint(path)
+    assert read["RetrievalDataModule"] == {"vocabulary": ["a", "naïve", "狗"]}
+    assert read["state_dict"].keys() == checkpoint["state_dict"].keys()
+    assert all(torch.equal(read["state_dict"][name], value) for name, value in checkpoint["state_dict"].items())
+    assert "optimizer_states" not in read
+
+
+def test_a_model_without_a_vocabulary_of_its_own_has_none(tmp_path):
+    path = tmp_path / "model.safetensors"
+    _save_weights({"state_dict": {"w": torch.ones(2)}}, path)
+    assert weights_as_checkpoint(path)["RetrievalDataModule"] == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x00\x00\x00\x00\x00\x00\x00{}", b"no weights at all"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read the weights file .*model\.safetensors"):
+        weights_as_checkpoint(path)
