@@ -165,8 +165,10 @@ def test_a_process_that_fails_ends_a_launcher_that_is_stopped():
     assert gone(child)
 
 
-def test_a_process_that_a_shell_started_as_a_rank_leaves_the_shell_alone():
+def test_a_process_that_a_shell_started_as_a_rank_leaves_the_shell_alone(monkeypatch):
     """As `torchrun`, a scheduler or a user starts ranks: the parent is none of ours."""
+    # tests that ran commands in this process have made it look like one of a run
+    monkeypatch.delenv("ASCL_LAUNCHER_PID", raising=False)
     script = """
 import os, sys
 os.environ["LOCAL_RANK"] = "1"
