@@ -176,6 +176,8 @@ def _blocks_of_columns(lines: Iterable[bytes]) -> Iterator["pa.RecordBatch"]:
     rest = iter(lines)
     while block := list(islice(rest, _BLOCK_LINES)):
         rows = [orjson.loads(line) for line in block if not line.isspace()]
+        if any(isinstance(row.get("captions"), str) for row in rows):
+            raise TypeError("Arrow takes some texts for lists of their letters")
         columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in _COLUMNS]
         yield pa.RecordBatch.from_arrays(columns, schema=_COLUMNS)
 
