@@ -248,6 +248,22 @@ sys.exit(main(sys.argv[1:]))
     assert ended.stderr.splitlines()[-1] == f"ascl: error: cannot write to '{root}/fit': Permission denied"
 
 
+def test_a_disk_that_is_full_ends_the_training_and_names_the_checkpoint(trained, tmp_path):
+    script = """
+import resource, sys
+from ascl_lightning.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", script, "fit", "--config", TINY, *at(tmp_path, trained / "data")]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    folder = tmp_path / "runs/fit/version_0/checkpoints"
+    said = f"ascl: error: cannot write the checkpoint '{folder}/best.ckpt': File too large"
+    assert ended.stderr.splitlines()[-1].startswith(said)
+    assert list(folder.iterdir()) == []
+
+
 def test_ctrl_c_before_the_training_exits_with_130(trained, tmp_path):
     flags = ["--trainer.callbacks.hook", "on_fit_start", "--trainer.callbacks.at", "0"]
     interrupt = ["--trainer.callbacks+=tests.interruptions.Interrupt", *flags, "--trainer.callbacks.number", "2"]
