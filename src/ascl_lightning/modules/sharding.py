@@ -12,7 +12,8 @@ from ascl_lightning.errors import UserError
 def shard_weights(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -> None:
     """Splits the layers that towers repeat, each by itself, and all other weights together.
 
-    A layer's weights are gathered when it runs; the others are few, and stay gathered for a whole step.
+    A layer's weights are gathered when it runs; the others are few, and stay gathered for a whole step. What is not
+    trained is not split.
 
     Args:
         module: Holds the model and the loss.
@@ -28,9 +29,15 @@ def shard_weights(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -
             f"the strategy shares out data to {shards.size()} of {mesh.size()} processes: set its data_parallel_size "
             f"to {mesh.size()} and its tensor_parallel_size to 1"
         )
+    # those without gradient stay whole: frozen towers also run outside of steps, and their weights are hashed
+    whole = {parameter for parameter in module.parameters() if not parameter.requires_grad}
+    for parameter in module.parameters():
+        # FSDP2 splits no channels-last weights
+        parameter.data = parameter.data.contiguous()
     for layer in list(repeated_layers(module)):
-        fully_shard(layer, mesh=shards)
-    fully_shard(module, mesh=shards, reshard_after_forward=False)
+        if whole.isdisjoint(layer.parameters()):
+            fully_shard(layer, mesh=shards)
+    fully_shard(module, mesh=shards, reshard_after_forward=False, ignored_params=whole)
     for method in methods:
         register_fsdp_forward_method(module, method)
 
