@@ -2,6 +2,7 @@ import csv
 import socket
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
@@ -95,8 +96,14 @@ def test_wandb_records_offline_where_its_server_does_not_answer(monkeypatch, wan
 
 
 def test_nobody_is_asked_where_wandb_is_offline_or_not_used(monkeypatch):
-    monkeypatch.setattr("ascl_lightning.callbacks.loggers.urlopen", lambda *_, **__: pytest.fail("asked"))
+    asked = mock.Mock(side_effect=OSError)
+    monkeypatch.setattr("ascl_lightning.callbacks.loggers.urlopen", asked)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     record_offline_if_unreachable([CSVLogger("runs"), WandbLogger(offline=True)])
+    assert asked.call_count == 0
+    with pytest.warns(UserWarning, match="does not answer"):
+        record_offline_if_unreachable([WandbLogger()])
+    assert asked.call_count == 1, "where one is online"
 
 
 def test_wandb_stays_online_where_its_server_answers(wandb_at):

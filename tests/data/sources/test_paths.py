@@ -123,7 +123,9 @@ def test_links_that_the_user_names_are_followed(tmp_path: Path, linked: str) -> 
     source = LAYOUTS["karpathy"].write(tmp_path / "root", {"train": [("a.png", ("own",))]})
     (tmp_path / linked).rename(tmp_path / "elsewhere")
     (tmp_path / linked).symlink_to(tmp_path / "elsewhere")
-    read_everything(source, tmp_path / "root")
+    split = read_split(source, tmp_path / "root")
+    assert split.captions[0] == ("own",)
+    assert open_image(split.images[0]).size == (40, 30)
 
 
 @pytest.mark.parametrize("image_id", ["../outside/canary", "/outside/canary.npy", "..", "link/canary"])

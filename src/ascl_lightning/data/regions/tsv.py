@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ascl_lightning.data.batch import RegionSpec
 from ascl_lightning.data.regions.base import OpenRegions, RegionFeatures, RegionStore, decode_rows, to_regions
-from ascl_lightning.data.sources.files import data_folder
+from ascl_lightning.data.sources.files import data_folder, files_named
 from ascl_lightning.errors import UserError
 
 _COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
@@ -28,7 +28,7 @@ class RegionTsv(RegionStore):
     def open(self, root: Path | None) -> OpenRegions:
         """Find each line, which reads all tables once without decoding them; see `RegionStore.open`."""
         pattern = self._locate(root)
-        files = [pattern] if pattern.is_file() else self._matches(data_folder(root, self.path))
+        files = files_named(data_folder(root, self.path), self.path)
         if not files:
             raise UserError(f"there is no file {pattern} of region features; check --data.root and the store's path")
         lines: dict[str, _Line] = {}
@@ -38,12 +38,6 @@ class RegionTsv(RegionStore):
                     raise UserError(f"{line}: field 'image_id' repeats the image {key!r} of {lines[key]}")
                 lines[key] = line
         return _OpenTsv(pattern, lines)
-
-    def _matches(self, root: Path) -> list[Path]:
-        try:
-            return sorted(path for path in root.glob(self.path) if path.is_file())
-        except (NotImplementedError, ValueError) as error:
-            raise UserError(f"{self.path!r} is no pattern of files under {root}: {error}") from error
 
 
 class _Line(NamedTuple):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 from typing import NoReturn, overload
 
@@ -147,6 +148,21 @@ def data_folder(root: Path | None, holds: str) -> Path:
     if not root.is_dir():
         raise UserError(f"--data.root: there is no folder {root}; it should hold {holds}")
     return root
+
+
+def files_named(folder: Path, name: str) -> list[Path]:
+    """The files of a folder that a configuration's name or glob pattern stands for, in order; absolute ones too.
+
+    Examples:
+        >>> files_named(Path("/no/such/folder"), "*.tsv")
+        []
+    """
+    path = folder / name
+    if path.is_file():
+        return [path]
+    # pathlib's own knows no absolute patterns
+    found = (folder / match for match in glob(name, root_dir=folder, recursive=True))  # noqa: PTH207
+    return sorted(path for path in found if path.is_file())
 
 
 def image_folder(folder: Path) -> Path:

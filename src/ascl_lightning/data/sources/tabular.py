@@ -205,8 +205,8 @@ class ParquetTable(Table):
                 else pa.nulls(len(table), field.type)
                 for field in _COLUMNS
             ]
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            return None
+        except pa.ArrowException:
+            return None  # something else than text: read row by row, which row is found
         made = pa.table(columns, schema=_COLUMNS)
         made.validate(full=True)
         return made

@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from glob import glob
 from http.client import HTTPException
 from itertools import islice, product
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
-from ascl_lightning.data.sources.files import MAX_BYTES, Record, claim, data_folder, parse_json
+from ascl_lightning.data.sources.files import MAX_BYTES, Record, claim, data_folder, files_named, parse_json
 from ascl_lightning.errors import UserError
 
 _PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
@@ -88,9 +87,7 @@ class WebDataset(Source):
         if _is_remote(pattern):
             return [TarShard(address, self.captions) for address in expand_braces(pattern)]
         folder = data_folder(root, pattern)
-        # takes absolute patterns too, as a path does
-        names = [glob(name, root_dir=folder, recursive=True) for name in expand_braces(pattern)]  # noqa: PTH207
-        paths = [folder / path for of_pattern in names for path in sorted(of_pattern)]
+        paths = [path for name in expand_braces(pattern) for path in files_named(folder, name)]
         if not paths:
             raise UserError(f"{folder}: there are no shards {pattern}; check --data.root and the source's `shards`")
         return [TarShard(path, self.captions) for path in paths]
