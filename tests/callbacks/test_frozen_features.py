@@ -60,8 +60,9 @@ def fit(
     return module
 
 
-def test_a_frozen_tower_sees_every_item_once_a_training(tmp_path):
-    module = fit(tmp_path)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_frozen_tower_sees_every_item_once_a_training(tmp_path, num_workers):
+    module = fit(tmp_path, num_workers=num_workers)
     assert module.model.image_encoder.pictures_seen == NUM_IMAGES
     assert module.model.text_encoder.texts_seen == NUM_TEXTS
     assert list((tmp_path / "runs").iterdir()) == []

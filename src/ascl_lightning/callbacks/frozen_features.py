@@ -31,12 +31,14 @@ class FrozenFeatures(Callback):
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Encodes, and gives the features to the data module before it builds its loaders."""
+        """Encodes, and gives the features to the data module."""
         self._check(trainer, pl_module)
         datamodule = retrieval_data(trainer)
         splits = ["val"] if datamodule.streams else ["train", "val"]
         for split in splits:
             self._encode(trainer, pl_module, split)
+        # made to count the steps of the schedule: its workers have copies of the data as they were, without features
+        trainer.fit_loop._combined_loader = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks features that the source brings."""
