@@ -100,6 +100,11 @@ LAST_STEP = ("on_train_batch_start", 11)
 CASES = {
     "after a step": ([], MIDDLE, "last-00000009.ckpt"),
     "after a step, with workers": (["--data.num_workers", "2"], MIDDLE, "last-00000009.ckpt"),
+    "after a step, from stored features, with workers": (
+        ["--data.num_workers", "2", "--data.augment", "false", "--model.image_encoder.init_args.frozen", "true"],
+        MIDDLE,
+        "last-00000009.ckpt",
+    ),
     "after a step, by buckets": (["--data.bucket_by_length", "true"], MIDDLE, "last-00000009.ckpt"),
     "after an epoch's last step": ([], LAST_STEP, "last-00000012.ckpt"),
     "after an epoch's last step, with workers": (["--data.num_workers", "2"], LAST_STEP, "last-00000012.ckpt"),
