@@ -1,5 +1,6 @@
 """A batch split over processes trains as the whole batch on one (RELIABILITY, "Distributed equality")."""
 
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -126,6 +127,15 @@ def test_towers_with_batch_normalisation_are_not_run_in_chunks():
     objective.model.image_encoder = ConvImageEncoder(32)
     with pytest.raises(UserError, match=r"ConvImageEncoder has batch normalisation.*chunk_size"):
         objective(make_batch(SIZE))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"type_i_weight": -1.0}, {"type_i_weight": 0.0, "type_ii_iii_weight": 0.0}, {"chunk_size": 0}], ids=str
+)
+def test_weights_and_chunks_that_make_no_sense_are_refused(wrong):
+    _, objective = make_objective(**SCORES["global"])
+    with pytest.raises(ValueError, match=r"weight of the loss|at least 1 row"):
+        replace(objective, **wrong)
 
 
 def test_a_batch_without_keys_is_none_of_training():

@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from ascl_lightning.callbacks.non_finite import gradient_norm
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.sharding import repeated_layers, shard_weights
 
@@ -33,12 +34,15 @@ class Trained(nn.Module):
 
 
 def train(module, counts):
-    stepper = torch.optim.SGD(module.parameters(), lr=0.1)
+    """Three steps; gives the norms of their gradients."""
+    stepper, norms = torch.optim.SGD(module.parameters(), lr=0.1), []
     for seed in range(3):
         batch = make_batch(sum(counts), seed)
         stepper.zero_grad()
         module.step(share(batch, counts, dist.get_rank()) if dist.is_initialized() else batch).backward()
+        norms.append(gradient_norm(stepper).item())
         stepper.step()
+    return norms
 
 
 def train_sharded(counts):
@@ -46,15 +50,16 @@ def train_sharded(counts):
     mesh = init_device_mesh("cpu", (len(counts), 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
     shard_weights(module, mesh, ["step"])
     assert all(isinstance(parameter, DTensor) == parameter.requires_grad for parameter in module.parameters())
-    train(module, counts)
+    norms = train(module, counts)
     whole = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in whole.items()}
+    return norms, {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in whole.items()}
 
 
 def test_three_steps_give_the_same_parameters():
     module, counts = Trained(), (3, 2)
-    train(module, counts)
-    for found in run_ranks(train_sharded, 2, counts):
+    expected_norms = train(module, counts)
+    for norms, found in run_ranks(train_sharded, 2, counts):
+        assert norms == pytest.approx(expected_norms, rel=1e-12)
         for name, parameter in module.named_parameters():
             torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=1e-12)
 

@@ -1,8 +1,10 @@
 """Steps without a finite gradient are not taken (RELIABILITY, "NaN / Inf")."""
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ascl_lightning.errors import UserError
@@ -40,8 +42,7 @@ class NonFiniteSteps(Callback):
         Raises:
             UserError: After `max_in_a_row` such steps.
         """
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = gradient_norm(optimizer)
         finite = self._loss_is_finite and bool(norm.isfinite())
         # every rank steps or none does: weights must stay the same on all
         finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
@@ -67,3 +68,11 @@ class NonFiniteSteps(Callback):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Goes on counting."""
         self._in_a_row, self._skipped = state_dict["in_a_row"], state_dict["skipped"]
+
+
+def gradient_norm(optimizer: Optimizer) -> Float[Tensor, ""]:
+    """Length of the gradients of all parameters side by side, the same on every rank."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    # of split weights, the norm is that of this rank's part until it is asked for whole
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

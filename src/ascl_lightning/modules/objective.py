@@ -78,6 +78,9 @@ class Objective:
         type_ii_iii_weight: Weight of L(I, T+, (T+)-); without T+ in the batch the other term counts alone.
         first_stage_weight: Weight of the loss on embeddings that belong to one item alone, beside the mean of the two.
         chunk_size: Images or texts that a tower encodes at a time; None: all of the batch.
+
+    Raises:
+        ValueError: If a weight is negative, those of types I and II/III are both zero, or chunks are empty.
     """
 
     model: ImageTextModel
@@ -87,6 +90,15 @@ class Objective:
     type_ii_iii_weight: float
     first_stage_weight: float
     chunk_size: int | None
+
+    def __post_init__(self) -> None:
+        weights = (self.type_i_weight, self.type_ii_iii_weight, self.first_stage_weight)
+        if min(weights) < 0 or self.type_i_weight + self.type_ii_iii_weight == 0:
+            raise ValueError(
+                f"no weight of the loss may be negative, nor those of types I and II/III both 0: {weights}"
+            )
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"chunk_size is {self.chunk_size}; give at least 1 row, or null for all")
 
     def __call__(self, batch: ImageTextBatch) -> Terms:
         """The terms of a batch of pairs, with the texts of all processes as columns.
