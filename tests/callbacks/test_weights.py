@@ -23,6 +23,15 @@ def test_weights_and_vocabulary_come_back_and_nothing_else(tmp_path):
     assert "optimizer_states" not in read
 
 
+def test_the_same_weights_give_the_same_bytes(tmp_path):
+    checkpoint = {"state_dict": {"w": torch.ones(2)}, "RetrievalDataModule": {"vocabulary": ["a"]}}
+    written = set()
+    for number in range(20):
+        _save_weights(checkpoint, tmp_path / f"{number}.safetensors")
+        written.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(written) == 1
+
+
 def test_a_model_without_a_vocabulary_of_its_own_has_none(tmp_path):
     path = tmp_path / "model.safetensors"
     _save_weights({"state_dict": {"w": torch.ones(2)}}, path)

@@ -87,7 +87,8 @@ def weights_as_checkpoint(path: Path) -> dict[str, Any]:
 
 def _save_weights(checkpoint: dict[str, Any], path: Path) -> None:
     data = checkpoint.get(RetrievalDataModule.__qualname__, {})
-    metadata = {"format": "pt", "data": json.dumps({name: data[name] for name in ("vocabulary",) if name in data})}
+    # one entry: several come in any order, and the same weights would give other bytes
+    metadata = {"data": json.dumps({name: data[name] for name in ("vocabulary",) if name in data})}
     # weights that are tied share their memory, and the format wants each entry to have its own
     state = {name: value.clone().contiguous() for name, value in checkpoint["state_dict"].items()}
     save_file(state, path, metadata)
