@@ -30,6 +30,10 @@ COMMANDS = {
         "ascl_lightning.commands.interpolate",
         "validate between the pretrained and the fine-tuned weights (WiSE-FT) and keep the best",
     ),
+    "triage": (
+        "ascl_lightning.commands.triage",
+        "flag training pairs whose caption says too much, too little or something else than the picture",
+    ),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from ascl_lightning.data import word_edits  # noqa: F401 — a config finds its operations by their names
@@ -17,6 +18,7 @@ from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset
+from ascl_lightning.data.exclusion import Exclusion
 from ascl_lightning.data.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches
@@ -63,6 +65,8 @@ class RetrievalDataModule(LightningDataModule):
         eval_batch_size: Images a batch in evaluation; each brings all its captions.
         augment: Crop training pictures at random. (Nothing is mirrored: captions say left and right.)
         bucket_by_length: Make training batches of captions of similar length, which saves padding.
+        exclude: File of training pairs to leave out: the `triage.parquet` of `ascl triage`, of which those that are
+            flagged, or any Parquet file or JSON lines of `image_id` and `caption`. Other splits stay as they are.
         max_bad_share: Share of the training images that may be unreadable: they are skipped, counted and replaced.
             Above it the run ends with their list. In evaluation one is too many.
         num_workers: Processes that load data.
@@ -85,6 +89,7 @@ class RetrievalDataModule(LightningDataModule):
         eval_batch_size: int = 128,
         augment: bool = False,
         bucket_by_length: bool = False,
+        exclude: str | None = None,
         max_bad_share: float = 0.01,
         num_workers: int = 0,
         seed: int = 0,
@@ -110,6 +115,8 @@ class RetrievalDataModule(LightningDataModule):
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._bucket_by_length = bucket_by_length
+        self._exclude = exclude
+        self._excluded: dict[str, Any] | None = None
         self._bad_images = BadImages(max_bad_share)
         self.views: dict[str, SplitView] = {}
         """The splits that were read so far."""
@@ -161,7 +168,8 @@ class RetrievalDataModule(LightningDataModule):
         """Images and captions of one split, as the source has them."""
         if self.root is not None and not self.root.is_dir():
             raise UserError(f"there is no folder '{self.root}': set --data.root to the folder that holds the data")
-        return self.source.read(self.root, split)
+        whole = self.source.read(self.root, split)
+        return self._without_excluded(whole) if split == "train" and self._exclude is not None else whole
 
     def mine_vocabulary(self) -> Vocabulary:
         """The words of the training captions, the most frequent first."""
@@ -238,8 +246,10 @@ class RetrievalDataModule(LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What was mined from the training captions, for tests that have no training split; how far training came."""
+        """What was mined from the training captions, and what of them was left out; how far training came."""
         state: dict[str, Any] = {} if self.vocabulary is None else {"vocabulary": self.vocabulary.state()}
+        if self._excluded is not None:
+            state["excluded"] = self._excluded
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             state["position"] = asdict(self._reached(self.trainer))
         return state
@@ -269,6 +279,10 @@ class RetrievalDataModule(LightningDataModule):
     def _setup_training(self) -> None:
         shards = self.source.shards(self.root, "train")
         if shards is not None:
+            if self._exclude is not None:
+                raise UserError(
+                    "a streamed source does not tell images by id: read it whole, or leave out --data.exclude"
+                )
             if self._captions_per_image != 1:
                 raise UserError("a streamed source visits each image once an epoch: set --data.captions_per_image 1")
             self._stream = Stream.count(shards, self.seed)
@@ -287,11 +301,24 @@ class RetrievalDataModule(LightningDataModule):
             return
         if not self.asymmetry:
             view.use(replace(view.features, texts=texts.captions_alone()))
+        elif self._excluded is not None and self._excluded["pairs"]:
+            raise UserError(
+                f"{texts.table.folder}: its T+ and T- were made before pairs were left out: extract again with the "
+                f"same --data.exclude and train without it, or extract with --variants 0"
+            )
         elif texts.table.manifest.made_with != self.made_with:
             raise UserError(
                 f"{texts.table.folder}: its texts were made by other operations or another seed than the config's: "
                 f"extract again, or with --variants 0 to make texts while training"
             )
+
+    def _without_excluded(self, whole: Split) -> Split:
+        exclusion = Exclusion.read(Path(str(self._exclude)))
+        kept = exclusion.apply(whole)
+        num_left_out = int(whole.num_captions.sum() - kept.num_captions.sum())
+        self._excluded = {"file": str(exclusion.file), "sha256": exclusion.digest, "pairs": num_left_out}
+        rank_zero_info(f"{exclusion.file}: {num_left_out:,} training pairs are left out")
+        return kept
 
     def _train_captions(self) -> Sequence[tuple[str, ...]]:
         if self._stream is not None:
