@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.planted import planted_gallery, planted_similarity, planted_tokenizer
 
 from ascl_lightning.retrieval import word_support
-from ascl_lightning.retrieval.word_support import PairSupport, UsualSupport, heaviest_stretch, pair_support
+from ascl_lightning.retrieval.word_support import PairSupport, UsualSupport, pair_support
 
 CAPTIONS = [["a red dog", "a blue dog"], [], ["cat"]]
 
@@ -67,11 +65,3 @@ def test_a_word_that_any_picture_supports_is_never_in_doubt() -> None:
 def test_nothing_is_usual_of_no_words() -> None:
     with pytest.raises(ValueError, match="no words"):
         UsualSupport.of(np.array([], dtype=str), np.zeros(0), np.zeros(0))
-
-
-@given(st.lists(st.integers(-5, 5).map(float), max_size=12))
-def test_the_heaviest_stretch_is_that_of_all_stretches(values: list[float]) -> None:
-    best, where = heaviest_stretch(np.array(values))
-    every = [sum(values[i:j]) for i in range(len(values)) for j in range(i + 1, len(values) + 1)]
-    assert best == max([0.0, *every])
-    assert sum(values[where]) == best

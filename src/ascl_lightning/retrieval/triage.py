@@ -2,15 +2,16 @@
 
 Of each pair there are four numbers, and above a threshold it is flagged:
 
-- `mismatched`: the share of pairs drawn at random that fit at least as well (`pair_fit`). Threshold: where half of the
-  pairs are expected not to belong together (`mismatch_threshold`).
+- `mismatched`: how much worse the pair fits than random ones, in their spreads; of a good pair it is negative
+  (`pair_fit`). Threshold: from where on a pair more likely than not does not belong together (`fit_threshold`).
 - `duplicate`: how often this picture came with this caption up to here. Threshold: 1.
-- `over_long`: how much speaks against the stretch of words that the picture supports least, the sum of their doubt
-  (`UsualSupport.doubt`).
-- `under_specified`: the share of other pictures that the caption fits at least as well, if many words are missing...
+- `over_long`: how much speaks against its words, the sum of their doubts that are positive (`UsualSupport.doubt`):
+  words that nothing in the picture supports in a caption that otherwise fits.
+- `under_specified`: the share of other pictures that the caption fits at least as well as its own.
 
 The latter two are judged among pairs that are not mismatched; their thresholds are outer fences (Tukey 1977): the upper
-quartile and three times the distance between the quartiles.
+quartile and three times the distance between the quartiles, but no less than `LEAST`. Which words are usual of a
+picture is learnt from pairs that are not mismatched.
 """
 
 from collections import Counter
@@ -25,16 +26,17 @@ from torch import Tensor
 from ascl_lightning.data.text import Tokenizer
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.models.fusion import FusedSimilarity
-from ascl_lightning.retrieval.pair_fit import mismatch_threshold, pair_fit
+from ascl_lightning.retrieval.pair_fit import fit_threshold, pair_fit
 from ascl_lightning.retrieval.word_support import (
     UNSUPPORTED,
     PairSupport,
     UsualSupport,
-    heaviest_stretch,
     pair_support,
 )
 
 KINDS = ("mismatched", "duplicate", "over_long", "under_specified")
+LEAST = {"over_long": UNSUPPORTED, "under_specified": 0.01}
+"""Least thresholds of the kinds that are judged among pairs which are not mismatched."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,24 +46,26 @@ class Triage:
     Args:
         captions: Cleaned.
         score: The score that the model ranks by.
+        chance: Share of random pairs that fit at least as well.
         numbers: Of each kind the number of each pair.
         thresholds: Of each kind; above it a pair is flagged.
         flags: Of each kind which pairs are flagged.
         words: The words of each pair that the model read.
         support: Support of each in the picture.
         unsupported: Which of them are in doubt (`UNSUPPORTED`).
-        stretch: The words of each pair that the picture supports least.
+        coverage: Mean support of the picture's regions by the words.
     """
 
     captions: Sequence[str]
     score: Float[np.ndarray, " M"]
+    chance: Float[np.ndarray, " M"]
     numbers: dict[str, Float[np.ndarray, " M"]]
     thresholds: dict[str, float]
     flags: dict[str, Bool[np.ndarray, " M"]]
     words: list[np.ndarray]
     support: list[np.ndarray]
     unsupported: list[np.ndarray]
-    stretch: list[str]
+    coverage: Float[np.ndarray, " M"]
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -105,32 +109,32 @@ def triage(
     own = pair_support(similarity, tokenizer, gallery, captions, gallery.image_of_text, texts)
     strangers = _other_images(gallery, seed)
     other = pair_support(similarity, tokenizer, gallery, captions, strangers, texts)
-    thresholds = {"mismatched": mismatch_threshold(fit.chance), "duplicate": 1.0}
-    belongs = fit.chance <= thresholds["mismatched"]
+    thresholds = {"mismatched": -fit_threshold(fit.fit), "duplicate": 1.0}
+    belongs = -fit.fit <= thresholds["mismatched"]
     counted = belongs[own.pairs]
     usual = UsualSupport.of(own.words[counted], own.support[counted], other.support[counted])
     doubts = _by_pair(usual.doubt(own.words, own.support), own)
     words = _by_pair(own.words, own)
-    stretches = [heaviest_stretch(doubt) for doubt in doubts]
     numbers = {
-        "mismatched": fit.chance,
+        "mismatched": -fit.fit,
         "duplicate": occurrences(gallery, captions),
-        "over_long": np.array([weight for weight, _ in stretches], np.float32),
+        "over_long": np.array([np.maximum(doubt, 0).sum() for doubt in doubts]),
         "under_specified": fit.fits,
     }
-    thresholds |= {kind: outer_fence(numbers[kind][belongs]) for kind in ("over_long", "under_specified")}
+    thresholds |= {kind: max(LEAST[kind], outer_fence(numbers[kind][belongs])) for kind in LEAST}
     above = {kind: numbers[kind] > thresholds[kind] for kind in KINDS}
-    above |= {kind: above[kind] & belongs for kind in ("over_long", "under_specified")}
+    above |= {kind: above[kind] & belongs for kind in LEAST}
     return Triage(
         captions=captions,
         score=fit.score,
+        chance=fit.chance,
         numbers=numbers,
         thresholds=thresholds,
         flags={kind: above[kind] for kind in KINDS if kind in kinds},
         words=words,
         support=_by_pair(own.support, own),
         unsupported=[of[doubt > UNSUPPORTED] for of, doubt in zip(words, doubts, strict=True)],
-        stretch=[" ".join(of[where]) for of, (_, where) in zip(words, stretches, strict=True)],
+        coverage=own.coverage,
     )
 
 
@@ -173,16 +177,16 @@ def _by_pair(values: np.ndarray, of: PairSupport) -> list[np.ndarray]:
 
 _REASONS: dict[str, Callable[[Triage, int], str]] = {
     "mismatched": lambda t, row: (
-        f"{100 * t.numbers['mismatched'][row]:.1f}% of pairs drawn at random fit as well "
-        f"(flagged above {100 * t.thresholds['mismatched']:.1f}%)"
+        f"{100 * t.chance[row]:.1f}% of random pairs fit as well: {-t.numbers['mismatched'][row]:.1f} spreads above "
+        f"their mean (flagged below {-t.thresholds['mismatched']:.1f})"
     ),
     "duplicate": lambda t, row: f"the picture came with this caption before: time {t.numbers['duplicate'][row]}",
     "over_long": lambda t, row: (
-        f"nothing in the picture supports '{t.stretch[row]}': doubt {t.numbers['over_long'][row]:.1f} "
+        f"nothing in the picture supports '{' '.join(t.unsupported[row])}': doubt {t.numbers['over_long'][row]:.1f} "
         f"(flagged above {t.thresholds['over_long']:.1f})"
     ),
     "under_specified": lambda t, row: (
-        f"the caption fits {100 * t.numbers['under_specified'][row]:.1f}% of other pictures as well "
-        f"(flagged above {100 * t.thresholds['under_specified']:.1f}%)"
+        f"the caption fits {100 * t.numbers['under_specified'][row]:.1f}% of other pictures as well (flagged above "
+        f"{100 * t.thresholds['under_specified']:.1f}%); its words support this one's regions by {t.coverage[row]:.2f}"
     ),
 }

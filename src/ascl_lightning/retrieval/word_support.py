@@ -125,20 +125,3 @@ class UsualSupport:
         places = [self.place.get(str(word), len(self.place)) for word in words]
         own, other, spread = self.own[places], self.other[places], self.spread[places]
         return np.maximum(own - other, 0) * ((own + other) / 2 - support) / spread**2
-
-
-def heaviest_stretch(values: Float[np.ndarray, " W"]) -> tuple[float, slice]:
-    """The consecutive values with the largest sum, and that sum; 0 and nothing where none is positive.
-
-    Examples:
-        >>> heaviest_stretch(np.array([1.0, -2.0, 2.0, -0.5, 1.0]))
-        (2.5, slice(2, 5, None))
-    """
-    best, where, total, start = 0.0, slice(0, 0), 0.0, 0
-    for number, value in enumerate(values.tolist()):
-        if total <= 0:
-            total, start = 0.0, number
-        total += value
-        if total > best:
-            best, where = total, slice(start, number + 1)
-    return best, where
