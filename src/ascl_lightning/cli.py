@@ -82,7 +82,13 @@ class AsclCLI(LightningCLI):
                 "default_root_dir": "runs",
                 # the data module's samplers share out the work themselves
                 "use_distributed_sampler": False,
-                "callbacks": [KeyedDraws(), EvaluationResults(), RetrievedExamples(), EmbeddingWriter(), WeightsExport()],
+                "callbacks": [
+                    KeyedDraws(),
+                    EvaluationResults(),
+                    RetrievedExamples(),
+                    EmbeddingWriter(),
+                    WeightsExport(),
+                ],
             },
             save_config_callback=LogConfig,
             save_config_kwargs={"save_to_log_dir": False},
