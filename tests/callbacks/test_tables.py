@@ -33,3 +33,4 @@ def test_figures_with_intervals_fit_into_eighty_columns():
     assert shown.count("99.1-100") == 10
     assert "589-600" in shown
     assert "590.4" in shown
+    assert shown.count("t2i") == 2  # of the score and of the ceiling

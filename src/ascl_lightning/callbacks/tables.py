@@ -58,7 +58,8 @@ def interval_table(title: str, scores: Mapping[str, Mapping[str, Interval]], cei
             label = Text.assemble((score.replace("_", " "), "bold"), "\n", short)
             table.add_row(label, *cells, end_section=direction == "text_to_image")
     for name, of_ceiling in recall_rows({f"ceiling/{name}": value for name, value in ceiling.items()}):
-        table.add_row(*name.split(": ")[:1], *of_ceiling)
+        group, _, words = name.partition(": ")
+        table.add_row(f"{group}\n{_SHORT[words.replace(' ', '_')]}", *of_ceiling)
     return table
 
 
