@@ -17,6 +17,7 @@ from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset
+from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches
@@ -113,6 +114,7 @@ class RetrievalDataModule(LightningDataModule):
         self._bad_images = BadImages(max_bad_share)
         self.views: dict[str, SplitView] = {}
         """The splits that were read so far."""
+        self._digests: dict[str, SplitDigest] = {}
         self._stream: Stream | None = None
         self._position: Position | None = None
         self._batches_of_epoch = 0
@@ -134,6 +136,12 @@ class RetrievalDataModule(LightningDataModule):
             regions = None if self._regions is None else self._regions.open(self.root)
             self.views[split] = SplitView(read, self.image_spec, regions, read.features, self.with_tokens)
         return self.views[split]
+
+    def digest(self, split: str) -> SplitDigest:
+        """What tells the images and captions of a split from others; computed when it is first asked for."""
+        if split not in self._digests:
+            self._digests[split] = SplitDigest.of(self.view(split).split)
+        return self._digests[split]
 
     def prepare_texts(self) -> None:
         """Mines what tokenizer and operations need, from the training captions alone."""
@@ -276,6 +284,7 @@ class RetrievalDataModule(LightningDataModule):
             self._use_made_texts(self.view("train"))
         self.prepare_texts()
         if self._stream is not None:
+            self._digests["train"] = SplitDigest.of_stream(self._stream.captions)
             self._stream.captions.clear()
 
     def _use_made_texts(self, view: SplitView) -> None:
