@@ -13,8 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
-from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module
-from ascl_lightning.callbacks.results import run_folder
+from ascl_lightning.callbacks.parts import evaluated_split, is_trial, retrieval_data, retrieval_module, run_folder
 from ascl_lightning.callbacks.shown import Direction, ShownQueries
 from ascl_lightning.data.features import write_whole
 from ascl_lightning.metrics.functional import ranks_from_similarity
@@ -22,9 +21,8 @@ from ascl_lightning.metrics.gallery import Gallery, Score
 from ascl_lightning.metrics.histograms import score_histograms
 from ascl_lightning.pages import webp
 from ascl_lightning.retrieval.latency import QueryTime, time_full_search, time_two_stage_search
+from ascl_lightning.retrieval.side_by_side import SHORTLISTED
 
-SHORTLIST = 0.05
-"""Part of the gallery that a timed two-stage search takes to its second stage."""
 TIMED = 20
 """Queries that are timed in each direction."""
 _DIRECTIONS: tuple[Direction, ...] = ("image_to_text", "text_to_image")
@@ -44,12 +42,13 @@ class Evidence(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks, before the module forgets what it encoded; every process the same."""
-        if trainer.state.fn == "fit" or is_trial(trainer):
+        split = evaluated_split(trainer)
+        if split is None or is_trial(trainer):
             return
         module, data = retrieval_module(pl_module), retrieval_data(trainer)
         gallery = module.evaluation.gallery()
-        similarity, image_of_text = gallery.matrices()["fused"], gallery.image_of_text.cpu()
-        shown = ShownQueries(gallery, data.view("test" if trainer.state.fn == "test" else "val"), similarity)
+        similarity, image_of_text = gallery.matrices()["fused"].cpu(), gallery.image_of_text.cpu()
+        shown = ShownQueries(gallery, data.view(split), similarity)
         examples, searches = {}, []
         for direction, ranks in zip(_DIRECTIONS, ranks_from_similarity(similarity, image_of_text), strict=True):
             full, two_stage = _timed_searches(gallery, module.model.score, direction, ranks)
@@ -112,7 +111,7 @@ def _timed_searches(gallery: Gallery, score: Score, direction: Direction, ranks:
         return score(query, listed) if by_image else score(listed, query).T
 
     size = len(candidates.ids)
-    length = max(1, math.floor(SHORTLIST * size))
+    length = max(1, math.floor(SHORTLISTED * size))
     full = time_full_search(score_block, queries, size)
     two_stage = time_two_stage_search(score_block, queries, items.embeds, candidates.embeds, length)
     return (
@@ -125,7 +124,7 @@ def _machine(gallery: Gallery) -> dict[str, Any]:
     device = gallery.image_of_text.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
-        **{"device": name, "threads": torch.get_num_threads(), "shortlist": SHORTLIST},
+        **{"device": name, "threads": torch.get_num_threads(), "shortlist": SHORTLISTED},
         **{"num_images": len(gallery.images.ids), "num_texts": len(gallery.texts.ids)},
     }
 
