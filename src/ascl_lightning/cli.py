@@ -18,7 +18,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.callbacks.embeddings import EmbeddingWriter
-from ascl_lightning.callbacks.examples import RetrievedExamples
+from ascl_lightning.callbacks.evidence import Evidence
 from ascl_lightning.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.callbacks.keyed_draws import KeyedDraws
 from ascl_lightning.callbacks.loggers import LogConfig, loggers_of_run, record_offline_if_unreachable
@@ -85,7 +85,7 @@ class AsclCLI(LightningCLI):
                 "callbacks": [
                     KeyedDraws(),
                     EvaluationResults(),
-                    RetrievedExamples(),
+                    Evidence(),
                     EmbeddingWriter(),
                     WeightsExport(),
                 ],
