@@ -43,10 +43,15 @@ def original(view: SplitView, row: int) -> Image.Image | None:
     return Image.fromarray(image) if isinstance(image, np.ndarray) else open_image(image)
 
 
-def thumbnail(image: Image.Image, side: int) -> str:
-    """A picture whose longer side has `side` pixels, as a `data:` address."""
+def shrunk(image: Image.Image, side: int) -> Image.Image:
+    """A picture whose longer side has `side` pixels."""
     scale = side / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def thumbnail(image: Image.Image, side: int) -> str:
+    """A picture whose longer side has `side` pixels, as a `data:` address."""
     buffer = io.BytesIO()
-    image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=85)
+    shrunk(image, side).save(buffer, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
