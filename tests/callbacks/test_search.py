@@ -9,7 +9,7 @@ from ascl_lightning.callbacks.search import ReciprocalReranking, TwoStageFrontie
 from ascl_lightning.data.batch import Features
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics import RetrievalMetrics, retrieval_metrics
-from ascl_lightning.metrics.retrieval import Gallery
+from ascl_lightning.metrics.gallery import Gallery
 
 
 def numbered(count: int) -> Features:

@@ -284,3 +284,30 @@ def test_tiles_order_padding_and_batches_change_nothing_in_float32(
     similarity.memory_budget = budget
     parts = [similarity(subset(images, rows), padded) for rows in torch.arange(4).split(cut)]
     torch.testing.assert_close(torch.cat(parts), whole[:, order], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["pairwise", "independent", "none"])
+def test_the_fused_score_is_the_weighted_sum_of_its_levels(fusion):
+    similarity = make_similarity(local_weight=0.3, global_fusion=fusion)
+    images, texts = make_features(4, 3, seed=1), make_features(5, 6, seed=2)
+    levels = similarity.levels()
+    assert list(levels) == ["local", "global" if fusion == "pairwise" else "independent"]
+    total = sum(weight * level(images, texts) for weight, level in levels.values())
+    torch.testing.assert_close(total, similarity(images, texts))
+    if fusion != "pairwise":
+        product = similarity.image_embeds(images) @ similarity.text_embeds(texts).T
+        torch.testing.assert_close(levels["independent"][1](images, texts), product)
+
+
+def test_a_score_of_one_level_has_that_level_alone():
+    assert list(FusedSimilarity(8, num_heads=2, local_weight=1.0).levels()) == ["local"]
+    assert list(FusedSimilarity(8, num_heads=2, local_weight=0.0).levels()) == ["global"]
+
+
+def test_levels_follow_the_weights_of_their_similarity():
+    similarity = FusedSimilarity(8, num_heads=2)
+    _, level = similarity.levels()["global"]
+    similarity.double()
+    similarity.image_fusion.load_state_dict({k: v + 1 for k, v in similarity.image_fusion.state_dict().items()})
+    for name, value in similarity.state_dict().items():
+        assert torch.equal(level.state_dict()[name], value), name

@@ -16,7 +16,7 @@ from ascl_lightning.callbacks.parts import is_trial, retrieval_module
 from ascl_lightning.callbacks.results import run_folder
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.functional import metrics_from_ranks, streamed_ranks
-from ascl_lightning.metrics.retrieval import Gallery
+from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.retrieval.rerank import reranked_ranks
 from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
 

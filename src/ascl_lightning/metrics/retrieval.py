@@ -1,7 +1,6 @@
 """Collects encoded images and texts over an evaluation and ranks them against each other at its end."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,9 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 from ascl_lightning.data.batch import Features
 from ascl_lightning.metrics.embedding_quality import alignment, uniformity
 from ascl_lightning.metrics.functional import fold_metrics, metrics_from_ranks, streamed_ranks
-
-Score = Callable[[Features, Features], Tensor]
-"""Given n images and m texts, projected and on one device, their scores, (n, m)."""
+from ascl_lightning.metrics.gallery import Gallery, Items, Level, Score
 
 
 class RetrievalMetrics(Metric):
@@ -29,6 +26,7 @@ class RetrievalMetrics(Metric):
             its copies, and follows no `to`.
         fold_size: Also give the mean over folds of so many images, as `folds/...` (COCO 1K: 1000), where the split
             holds a whole fold; images are taken in the order of their ids.
+        levels: What the score is a weighted sum of, by name; none where it has no parts.
         **kwargs: Passed on to `torchmetrics.Metric`.
 
     Example:
@@ -44,10 +42,13 @@ class RetrievalMetrics(Metric):
     full_state_update: bool = False
     is_differentiable: bool = False
 
-    def __init__(self, score: Score, fold_size: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, score: Score, fold_size: int | None = None, levels: Mapping[str, Level] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.fold_size = fold_size
-        self._scorer = _Unowned(score)
+        self._scorer = _Unowned(score, levels or {})
+        self._gallery: Gallery | None = None
         for kind in ("image", "text"):
             for field in ("ids", "pooled", "tokens", "lengths", "embeds"):
                 self.add_state(f"{kind}_{field}", default=[], dist_reduce_fx="cat")
@@ -74,6 +75,7 @@ class RetrievalMetrics(Metric):
             image_embeds: Independent embeddings, L2-normalised, (N, D).
             text_embeds: Independent embeddings, L2-normalised, (M, D).
         """
+        self._gallery = None
         self._append("image", images, image_ids, image_embeds)
         self._append("text", texts, text_ids, text_embeds)
         self.text_image_ids.append(text_image_ids.long())
@@ -110,90 +112,41 @@ class RetrievalMetrics(Metric):
             metrics |= {f"folds/{name}": value for name, value in folds.items()}
         return metrics
 
-    def gallery(self) -> "Gallery":
-        """What this process has collected so far, ready to be scored.
+    def gallery(self) -> Gallery:
+        """What all processes have collected so far, ready to be scored; the same until more comes.
 
         Raises:
             ValueError: If a text came without its image.
         """
-        images, texts = self._items("image"), self._items("text")
-        text_image_ids = dim_zero_cat(self.text_image_ids).to(self.device)[texts.rows]
-        return Gallery(images, texts, _rows_of(text_image_ids, images.ids), self._scorer.score)
+        if self._gallery is None:
+            alone = not self._is_synced  # `compute` has all processes' items already, and gives them back itself
+            with self.sync_context(should_sync=alone, should_unsync=alone):
+                images, texts = self._items("image"), self._items("text")
+                text_image_ids = dim_zero_cat(self.text_image_ids).to(self.device)[texts.rows]
+            image_of_text = _rows_of(text_image_ids, images.ids)
+            self._gallery = Gallery(images, texts, image_of_text, self._scorer.score, self._scorer.levels)
+        return self._gallery
 
-    def _items(self, kind: str) -> "Items":
+    def reset(self) -> None:
+        """Forgets everything."""
+        super().reset()
+        self._gallery = None
+
+    def _items(self, kind: str) -> Items:
         state = {name: dim_zero_cat(getattr(self, f"{kind}_{name}")) for name in ("ids", "pooled", "lengths", "embeds")}
         tokens = getattr(self, f"{kind}_tokens")
         return Items(**state, tokens=[tokens] if isinstance(tokens, Tensor) else tokens, device=self.device)
 
 
 class _Unowned:
-    """Keeps the scorer from becoming a sub-module of the metric, and from being copied with it."""
+    """Keeps the scorers from becoming sub-modules of the metric, and from being copied with it."""
 
-    def __init__(self, score: Score) -> None:
+    def __init__(self, score: Score, levels: Mapping[str, Level]) -> None:
         self.score = score
+        self.levels = levels
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Unowned":
         return self
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Distinct images and texts that can be scored by number."""
-
-    images: "Items"
-    texts: "Items"
-    image_of_text: Int[Tensor, " M"]
-    """Number of each text's image."""
-    scorer: Score
-
-    def score(self, image_numbers: Int[Tensor, " n"], text_numbers: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
-        """Scores of some images with some texts, (n, m)."""
-        return self.scorer(self.images.select(image_numbers), self.texts.select(text_numbers))
-
-
-class Items:
-    """The distinct items of one kind, numbered in the order of their ids.
-
-    Args:
-        ids: With repetitions, (R,).
-        pooled: (R, P).
-        lengths: Number of tokens of each item, (R,).
-        embeds: (R, D).
-        tokens: The valid tokens of all items, one item after the other, in any number of parts, (sum of lengths, T).
-        device: Where selected items go; what came may lie elsewhere.
-    """
-
-    def __init__(
-        self,
-        ids: Int[Tensor, " R"],
-        pooled: Float[Tensor, "R P"],
-        lengths: Int[Tensor, " R"],
-        embeds: Float[Tensor, "R D"],
-        tokens: list[Tensor],
-        device: torch.device,
-    ) -> None:
-        sorted_ids, order = ids.to(device).sort(stable=True)
-        is_first = torch.ones_like(sorted_ids, dtype=torch.bool)
-        is_first[1:] = sorted_ids[1:] != sorted_ids[:-1]
-        self.rows = order[is_first]
-        self.ids = sorted_ids[is_first]
-        self.embeds = embeds.to(device)[self.rows]
-        self._pooled = pooled
-        self._tokens = torch.cat([*tokens, tokens[0].new_zeros(1, tokens[0].shape[1])])
-        self._lengths = lengths
-        self._starts = lengths.cumsum(0) - lengths
-        self._device = device
-
-    def select(self, numbers: Int[Tensor, " n"]) -> Features:
-        """The items of these numbers, their tokens padded to the longest, on the device of the metric."""
-        rows = self.rows[numbers].to(self._tokens.device)
-        lengths, starts = self._lengths[rows], self._starts[rows]
-        positions = torch.arange(int(lengths.max()), device=rows.device)
-        mask = positions < lengths[:, None]
-        # one gather, padding included: the very last row is zero
-        sources = torch.where(mask, starts[:, None] + positions, len(self._tokens) - 1)
-        tokens = self._tokens.index_select(0, sources.flatten()).unflatten(0, mask.shape)
-        return Features(self._pooled[rows].to(self._device), tokens.to(self._device), mask.to(self._device))
 
 
 def _rows_of(ids: Int[Tensor, " M"], sorted_ids: Int[Tensor, " N"]) -> Int[Tensor, " M"]:

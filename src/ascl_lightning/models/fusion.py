@@ -6,6 +6,7 @@ independent one to the item alone: the score of image i with text j depends on i
 """
 
 from collections.abc import Callable
+from copy import copy
 from itertools import repeat
 from typing import Literal, get_args
 
@@ -80,6 +81,24 @@ class FusedSimilarity(nn.Module):
         if global_fusion != "none":
             self.image_fusion = ContextFusion(embed_dim, gated=True)
             self.text_fusion = ContextFusion(embed_dim, gated=text_gate)
+
+    def levels(self) -> dict[str, tuple[float, "FusedSimilarity"]]:
+        """The scores that the fused one is the weighted sum of: weights, and similarities with the same parameters.
+
+        Returns:
+            `local`, and `global`, or `independent` where the global vectors belong to one item alone; of either only
+            what has a weight.
+        """
+        of_global = "global" if self.global_fusion == "pairwise" else "independent"
+        shares = {"local": (self.local_weight, 1.0), of_global: (1 - self.local_weight, 0.0)}
+        return {
+            name: (weight, self._with_local_weight(local)) for name, (weight, local) in shares.items() if weight > 0
+        }
+
+    def _with_local_weight(self, local_weight: float) -> "FusedSimilarity":
+        other = copy(self)
+        other.local_weight = local_weight
+        return other
 
     @property
     def uses_tokens(self) -> bool:

@@ -10,6 +10,7 @@ from ascl_lightning.data.batch import ImageTextBatch
 from ascl_lightning.errors import UserError
 from ascl_lightning.losses import ContrastiveLoss
 from ascl_lightning.metrics import RetrievalMetrics
+from ascl_lightning.metrics.gallery import Level
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import ImageEncoder
 from ascl_lightning.models.model import ImageTextModel
@@ -70,7 +71,8 @@ class RetrievalModule(LightningModule):
             self.model.compile_towers()
         self.loss = loss
         self.word_features = word_features
-        self.evaluation = RetrievalMetrics(self.model.score, fold_size)
+        levels = {name: Level(*level) for name, level in similarity.levels().items()}
+        self.evaluation = RetrievalMetrics(self.model.score, fold_size, levels)
         self.model.freeze_unread(uses_global=similarity.local_weight < 1 or first_stage_weight > 0)
         weights = type_i_weight, type_ii_iii_weight, first_stage_weight
         self._objective = Objective(self.model, loss, word_features, *weights, chunk_size)

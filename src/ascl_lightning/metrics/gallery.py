@@ -1,0 +1,164 @@
+"""The encoded images and texts of a split, scored by number: in tiles, or all at once and looked up from then on."""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import psutil
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ascl_lightning.data.batch import Features
+
+Score = Callable[[Features, Features], Tensor]
+"""Given n images and m texts, projected and on one device, their scores, (n, m)."""
+
+_IMAGE_BLOCK, _TEXT_BLOCK = 256, 1024
+
+
+class Level(NamedTuple):
+    """One of the scores that a fused score is the weighted sum of."""
+
+    weight: float
+    score: Score
+
+
+class Gallery:
+    """Distinct images and texts that can be scored by number.
+
+    Args:
+        images: The images.
+        texts: The texts.
+        image_of_text: Number of each text's image, (M,).
+        score: The score that the model ranks by.
+        levels: What it is the weighted sum of, by name; none where it has no parts. The name `independent` is that of
+            the product of the embeddings.
+    """
+
+    def __init__(
+        self,
+        images: "Items",
+        texts: "Items",
+        image_of_text: Int[Tensor, " M"],
+        score: Score,
+        levels: Mapping[str, Level],
+    ) -> None:
+        self.images = images
+        self.texts = texts
+        self.image_of_text = image_of_text
+        self._score = score
+        self._levels = levels
+        self._matrices: dict[str, Tensor] = {}
+
+    def score(self, image_numbers: Int[Tensor, " n"], text_numbers: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
+        """Scores of some images with some texts, (n, m); looked up once `matrices` has been asked for."""
+        if self._matrices:
+            rows = self._matrices["fused"][image_numbers.cpu()]
+            return rows[:, text_numbers.cpu()].to(image_numbers.device)
+        return self._score(self.images.select(image_numbers), self.texts.select(text_numbers))
+
+    def matrices(self) -> dict[str, Float[Tensor, "N M"]]:
+        """Scores of all images with all texts, each computed once, in main memory or, where that is short, in a file.
+
+        Returns:
+            `fused`, the score that the model ranks by; its levels, if it has more than one; and `independent`, the
+            product of the embeddings that belong to one item alone, unless it is the fused score itself.
+        """
+        if not self._matrices:
+            levels = {name: self._level(name) for name, level in self._levels.items() if level.weight < 1}
+            fused = self._weighted_sum(levels) if levels else self._all_pairs(self._score)
+            self._matrices = {"fused": fused, **levels}
+            if "independent" not in self._levels:
+                self._matrices["independent"] = self._level("independent")
+        return self._matrices
+
+    def _level(self, name: str) -> Float[Tensor, "N M"]:
+        if name == "independent":
+            return self._tiled(lambda i, t: self.images.embeds[i] @ self.texts.embeds[t].T)
+        return self._all_pairs(self._levels[name].score)
+
+    def _weighted_sum(self, levels: dict[str, Tensor]) -> Tensor:
+        total = _allocated(next(iter(levels.values())))
+        for start in range(0, len(total), _IMAGE_BLOCK):
+            rows = slice(start, start + _IMAGE_BLOCK)
+            parts = [self._levels[name].weight * matrix[rows] for name, matrix in levels.items()]
+            total[rows] = torch.stack(parts).sum(0)
+        return total
+
+    def _all_pairs(self, score: Score) -> Float[Tensor, "N M"]:
+        return self._tiled(lambda i, t: score(self.images.select(i), self.texts.select(t)))
+
+    @torch.no_grad()
+    def _tiled(self, score_block: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, "N M"]:
+        device = self.image_of_text.device
+        images = torch.arange(len(self.images.ids), device=device).split(_IMAGE_BLOCK)
+        texts = torch.arange(len(self.texts.ids), device=device).split(_TEXT_BLOCK)
+        matrix: Tensor | None = None
+        for rows in images:
+            for columns in texts:
+                scores = score_block(rows, columns)
+                if matrix is None:
+                    matrix = _allocated(scores, (len(self.images.ids), len(self.texts.ids)))
+                matrix[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = scores.cpu()
+        if matrix is None:
+            raise ValueError("there is no text to rank")
+        return matrix
+
+
+def _allocated(like: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    """An empty matrix; of more than a quarter of the free memory, in a file that nobody else sees."""
+    shape = tuple(like.shape) if shape is None else shape
+    size = math.prod(shape) * like.element_size()
+    if size <= psutil.virtual_memory().available // 4:
+        return torch.empty(shape, dtype=like.dtype)
+    with tempfile.NamedTemporaryFile(prefix="ascl-scores-") as file:
+        file.truncate(size)
+        # the mapping outlives the name
+        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=like.dtype).view(shape)
+
+
+class Items:
+    """The distinct items of one kind, numbered in the order of their ids.
+
+    Args:
+        ids: With repetitions, (R,).
+        pooled: (R, P).
+        lengths: Number of tokens of each item, (R,).
+        embeds: (R, D).
+        tokens: The valid tokens of all items, one item after the other, in any number of parts, (sum of lengths, T).
+        device: Where selected items go; what came may lie elsewhere.
+    """
+
+    def __init__(
+        self,
+        ids: Int[Tensor, " R"],
+        pooled: Float[Tensor, "R P"],
+        lengths: Int[Tensor, " R"],
+        embeds: Float[Tensor, "R D"],
+        tokens: list[Tensor],
+        device: torch.device,
+    ) -> None:
+        sorted_ids, order = ids.to(device).sort(stable=True)
+        is_first = torch.ones_like(sorted_ids, dtype=torch.bool)
+        is_first[1:] = sorted_ids[1:] != sorted_ids[:-1]
+        self.rows = order[is_first]
+        self.ids = sorted_ids[is_first]
+        self.embeds = embeds.to(device)[self.rows]
+        self._pooled = pooled
+        self._tokens = torch.cat([*tokens, tokens[0].new_zeros(1, tokens[0].shape[1])])
+        self._lengths = lengths
+        self._starts = lengths.cumsum(0) - lengths
+        self._device = device
+
+    def select(self, numbers: Int[Tensor, " n"]) -> Features:
+        """The items of these numbers, their tokens padded to the longest, on the device of the metric."""
+        rows = self.rows[numbers].to(self._tokens.device)
+        lengths, starts = self._lengths[rows], self._starts[rows]
+        positions = torch.arange(int(lengths.max()), device=rows.device)
+        mask = positions < lengths[:, None]
+        # one gather, padding included: the very last row is zero
+        sources = torch.where(mask, starts[:, None] + positions, len(self._tokens) - 1)
+        tokens = self._tokens.index_select(0, sources.flatten()).unflatten(0, mask.shape)
+        return Features(self._pooled[rows].to(self._device), tokens.to(self._device), mask.to(self._device))
