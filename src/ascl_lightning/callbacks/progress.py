@@ -11,7 +11,7 @@ from ascl_lightning.data.batch import ImageTextBatch
 
 
 class TrainingProgress(Callback):
-    """Logs, at the steps that are logged:
+    """Logs rates, scale and speed of a training, at the steps that are logged.
 
     - `train/learning_rate/GROUP`, of each group of parameters with a rate of its own;
     - `train/logit_scale`, 1 / temperature: what similarities are multiplied by, and not its logarithm;
@@ -19,7 +19,7 @@ class TrainingProgress(Callback):
       beginning of the epoch, if that is later: loading counts, validation does not.
 
     `train/gradient_norm` is of `NonFiniteSteps`, which needs it in any case.
-    """  # noqa: D400, D415
+    """
 
     def __init__(self) -> None:
         self._pairs = 0
