@@ -1,4 +1,4 @@
-from ascl_lightning.callbacks.results import recall_rows
+from ascl_lightning.callbacks.tables import recall_rows
 
 
 def test_each_group_has_a_row_for_each_direction():
