@@ -127,6 +127,14 @@ def record_offline_if_unreachable(loggers: Sequence[Logger]) -> None:
         rank_zero_warn(f"W&B at {address} does not answer: it records offline, `wandb sync` sends it later")
 
 
+@rank_zero_only
+def keep_pictures_with_runs(loggers: Sequence[Logger]) -> None:
+    """Has W&B put pictures and tables beside its records, where `wandb sync` finds them, not into the home folder."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            os.environ.setdefault("WANDB_DATA_DIR", str(Path(logger.save_dir or ".", "wandb").absolute()))
+
+
 def _warn_of_changes(path: Path, config: dict[str, Any]) -> None:
     before, now = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(config)
     changed = [
