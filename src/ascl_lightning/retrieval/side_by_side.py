@@ -76,8 +76,8 @@ def fold_queries(gallery: Gallery, fold_size: int | None, image_ids: Sequence[st
         members = ((owner >= start) & (owner < start + fold_size)).nonzero().squeeze(1)
         own, ids = owner[members] - start, image_ids[start : start + fold_size]
         for name, matrix in gallery.matrices().items():
-            ranks = ranks_from_similarity(matrix[start : start + fold_size][:, members].cpu(), own)
-            folds[name].append(Queries.from_ranks(*(of.numpy() for of in ranks), own.numpy(), ids))
+            images, texts = ranks_from_similarity(matrix[start : start + fold_size][:, members].cpu(), own)
+            folds[name].append(Queries.from_ranks(images.numpy(), texts.numpy(), own.numpy(), ids))
     return folds
 
 
