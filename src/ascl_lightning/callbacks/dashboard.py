@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,10 @@ class Dashboard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows what training begins with."""
         run = _run(trainer)
-        if run is not None and trainer.global_step == 0 and trainer.is_global_zero:
-            _log(trainer, run, "train", [first_batch_panel(retrieval_data(trainer))])
+        if run is not None and trainer.is_global_zero:
+            _send_fingerprints(trainer, run, ("train", "val"))
+            if trainer.global_step == 0:
+                _log(trainer, run, "train", [first_batch_panel(retrieval_data(trainer))])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at what was encoded, before the module forgets it."""
@@ -107,6 +109,7 @@ class Dashboard(Callback):
         import wandb
 
         folder = run_folder(trainer)
+        _send_fingerprints(trainer, run, [str(evaluated_split(trainer))])
         if (folder / RESULTS).is_file():
             results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
             _log(trainer, run, results["split"], [figures_panel(results)])
@@ -159,6 +162,13 @@ def _run(trainer: Trainer) -> Any:
     """The run of W&B, which does nothing on ranks other than 0; None without."""
     logger = next((logger for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
     return None if logger is None else logger.experiment
+
+
+def _send_fingerprints(trainer: Trainer, run: Any, splits: Sequence[str]) -> None:
+    """Tells by the configuration which images and captions were used."""
+    data = retrieval_data(trainer)
+    prints = {split: data.digest(split).fingerprint for split in splits}
+    run.config.update({"data_fingerprint": prints}, allow_val_change=True)
 
 
 def _log(trainer: Trainer, run: Any, stage: str, panels: Iterable[Panel]) -> None:

@@ -17,7 +17,9 @@ from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset, TrainItem
+from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.image_operations import ImageOperation, check_shares
+from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches
 from ascl_lightning.data.sources import Source, Split
@@ -113,6 +115,9 @@ class RetrievalDataModule(LightningDataModule):
         self._bad_images = BadImages(max_bad_share)
         self.views: dict[str, SplitView] = {}
         """The splits that were read so far."""
+        self.provenance: Provenance | None = None
+        """What the weights in use were made from, as far as a checkpoint or this training says."""
+        self._digests: dict[str, SplitDigest] = {}
         self._stream: Stream | None = None
         self._position: Position | None = None
         self._batches_of_epoch = 0
@@ -134,6 +139,12 @@ class RetrievalDataModule(LightningDataModule):
             regions = None if self._regions is None else self._regions.open(self.root)
             self.views[split] = SplitView(read, self.image_spec, regions, read.features, self.with_tokens)
         return self.views[split]
+
+    def digest(self, split: str) -> SplitDigest:
+        """What tells the images and captions of a split from others; computed when it is first asked for."""
+        if split not in self._digests:
+            self._digests[split] = SplitDigest.of(self.view(split).split)
+        return self._digests[split]
 
     def prepare_texts(self) -> None:
         """Mines what tokenizer and operations need, from the training captions alone."""
@@ -248,7 +259,8 @@ class RetrievalDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What was mined from the training captions, for tests that have no training split; how far training came."""
-        state: dict[str, Any] = {} if self.vocabulary is None else {"vocabulary": self.vocabulary.state()}
+        carried = {"vocabulary": self.vocabulary, "provenance": self.provenance}
+        state: dict[str, Any] = {name: value.state() for name, value in carried.items() if value is not None}
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             state["position"] = asdict(self._reached(self.trainer))
         return state
@@ -257,6 +269,8 @@ class RetrievalDataModule(LightningDataModule):
         """Takes the vocabulary of the checkpoint, also in place of one mined anew, and goes on where it was saved."""
         if "vocabulary" in state_dict:
             self.vocabulary = Vocabulary.from_state(state_dict["vocabulary"])
+        if "provenance" in state_dict:
+            self.provenance = Provenance.from_state(state_dict["provenance"])
         if "position" in state_dict:
             self._position = Position(**state_dict["position"])
 
@@ -285,6 +299,7 @@ class RetrievalDataModule(LightningDataModule):
             self._use_made_texts(self.view("train"))
         self.prepare_texts()
         if self._stream is not None:
+            self._digests["train"] = SplitDigest.of_stream(self._stream.captions)
             self._stream.captions.clear()
 
     def _use_made_texts(self, view: SplitView) -> None:
