@@ -30,6 +30,7 @@ COMMANDS = {
         "ascl_lightning.commands.interpolate",
         "validate between the pretrained and the fine-tuned weights (WiSE-FT) and keep the best",
     ),
+    "dashboard": ("ascl_lightning.commands.dashboard", "lay out what runs log in a W&B project, as a view of it"),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
 

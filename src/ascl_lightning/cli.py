@@ -16,14 +16,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from ascl_lightning.callbacks.asymmetry_shares import AsymmetryShares
 from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
+from ascl_lightning.callbacks.dashboard import Dashboard
 from ascl_lightning.callbacks.embeddings import EmbeddingWriter
-from ascl_lightning.callbacks.examples import RetrievedExamples
+from ascl_lightning.callbacks.evidence import Evidence
 from ascl_lightning.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.callbacks.keyed_draws import KeyedDraws
 from ascl_lightning.callbacks.leak_guard import LeakGuard
-from ascl_lightning.callbacks.loggers import LogConfig, loggers_of_run, record_offline_if_unreachable
+from ascl_lightning.callbacks.loggers import (
+    LogConfig,
+    keep_pictures_with_runs,
+    loggers_of_run,
+    record_offline_if_unreachable,
+)
 from ascl_lightning.callbacks.non_finite import NonFiniteSteps
+from ascl_lightning.callbacks.progress import TrainingProgress
 from ascl_lightning.callbacks.provenance import RecordProvenance
 from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
 from ascl_lightning.callbacks.results import EvaluationResults
@@ -87,10 +95,14 @@ class AsclCLI(LightningCLI):
                 "callbacks": [
                     KeyedDraws(),
                     RecordProvenance(),
+                    TrainingProgress(),
                     EvaluationResults(),
-                    RetrievedExamples(),
+                    Evidence(),
                     EmbeddingWriter(),
                     WeightsExport(),
+                    AsymmetryShares(),
+                    # last: it shows what the others left
+                    Dashboard(),
                 ],
             },
             save_config_callback=LogConfig,
@@ -177,6 +189,7 @@ class AsclCLI(LightningCLI):
         if isinstance(config.strategy, str) and hasattr(trainer.strategy, "_timeout"):
             trainer.strategy._timeout = timedelta(seconds=self._get(self.config_init, "timeout"))
         record_offline_if_unreachable(trainer.loggers)
+        keep_pictures_with_runs(trainer.loggers)
         return trainer
 
     def _callbacks_of_command(self) -> list[Callback]:

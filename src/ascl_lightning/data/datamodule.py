@@ -11,12 +11,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from ascl_lightning.data import word_edits  # noqa: F401 — a config finds its operations by their names
-from ascl_lightning.data.asymmetry import AsymmetrySampler, TextOperation
+from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextOperation
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
-from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset
+from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset, TrainItem
 from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.provenance import Provenance
@@ -185,6 +185,15 @@ class RetrievalDataModule(LightningDataModule):
         if self._corpus is None and any(operation.needs_corpus for operation in operations):
             self._corpus = CaptionCorpus(self._train_captions())
         return TextMaker(self.asymmetry, self.vocabulary, self._corpus, self.seed)
+
+    def texts_of(self, item: TrainItem) -> AsymmetrySample:
+        """The texts of a training item; those whose features stand ready for an epoch, made as extraction made them."""
+        if item.texts is not None:
+            return item.texts
+        view, stored = self.view("train"), self.view("train").features.texts
+        variants = 1 if stored is None else max(1, stored.num_variants)
+        captions, place = view.split.captions[item.image_row], item.text_row - view.text_rows(item.image_row).start
+        return self.text_maker().make(captions, place, item.image_row, item.epoch % variants, item.text_row)
 
     def ceiling(self, split: str) -> dict[str, float]:
         """Metrics of a scorer that knows the truth, where the source knows it; else nothing."""
