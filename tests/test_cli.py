@@ -69,11 +69,11 @@ def test_a_checkpoint_is_tested_on_another_folder_with_a_test_split_alone(traine
     assert main(["test", "--config", TINY, *at(tmp_path, tmp_path / "other"), "--ckpt_path", checkpoint]) == 0
     shown = capsys.readouterr().out
     run = only(tmp_path, "runs/test/version_0")
-    metrics = json.loads((run / "test_metrics.json").read_text())
+    metrics = json.loads((run / "results.json").read_text())["metrics"]
     recalls = [metrics[f"test/{way}/recall_at_{k}"] for way in WAYS for k in (1, 5, 10)]
     assert metrics["test/rsum"] == pytest.approx(sum(recalls))
     assert f"{metrics['test/rsum']:.1f}" in shown
-    assert "image to text" in shown
+    assert "i2t" in shown
     assert "<h2>Text to image</h2>" in (run / "examples.html").read_text()
 
 
@@ -96,7 +96,9 @@ def test_the_same_checkpoint_gives_the_same_figures_whatever_was_mined_since(tra
             )
         arguments = [*at(tmp_path / name, tmp_path / name), "--ckpt_path"]
         main(["test", "--config", TINY, *arguments, str(only(trained, "runs/fit/*/checkpoints/best.ckpt"))])
-    first, second = (json.loads(only(tmp_path / name, "runs/test/*/test_metrics.json").read_text()) for name in "ab")
+    first, second = (
+        json.loads(only(tmp_path / name, "runs/test/*/results.json").read_text())["scores"] for name in "ab"
+    )
     assert first == second
 
 
@@ -116,7 +118,7 @@ def test_exported_weights_are_tested_as_their_checkpoint_is(trained, tmp_path, c
     for config, checkpoint in ((TINY, best), (TINY, weights), (weights / "config.yaml", weights / "model.safetensors")):
         arguments = [*at(tmp_path, tmp_path / "other"), "--ckpt_path", str(checkpoint)]
         assert main(["test", "--config", str(config), *arguments]) == 0
-        figures.append(max(tmp_path.glob("runs/test/version_*/test_metrics.json")).read_text())
+        figures.append(json.loads(max(tmp_path.glob("runs/test/version_*/results.json")).read_text())["scores"])
     assert figures[0] == figures[1] == figures[2]
     state, tensors = torch.load(best, weights_only=True)["state_dict"], load_file(weights / "model.safetensors")
     assert state.keys() == tensors.keys()
@@ -338,20 +340,18 @@ def test_real_coco_files_train_and_test_with_splits_drawn_by_share(tmp_path):
     ]
     assert main(["fit", *arguments]) == 0
     assert main(["test", *arguments, "--ckpt_path", "last"]) == 0
-    metrics = json.loads(only(tmp_path, "runs/test/*/test_metrics.json").read_text())
+    metrics = json.loads(only(tmp_path, "runs/test/*/results.json").read_text())["metrics"]
     assert 0 <= metrics["test/rsum"] <= 600
 
 
-@pytest.mark.parametrize(("name", "first"), [("two_stage", "fixed"), ("reranked", "plain")])
-def test_a_test_reports_other_ways_to_search(trained, tmp_path, capsys, name, first):
+def test_a_test_reports_the_frontier_of_two_stage_search(trained, tmp_path, capsys):
     checkpoint = str(only(trained, "runs/fit/*/checkpoints/best.ckpt"))
     write_karpathy(tmp_path / "data", {"test": 5})
-    arguments = [*at(tmp_path, tmp_path / "data"), "--ckpt_path", checkpoint, "--retrieval", name]
+    arguments = [*at(tmp_path, tmp_path / "data"), "--ckpt_path", checkpoint, "--retrieval", "two_stage"]
     assert main(["test", "--config", TINY, *arguments]) == 0
-    rows = json.loads(only(tmp_path, f"runs/test/*/{name}.json").read_text())
-    metrics = json.loads(only(tmp_path, "runs/test/*/test_metrics.json").read_text())
-    assert first in rows[0].values()
-    plain = rows[-1] if name == "two_stage" else rows[0]
-    assert plain["rSum"] == pytest.approx(metrics["test/rsum"])
-    assert plain["text_to_image/mean_rank"] == pytest.approx(metrics["test/text_to_image/mean_rank"])
-    assert name.replace("_", " ") in capsys.readouterr().out
+    rows = json.loads(only(tmp_path, "runs/test/*/two_stage.json").read_text())
+    metrics = json.loads(only(tmp_path, "runs/test/*/results.json").read_text())["metrics"]
+    assert rows[0]["shortlist"] == "fixed"
+    assert rows[-1]["rSum"] == pytest.approx(metrics["test/rsum"])
+    assert rows[-1]["text_to_image/mean_rank"] == pytest.approx(metrics["test/text_to_image/mean_rank"])
+    assert "two stage" in capsys.readouterr().out

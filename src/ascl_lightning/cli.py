@@ -24,8 +24,8 @@ from ascl_lightning.callbacks.keyed_draws import KeyedDraws
 from ascl_lightning.callbacks.loggers import LogConfig, loggers_of_run, record_offline_if_unreachable
 from ascl_lightning.callbacks.non_finite import NonFiniteSteps
 from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
-from ascl_lightning.callbacks.results import TestResults
-from ascl_lightning.callbacks.search import ReciprocalReranking, TwoStageFrontier
+from ascl_lightning.callbacks.results import EvaluationResults
+from ascl_lightning.callbacks.search import TwoStageFrontier
 from ascl_lightning.callbacks.weights import WeightsExport
 from ascl_lightning.checkpoints import Continuation, find_checkpoint
 from ascl_lightning.data.datamodule import RetrievalDataModule
@@ -33,7 +33,7 @@ from ascl_lightning.distributed import leave_group
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
 
-SEARCHES = {"full": None, "two_stage": TwoStageFrontier, "reranked": ReciprocalReranking}
+SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
 """What `--retrieval` stands for: the report that a test adds to its metrics."""
 
 # what a folder or a disk has, and not the program
@@ -82,7 +82,13 @@ class AsclCLI(LightningCLI):
                 "default_root_dir": "runs",
                 # the data module's samplers share out the work themselves
                 "use_distributed_sampler": False,
-                "callbacks": [KeyedDraws(), TestResults(), RetrievedExamples(), EmbeddingWriter(), WeightsExport()],
+                "callbacks": [
+                    KeyedDraws(),
+                    EvaluationResults(),
+                    RetrievedExamples(),
+                    EmbeddingWriter(),
+                    WeightsExport(),
+                ],
             },
             save_config_callback=LogConfig,
             save_config_kwargs={"save_to_log_dir": False},
@@ -102,7 +108,7 @@ class AsclCLI(LightningCLI):
             "--retrieval",
             type=Literal[tuple(SEARCHES)],
             default="full",
-            help="validate and test: also search in two stages at a row of budgets, or re-rank by reciprocal ranks",
+            help="validate and test: also search in two stages at a row of budgets",
         )
         parser.add_argument(
             "--resume",

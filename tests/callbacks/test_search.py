@@ -1,13 +1,9 @@
-from unittest import mock
-
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ascl_lightning.callbacks.search import ReciprocalReranking, TwoStageFrontier
+from ascl_lightning.callbacks.search import frontier
 from ascl_lightning.data.batch import Features
-from ascl_lightning.errors import UserError
 from ascl_lightning.metrics import RetrievalMetrics, retrieval_metrics
 from ascl_lightning.metrics.gallery import Gallery
 
@@ -31,7 +27,7 @@ def make_gallery(num_images: int, captions: int) -> tuple[Gallery, Tensor, Tenso
 
 def test_the_frontier_ends_with_the_full_search_and_keeps_to_its_budgets():
     gallery, scores, owner = make_gallery(20, 5)
-    *budgets, full = TwoStageFrontier().measure(gallery)
+    *budgets, full = frontier(gallery)
     metrics = retrieval_metrics(scores, owner)
     assert full["rSum"] == pytest.approx(metrics["rsum"])
     assert full["i2t R@1"] == pytest.approx(metrics["image_to_text/recall_at_1"])
@@ -41,17 +37,3 @@ def test_the_frontier_ends_with_the_full_search_and_keeps_to_its_budgets():
     assert fixed[-1]["fused %"] == pytest.approx(20)
     for row, of_margin in zip(fixed, budgets[len(fixed) :], strict=True):
         assert of_margin["fused %"] <= row["fused %"] + 1e-9
-
-
-def test_re_ranking_reports_before_and_after():
-    gallery, scores, owner = make_gallery(6, 3)
-    before, after = ReciprocalReranking().measure(gallery)
-    metrics = retrieval_metrics(scores, owner)
-    assert before["rSum"] == pytest.approx(metrics["rsum"])
-    assert (before["order"], after["order"]) == ("plain", "reranked")
-    assert after["i2t R@1"] != before["i2t R@1"]
-
-
-def test_several_devices_are_refused_with_what_to_do():
-    with pytest.raises(UserError, match=r"--trainer\.devices 1"):
-        TwoStageFrontier().on_test_epoch_end(mock.Mock(spec=Trainer, world_size=2), mock.Mock(spec=LightningModule))

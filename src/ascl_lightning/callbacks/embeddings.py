@@ -9,8 +9,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ascl_lightning.callbacks.parts import retrieval_data
-from ascl_lightning.callbacks.results import run_folder
+from ascl_lightning.callbacks.parts import retrieval_data, run_folder
 
 
 class EmbeddingWriter(Callback):

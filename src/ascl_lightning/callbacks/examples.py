@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
 
-from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module
-from ascl_lightning.callbacks.results import COLUMNS, recall_rows, run_folder
+from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module, run_folder
+from ascl_lightning.callbacks.tables import COLUMNS, recall_rows
 from ascl_lightning.data.views import SplitView
 from ascl_lightning.pages import original, render, thumbnail
 

@@ -1,8 +1,10 @@
 """The project's own parts behind Lightning's generic ones."""
 
+from pathlib import Path
 from typing import TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.modules.retrieval import RetrievalModule
@@ -31,6 +33,18 @@ def retrieval_module(pl_module: LightningModule) -> RetrievalModule:
     if not isinstance(pl_module, RetrievalModule):
         raise TypeError(f"this callback needs a RetrievalModule, not {type(pl_module).__name__}")
     return pl_module
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """The folder of this run: the first logger's, or the trainer's root without one; all ranks ask together."""
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def evaluated_split(trainer: Trainer) -> str | None:
+    """The split that `ascl validate` or `ascl test` evaluates; None inside a training, whose validations are quick."""
+    return {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(trainer.state.fn)  # type: ignore[arg-type]
 
 
 def is_trial(trainer: Trainer) -> bool:

@@ -1,72 +1,135 @@
-"""What `ascl test` leaves behind: a table on stdout and `test_metrics.json` in the run's folder."""
+"""What `ascl validate` and `ascl test` leave behind: every score side by side, with intervals, as a table and in files.
+
+`results.json` holds the figures and what they are of, `queries.parquet` what each single query gave.
+"""
 
 import json
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.table import Column, Table
 
-from ascl_lightning.callbacks.parts import is_trial, retrieval_data
+from ascl_lightning.callbacks.loggers import CONFIG
+from ascl_lightning.callbacks.parts import evaluated_split, is_trial, retrieval_data, retrieval_module, run_folder
+from ascl_lightning.callbacks.tables import interval_table
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.features import write_whole
+from ascl_lightning.data.text import clean_caption
+from ascl_lightning.metrics.bootstrap import Interval, figure_intervals, fold_intervals
+from ascl_lightning.metrics.queries import Queries, write_queries
+from ascl_lightning.retrieval.side_by_side import OWN, fold_queries, queries_by_score
 
-COLUMNS = ("R@1", "R@5", "R@10", "median rank", "mean rank", "rSum")
-_KEYS = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "mean_rank")
-_DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
+RESULTS, QUERIES = "results.json", "queries.parquet"
+_Figures = dict[str, Interval]
 
 
-def run_folder(trainer: Trainer) -> Path:
-    """The folder of this run: the first logger's, or the trainer's root without one; all ranks ask together."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+@dataclass
+class _Measured:
+    """What one evaluation gave."""
+
+    split: str
+    queries: dict[tuple[str, str], Queries]
+    """By score and protocol."""
+    scores: dict[str, _Figures]
+    protocols: dict[str, dict[str, _Figures]]
+    ceiling: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
-def recall_rows(metrics: dict[str, float]) -> list[tuple[str, list[str]]]:
-    """Recalls and ranks in both directions, as rows of a table under `COLUMNS`.
+class EvaluationResults(Callback):
+    """Ranks a split by every score that the model has, after `ascl validate` and `ascl test`, not inside a training.
 
-    Args:
-        metrics: Of `retrieval_metrics`; groups of the same metrics under a prefix of their own (`ceiling/`, `folds/`)
-            become rows of their own. A group may lack the ranks.
-
-    Returns:
-        A label and its cells, for each group and direction.
-
-    Example:
-        >>> recall_rows({"rsum": 9.0, "image_to_text/recall_at_1": 4.0, "text_to_image/recall_at_1": 5.0})
-        [('image to text', ['4.0', '', '', '', '', '']), ('text to image', ['5.0', '', '', '', '', '9.0'])]
+    Under several processes each ranks the whole split, and rank 0 writes.
     """
-    rows = []
-    for group in sorted({name.removesuffix("rsum") for name in metrics if name.endswith("rsum")}):
-        for direction, words in _DIRECTIONS.items():
-            values = [metrics.get(f"{group}{direction}/{key}") for key in _KEYS]
-            values.append(metrics[f"{group}rsum"] if direction == "text_to_image" else None)
-            label = f"{group.rstrip('/')}: {words}" if group else words
-            rows.append((label, ["" if value is None else f"{value:.1f}" for value in values]))
-    return rows
 
-
-class TestResults(Callback):
-    """Writes and prints the test metrics, beside what a scorer that knows the truth would reach."""
-
-    __test__ = False  # pytest takes a class called Test... for tests
+    def __init__(self) -> None:
+        self._measured: _Measured | None = None
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the ceiling, where the data's source knows the truth."""
-        ceiling = retrieval_data(trainer).ceiling("test")
-        pl_module.log_dict({f"test/ceiling/{name}": value for name, value in ceiling.items()}, rank_zero_only=True)
+        """Ranks, before the module forgets what it encoded."""
+        split = evaluated_split(trainer)
+        if split is None:
+            return
+        module, data = retrieval_module(pl_module), retrieval_data(trainer)
+        start = time.perf_counter()
+        gallery = module.evaluation.gallery()
+        gallery.matrices()
+        scored = time.perf_counter()
+        ids = [data.view(split).split.image_ids[row] for row in gallery.images.ids.tolist()]
+        queries = queries_by_score(gallery, ids)
+        ranked = time.perf_counter()
+        scores = {
+            score: figure_intervals(of_score) for (score, protocol), of_score in queries.items() if protocol == OWN
+        }
+        folds = fold_queries(gallery, module.evaluation.fold_size, ids)
+        protocols = {"folds": {score: fold_intervals(of_score) for score, of_score in folds.items()}} if folds else {}
+        ceiling = data.ceiling(split)
+        module.log_dict({f"{split}/ceiling/{name}": value for name, value in ceiling.items()}, rank_zero_only=True)
+        seconds = {"scoring": scored - start, "ranking": ranked - scored, "intervals": time.perf_counter() - ranked}
+        self._measured = _Measured(split, queries, scores, protocols, ceiling, seconds)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank 0 writes; the keys are those of the logger."""
-        if is_trial(trainer):
+        """Rank 0 writes and prints."""
+        if self._measured is None or is_trial(trainer):
             return
-        path = run_folder(trainer) / "test_metrics.json"
+        folder, measured = run_folder(trainer), self._measured
+        self._measured = None
         if not trainer.is_global_zero:
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        path.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+        results = _results(trainer, measured, folder)
+        write_queries(folder / QUERIES, measured.queries)
+        write_whole(folder / RESULTS, json.dumps(results, indent=2) + "\n")
         console = Console()
-        table = Table("", *(Column(name, justify="right") for name in COLUMNS), title="Test")
-        for label, cells in recall_rows({name.removeprefix("test/"): value for name, value in metrics.items()}):
-            table.add_row(label, *cells)
-        console.print(table)
-        console.print(f"Metrics: {path}", soft_wrap=True)
+        title = "Validation split" if measured.split == "val" else "Test split"
+        console.print(interval_table(title, measured.scores, measured.ceiling))
+        for protocol, scores in measured.protocols.items():
+            console.print(interval_table(f"{title}, {protocol}", scores, {}))
+        console.print(f"Figures, with 95% intervals over images: {folder / RESULTS}", soft_wrap=True)
+
+    on_validation_epoch_end = on_test_epoch_end
+    on_validation_end = on_test_end
+
+
+def _results(trainer: Trainer, measured: _Measured, folder: Path) -> dict[str, Any]:
+    """What `results.json` holds."""
+    data, checkpoint = retrieval_data(trainer), trainer.ckpt_path
+    num_images, num_texts = data.size(measured.split)
+    config = folder / CONFIG
+    return {
+        "split": measured.split,
+        "num_images": num_images,
+        "num_texts": num_texts,
+        "truncated_texts": _num_truncated(data, measured.split),
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "training": _training_folder(checkpoint),
+        "config": str(config) if config.is_file() else None,
+        "command": shlex.join(["ascl", *sys.argv[1:]]),
+        "scores": _plain(measured.scores),
+        "protocols": {protocol: _plain(scores) for protocol, scores in measured.protocols.items()},
+        "ceiling": measured.ceiling,
+        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "seconds": measured.seconds,
+    }
+
+
+def _plain(scores: dict[str, _Figures]) -> dict[str, dict[str, dict[str, float]]]:
+    return {score: {name: asdict(figure) for name, figure in figures.items()} for score, figures in scores.items()}
+
+
+def _training_folder(checkpoint: Any) -> str | None:
+    """The run that a checkpoint or exported weights come from, where they lie in it."""
+    if checkpoint is None:
+        return None
+    run = Path(checkpoint).absolute().parent.parent
+    return str(run) if (run / CONFIG).is_file() else None
+
+
+def _num_truncated(data: RetrievalDataModule, split: str) -> int:
+    """Captions that the tokenizer's limit cuts, whether or not their features are stored."""
+    tokenizer = data.tokenizer()
+    return sum(tokenizer(list(map(clean_caption, texts)))[1] for texts in data.view(split).split.captions if texts)

@@ -1,9 +1,8 @@
-"""What `ascl test --retrieval` adds: two-stage search at a row of budgets, and re-ranking."""
+"""What `--retrieval two_stage` adds: two-stage search at a row of budgets."""
 
 import json
 import math
 import time
-from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -12,48 +11,45 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
-from ascl_lightning.callbacks.parts import is_trial, retrieval_module
-from ascl_lightning.callbacks.results import run_folder
-from ascl_lightning.errors import UserError
+from ascl_lightning.callbacks.parts import is_trial, retrieval_module, run_folder
 from ascl_lightning.metrics.functional import metrics_from_ranks, streamed_ranks
 from ascl_lightning.metrics.gallery import Gallery
-from ascl_lightning.retrieval.rerank import reranked_ranks
 from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Budgets of the second stage, as parts of the gallery."""
+COLUMNS = ("shortlist", "fused %", "i2t R@1", "t2i R@1", "rSum", "ms a query")
 _TIMED = 20
 
 
-class SearchReport(Callback, ABC):
-    """Tests another way to search the same gallery; writes `<name>.json` to the run's folder and prints a table."""
+class TwoStageFrontier(Callback):
+    """Recall, share of pairs that get the fused score, and time of a query, for a row of budgets.
 
-    name: str
-    columns: tuple[str, ...]
+    Shortlists are of one length for all queries (`fixed`), or as long as each query's first-stage margins ask, under
+    the same budget (`margin`). The last row gives every pair the fused score. Queries are searched one by one, as a
+    server does; many queries against a small gallery are faster scored in tiles, as the metrics themselves are.
+    Writes `two_stage.json` to the run's folder and prints a table.
+    """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
 
-    @abstractmethod
-    def measure(self, gallery: Gallery) -> list[dict[str, Any]]:
-        """Rows of figures under `columns` (and more), the plain search first."""
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Searches, before the module forgets what it encoded."""
-        if trainer.world_size > 1:
-            raise UserError(f"--retrieval {self.name} searches on one device; add --trainer.devices 1")
         with torch.no_grad():
-            self._rows = self.measure(retrieval_module(pl_module).evaluation.gallery())
+            self._rows = frontier(retrieval_module(pl_module).evaluation.gallery())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes and prints."""
+        """Rank 0 writes and prints."""
         if is_trial(trainer):
             return
-        path = run_folder(trainer) / f"{self.name}.json"
+        path = run_folder(trainer) / "two_stage.json"
+        if not trainer.is_global_zero:
+            return
         path.write_text(json.dumps(self._rows, indent=2) + "\n")
-        table = Table(*(Column(name, justify="right") for name in self.columns), title=self.name.replace("_", " "))
+        table = Table(*(Column(name, justify="right") for name in COLUMNS), title="two stage")
         for row in self._rows:
-            cells = (row[name] for name in self.columns)
+            cells = (row[name] for name in COLUMNS)
             table.add_row(*(f"{cell:.1f}" if isinstance(cell, float) else cell for cell in cells))
         console = Console()
         console.print(table)
@@ -63,44 +59,12 @@ class SearchReport(Callback, ABC):
     on_test_end = on_validation_end
 
 
-class TwoStageFrontier(SearchReport):
-    """Recall, share of pairs that get the fused score, and time of a query, for a row of budgets.
-
-    Shortlists are of one length for all queries (`fixed`), or as long as each query's first-stage margins ask, under
-    the same budget (`margin`). The last row gives every pair the fused score. Queries are searched one by one, as a
-    server does; many queries against a small gallery are faster scored in tiles, as the metrics themselves are.
-    """
-
-    name = "two_stage"
-    columns = ("shortlist", "fused %", "i2t R@1", "t2i R@1", "rSum", "ms a query")
-
-    def measure(self, gallery: Gallery) -> list[dict[str, Any]]:
-        """A row for each kind and budget."""
-        rows = [_search(gallery, kind, share) for kind in ("fixed", "margin") for share in SHARES]
-        ranks = streamed_ranks(gallery.score, len(gallery.images.ids), gallery.image_of_text)
-        seconds = _seconds_of_full_query(gallery)
-        return [*rows, {"shortlist": "all", "fused %": 100.0, **_figures(*ranks), "ms a query": 1000 * seconds}]
-
-
-class ReciprocalReranking(SearchReport):
-    """Metrics before and after reciprocal-rank re-ranking of the best 15 candidates; holds all scores in memory."""
-
-    name = "reranked"
-    columns = ("order", "i2t R@1", "t2i R@1", "rSum")
-
-    def measure(self, gallery: Gallery) -> list[dict[str, Any]]:
-        """Before and after."""
-        images, texts = _numbers(gallery)
-        blocks = [
-            torch.cat([gallery.score(rows, columns) for columns in texts.split(1024)], 1) for rows in images.split(256)
-        ]
-        similarity, owner = torch.cat(blocks), gallery.image_of_text
-        # one candidate alone keeps its place
-        ranks = {
-            order: (reranked_ranks(similarity, images, owner, k), reranked_ranks(similarity.T, owner, images, k))
-            for order, k in (("plain", 1), ("reranked", 15))
-        }
-        return [{"order": order, **_figures(*of_order)} for order, of_order in ranks.items()]
+def frontier(gallery: Gallery) -> list[dict[str, Any]]:
+    """Figures under `COLUMNS` (and more), a row for each kind and budget; every pair's fused score last."""
+    rows = [_search(gallery, kind, share) for kind in ("fixed", "margin") for share in SHARES]
+    ranks = streamed_ranks(gallery.score, len(gallery.images.ids), gallery.image_of_text)
+    seconds = _seconds_of_full_query(gallery)
+    return [*rows, {"shortlist": "all", "fused %": 100.0, **_figures(*ranks), "ms a query": 1000 * seconds}]
 
 
 def _search(gallery: Gallery, kind: str, share: float) -> dict[str, Any]:
@@ -110,8 +74,8 @@ def _search(gallery: Gallery, kind: str, share: float) -> dict[str, Any]:
     start = time.perf_counter()
     ranks, pairs = [], 0
     for queries, candidates, groups, score in (
-        (gallery.images.embeds, gallery.texts.embeds, (images, owner), gallery.score),
-        (gallery.texts.embeds, gallery.images.embeds, (owner, images), lambda q, c: gallery.score(c, q).T),
+        (gallery.images.embeds, gallery.texts.embeds, (images, owner), gallery.compute),
+        (gallery.texts.embeds, gallery.images.embeds, (owner, images), lambda q, c: gallery.compute(c, q).T),
     ):
         length = max(1, math.floor(share * len(candidates)))
         listed = shortlist(queries, candidates, length, adaptive=kind == "margin")
@@ -128,11 +92,11 @@ def _seconds_of_full_query(gallery: Gallery) -> float:
     images, texts = _numbers(gallery)
     start = time.perf_counter()
     for image in images[:_TIMED].split(1):
-        gallery.score(image, texts)
+        gallery.compute(image, texts)
     of_image = (time.perf_counter() - start) / len(images[:_TIMED])
     start = time.perf_counter()
     for text in texts[:_TIMED].split(1):
-        gallery.score(images, text)
+        gallery.compute(images, text)
     of_text = (time.perf_counter() - start) / len(texts[:_TIMED])
     return (of_image * len(images) + of_text * len(texts)) / (len(images) + len(texts))
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 import ascl_lightning
 from ascl_lightning.callbacks.loggers import CONFIG
-from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module
-from ascl_lightning.callbacks.results import COLUMNS, recall_rows, run_folder
+from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module, run_folder
+from ascl_lightning.callbacks.tables import COLUMNS, recall_rows
 from ascl_lightning.checkpoints import WEIGHTS, read_checkpoint
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.errors import UserError

@@ -54,9 +54,13 @@ class Gallery:
 
     def score(self, image_numbers: Int[Tensor, " n"], text_numbers: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
         """Scores of some images with some texts, (n, m); looked up once `matrices` has been asked for."""
-        if self._matrices:
-            rows = self._matrices["fused"][image_numbers.cpu()]
-            return rows[:, text_numbers.cpu()].to(image_numbers.device)
+        if not self._matrices:
+            return self.compute(image_numbers, text_numbers)
+        rows = self._matrices["fused"][image_numbers.cpu()]
+        return rows[:, text_numbers.cpu()].to(image_numbers.device)
+
+    def compute(self, image_numbers: Int[Tensor, " n"], text_numbers: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
+        """The same, never looked up: what a search has to do, to be timed."""
         return self._score(self.images.select(image_numbers), self.texts.select(text_numbers))
 
     def matrices(self) -> dict[str, Float[Tensor, "N M"]]:
@@ -68,7 +72,7 @@ class Gallery:
         """
         if not self._matrices:
             levels = {name: self._level(name) for name, level in self._levels.items() if level.weight < 1}
-            fused = self._weighted_sum(levels) if levels else self._all_pairs(self._score)
+            fused = self._weighted_sum(levels) if levels else self._tiled(self.compute)
             self._matrices = {"fused": fused, **levels}
             if "independent" not in self._levels:
                 self._matrices["independent"] = self._level("independent")
@@ -77,7 +81,8 @@ class Gallery:
     def _level(self, name: str) -> Float[Tensor, "N M"]:
         if name == "independent":
             return self._tiled(lambda i, t: self.images.embeds[i] @ self.texts.embeds[t].T)
-        return self._all_pairs(self._levels[name].score)
+        score = self._levels[name].score
+        return self._tiled(lambda i, t: score(self.images.select(i), self.texts.select(t)))
 
     def _weighted_sum(self, levels: dict[str, Tensor]) -> Tensor:
         total = _allocated(next(iter(levels.values())))
@@ -86,9 +91,6 @@ class Gallery:
             parts = [self._levels[name].weight * matrix[rows] for name, matrix in levels.items()]
             total[rows] = torch.stack(parts).sum(0)
         return total
-
-    def _all_pairs(self, score: Score) -> Float[Tensor, "N M"]:
-        return self._tiled(lambda i, t: score(self.images.select(i), self.texts.select(t)))
 
     @torch.no_grad()
     def _tiled(self, score_block: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, "N M"]:

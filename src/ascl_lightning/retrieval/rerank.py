@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ascl_lightning.retrieval.ranks import best_true_ranks
+
+_ROWS = 256
 _COLUMNS = 1024
 
 
@@ -27,7 +30,7 @@ def reciprocal_rerank(similarity: Float[Tensor, "Q C"], k: int = 15) -> Int[Tens
         >>> reciprocal_rerank(similarity, k=2).tolist()
         [[1, 0], [0, 1]]
     """
-    best = similarity.argsort(dim=1, descending=True, stable=True)[:, :k]
+    best = torch.cat([block.argsort(dim=1, descending=True, stable=True)[:, :k] for block in similarity.split(_ROWS)])
     order = reciprocal_ranks(similarity, best).argsort(dim=1, stable=True)
     return best.gather(1, order)
 
@@ -66,11 +69,9 @@ def reranked_ranks(
     Returns:
         Ranks from 1; 0 for a query to which no candidate belongs.
     """
-    own = query_groups[:, None] == candidate_groups
-    best = similarity.masked_fill(~own | similarity.isnan(), -torch.inf).amax(1, keepdim=True)
-    plain = (1 + (~(similarity < best) & ~own).sum(1)) * own.any(1)
+    plain = best_true_ranks(lambda queries: similarity[queries], query_groups, candidate_groups)
     candidates = reciprocal_rerank(similarity, k)
-    listed_own = own.gather(1, candidates)
+    listed_own = query_groups[:, None] == candidate_groups[candidates]
     # reciprocal ranks first, then the scores: one number to compare by
     keys = torch.stack(
         [-reciprocal_ranks(similarity, candidates).to(similarity.dtype), similarity.gather(1, candidates)], 2

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ascl_lightning.retrieval.ranks import best_true_ranks
 from ascl_lightning.retrieval.top_k import ScoreBlock, streamed_top_k
 
 
@@ -133,14 +134,5 @@ def two_stage_ranks(
     best = fused.masked_fill(~(own & taken) | fused.isnan(), -torch.inf).amax(1, keepdim=True)
     found = 1 + (~(fused < best) & taken & ~own).sum(1)
     # the shortlist lies before all others, so that whoever it missed keeps the rank of the first stage
-    missed = _first_stage_ranks(query_embeds, candidate_embeds, query_groups, candidate_groups)
+    missed = best_true_ranks(lambda queries: query_embeds[queries] @ candidate_embeds.T, query_groups, candidate_groups)
     return torch.where((own & taken).any(1), found, missed)
-
-
-def _first_stage_ranks(queries: Tensor, candidates: Tensor, query_groups: Tensor, candidate_groups: Tensor) -> Tensor:
-    ranks = []
-    for block, groups in zip(queries.split(256), query_groups.split(256), strict=True):
-        scores, own = block @ candidates.T, groups[:, None] == candidate_groups
-        best = scores.masked_fill(~own | scores.isnan(), -torch.inf).amax(1, keepdim=True)
-        ranks.append((1 + (~(scores < best) & ~own).sum(1)) * own.any(1))
-    return torch.cat(ranks)

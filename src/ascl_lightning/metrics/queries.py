@@ -1,0 +1,221 @@
+"""What every query of a test gave, by score and protocol: from these values every figure, interval and p-value follows.
+
+They are kept in `queries.parquet` of the run's folder, a row for each query, so that runs can be compared later.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Integer
+
+from ascl_lightning.errors import UserError
+
+DIRECTIONS = ("image_to_text", "text_to_image")
+SHARES = ("map_at_r", "r_precision", "ndcg")
+"""Figures of a query besides its rank: each in [0, 1], best is 1, and not always given."""
+
+_SCHEMA = pa.schema(
+    {
+        "score": pa.dictionary(pa.int32(), pa.string()),
+        "protocol": pa.dictionary(pa.int32(), pa.string()),
+        "direction": pa.dictionary(pa.int32(), pa.string()),
+        "query": pa.int64(),
+        "image": pa.int64(),
+        "image_id": pa.string(),
+        "rank": pa.int64(),
+        "map_at_r": pa.float64(),
+        "r_precision": pa.float64(),
+        "ndcg": pa.float64(),
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionQueries:
+    """The queries of one direction; row i of every field is the same query.
+
+    Args:
+        query: Number of the query in its split, that of an image or of a text, (Q,).
+        image: Number of the query's image, (Q,): queries of an image are drawn together.
+        image_id: The id of that image, (Q,).
+        rank: Rank of the query's best positive, best is 1, (Q,).
+        map_at_r: Mean average precision at R, in [0, 1], (Q,); None where it is not given.
+        r_precision: Share of positives among the first R, in [0, 1], (Q,); None where it is not given.
+        ndcg: Normalised discounted cumulative gain, in [0, 1], (Q,); None where it is not given.
+
+    Raises:
+        ValueError: If the fields differ in length, a query comes twice, or a value is out of its range.
+    """
+
+    query: Integer[np.ndarray, " Q"]
+    image: Integer[np.ndarray, " Q"]
+    image_id: np.ndarray
+    rank: Integer[np.ndarray, " Q"]
+    map_at_r: Float[np.ndarray, " Q"] | None = None
+    r_precision: Float[np.ndarray, " Q"] | None = None
+    ndcg: Float[np.ndarray, " Q"] | None = None
+
+    def __post_init__(self) -> None:
+        columns = self.columns()
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"columns differ in length: {lengths}")
+        if len(np.unique(self.query)) != len(self.query):
+            raise ValueError("a query comes twice")
+        lowest = {"query": 0, "image": 0, "rank": 1} | dict.fromkeys(SHARES, 0)
+        for name in columns.keys() & lowest.keys():
+            # as a negation, so that NaN is refused too
+            wrong = np.flatnonzero(~(columns[name] >= lowest[name]))
+            if name in SHARES and len(wrong) == 0:
+                wrong = np.flatnonzero(~(columns[name] <= 1 + 1e-6))
+            if len(wrong):
+                raise ValueError(f"{name} of query {self.query[wrong[0]]} is {columns[name][wrong[0]]}")
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.query)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The fields that are given, by name."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """The queries of one score under one protocol, both directions."""
+
+    image_to_text: DirectionQueries
+    text_to_image: DirectionQueries
+
+    @classmethod
+    def from_ranks(
+        cls,
+        image_to_text_ranks: Integer[np.ndarray, " N"],
+        text_to_image_ranks: Integer[np.ndarray, " M"],
+        image_of_text: Integer[np.ndarray, " M"],
+        image_ids: Sequence[str],
+        image_to_text: Mapping[str, Float[np.ndarray, " N"]] | None = None,
+        text_to_image: Mapping[str, Float[np.ndarray, " M"]] | None = None,
+    ) -> "Queries":
+        """Make them of the ranks of a whole split.
+
+        Args:
+            image_to_text_ranks: Rank of each image's best text, (N,); 0 where the image is no query.
+            text_to_image_ranks: Rank of each text's best image, (M,); 0 where the text is no query.
+            image_of_text: Row of each text's image, (M,).
+            image_ids: The id of each image, N of them.
+            image_to_text: Values of `SHARES` for each image, (N,) each.
+            text_to_image: Values of `SHARES` for each text, (M,) each.
+
+        Returns:
+            All that are queries.
+
+        Example:
+            >>> queries = Queries.from_ranks(np.array([1, 0]), np.array([2, 1]), np.array([0, 0]), ["a", "b"])
+            >>> len(queries.image_to_text), queries.text_to_image.image_id.tolist()
+            (1, ['a', 'a'])
+        """
+        ids = np.asarray(image_ids, dtype=object)
+        rows = np.arange(len(ids))
+        return cls(
+            _queries_of(image_to_text_ranks, rows, ids, image_to_text or {}),
+            _queries_of(text_to_image_ranks, image_of_text, ids, text_to_image or {}),
+        )
+
+    def directions(self) -> dict[str, DirectionQueries]:
+        """Both directions under their names."""
+        return {name: getattr(self, name) for name in DIRECTIONS}
+
+
+def _queries_of(
+    ranks: np.ndarray, images: np.ndarray, image_ids: np.ndarray, shares: Mapping[str, np.ndarray]
+) -> DirectionQueries:
+    query = np.flatnonzero(ranks)
+    image = images[query]
+    given = {name: values[query].astype(np.float64) for name, values in shares.items()}
+    return DirectionQueries(query, image, image_ids[image], ranks[query], **given)
+
+
+def write_queries(path: Path, queries: Mapping[tuple[str, str], Queries]) -> None:
+    """Write the queries of a run.
+
+    Args:
+        path: The Parquet file; its folder exists.
+        queries: By score and protocol.
+    """
+    from pyarrow import parquet
+
+    tables = [
+        _to_table({"score": score, "protocol": protocol, "direction": direction}, rows)
+        for (score, protocol), both in queries.items()
+        for direction, rows in both.directions().items()
+    ]
+    parquet.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
+
+
+def _to_table(names: Mapping[str, str], rows: DirectionQueries) -> "pa.Table":
+    columns: dict[str, Any] = rows.columns() | {name: [value] * len(rows) for name, value in names.items()}
+    arrays = [
+        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(len(rows), field.type)
+        for field in _SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=_SCHEMA)
+
+
+def read_queries(path: Path) -> dict[tuple[str, str], Queries]:
+    """Read what `write_queries` wrote.
+
+    Args:
+        path: The Parquet file.
+
+    Returns:
+        By score and protocol, in the order of the file.
+
+    Raises:
+        UserError: If the file does not exist, is damaged, or does not hold queries.
+    """
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+        missing = set(_SCHEMA.names) - set(table.column_names)
+        if missing:
+            raise UserError(f"{path}: there is no column '{min(missing)}', so these are not the queries of a test")
+        table = table.select(_SCHEMA.names).cast(_SCHEMA)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}; `ascl test` writes it into the run's folder") from error
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable file of queries: {error}") from error
+    return _by_score(table, path)
+
+
+def _by_score(table: "pa.Table", path: Path) -> dict[tuple[str, str], Queries]:
+    table = table.unify_dictionaries()
+    names = [np.asarray(table.column(name).cast(pa.string()), dtype=object) for name in _SCHEMA.names[:3]]
+    rows: dict[tuple[str, str, str], list[int]] = {}
+    for row, key in enumerate(zip(*names, strict=True)):
+        rows.setdefault(key, []).append(row)
+    queries = {}
+    for score, protocol in dict.fromkeys((score, protocol) for score, protocol, _ in rows):
+        where = f"{path}, score '{score}', protocol '{protocol}'"
+        try:
+            both = {name: _from_table(table.take(rows.get((score, protocol, name), []))) for name in DIRECTIONS}
+        except (ValueError, TypeError, pa.ArrowException) as error:
+            raise UserError(f"{where}: {error}") from error
+        queries[score, protocol] = Queries(**both)
+    return queries
+
+
+def _from_table(rows: "pa.Table") -> DirectionQueries:
+    columns = {}
+    for name in _SCHEMA.names[3:]:
+        column = rows.column(name)
+        if column.null_count == 0:
+            columns[name] = column.to_numpy() if name != "image_id" else np.asarray(column.to_pylist(), dtype=object)
+        elif name not in SHARES or column.null_count < len(column):
+            raise ValueError(f"{column.null_count} values of {name} are missing")
+    return DirectionQueries(**columns)

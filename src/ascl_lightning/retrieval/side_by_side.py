@@ -1,0 +1,97 @@
+"""The same gallery, ranked by every score that a model has and by the searches built on them."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ascl_lightning.metrics.functional import ranks_from_similarity
+from ascl_lightning.metrics.gallery import Gallery
+from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.retrieval.rerank import reranked_ranks
+from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
+
+OWN = "own"
+"""The protocol in which an image and its own texts are positives of each other, and nothing else."""
+SHORTLISTED = 0.05
+"""Part of the gallery that the second stage scores."""
+RERANKED = 15
+"""Candidates of a query that are put into a new order."""
+
+Ranks = tuple[Int[Tensor, " N"], Int[Tensor, " M"]]
+"""Image-to-text and text-to-image, as `metrics.functional.ranks_from_similarity` gives them."""
+
+
+def ranks_by_score(gallery: Gallery) -> dict[str, Ranks]:
+    """Ranks by each of the gallery's matrices; `two_stage`, a shortlist by embeddings that the fused score ranks; and
+    `reranked`, the fused score's best candidates in the order of reciprocal ranks.
+
+    Args:
+        gallery: Scored once, all pairs.
+    """  # noqa: D205
+    matrices = {name: matrix.cpu() for name, matrix in gallery.matrices().items()}
+    owner = gallery.image_of_text.cpu()
+    ranks = {name: ranks_from_similarity(matrix, owner) for name, matrix in matrices.items()}
+    fused = matrices["fused"]
+    ranks["two_stage"] = _two_stage(fused, gallery.images.embeds.cpu(), gallery.texts.embeds.cpu(), owner)
+    ranks["reranked"] = _reranked(fused, owner)
+    return ranks
+
+
+def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[tuple[str, str], Queries]:
+    """What each query gave by each score.
+
+    Args:
+        gallery: Scored once, all pairs.
+        image_ids: The name of each image of the gallery, N.
+
+    Returns:
+        By score and protocol.
+    """
+    owner = gallery.image_of_text.cpu().numpy()
+    return {
+        (score, OWN): Queries.from_ranks(images.numpy(), texts.numpy(), owner, image_ids)
+        for score, (images, texts) in ranks_by_score(gallery).items()
+    }
+
+
+def fold_queries(gallery: Gallery, fold_size: int | None, image_ids: Sequence[str]) -> dict[str, list[Queries]]:
+    """What each query gave among the items of its own fold, by each of the gallery's matrices.
+
+    Args:
+        gallery: Scored once, all pairs.
+        fold_size: Images in a fold; those after the last whole fold are left out. None: no folds.
+        image_ids: The name of each image of the gallery, N.
+
+    Returns:
+        The folds of each score; nothing where the gallery holds no whole fold.
+    """
+    num_images, owner = len(image_ids), gallery.image_of_text.cpu()
+    if fold_size is None or fold_size > num_images:
+        return {}
+    folds: dict[str, list[Queries]] = {name: [] for name in gallery.matrices()}
+    for start in range(0, num_images - fold_size + 1, fold_size):
+        members = ((owner >= start) & (owner < start + fold_size)).nonzero().squeeze(1)
+        own, ids = owner[members] - start, image_ids[start : start + fold_size]
+        for name, matrix in gallery.matrices().items():
+            images, texts = ranks_from_similarity(matrix[start : start + fold_size][:, members].cpu(), own)
+            folds[name].append(Queries.from_ranks(images.numpy(), texts.numpy(), own.numpy(), ids))
+    return folds
+
+
+def _two_stage(
+    fused: Float[Tensor, "N M"], images: Float[Tensor, "N D"], texts: Float[Tensor, "M D"], owner: Int[Tensor, " M"]
+) -> Ranks:
+    def search(scores: Tensor, queries: Tensor, candidates: Tensor, of_query: Tensor, of_candidate: Tensor) -> Tensor:
+        listed = shortlist(queries, candidates, max(1, math.floor(SHORTLISTED * len(candidates))))
+        return two_stage_ranks(lambda q, c: scores[q][:, c], queries, candidates, listed, of_query, of_candidate)
+
+    numbers = torch.arange(len(fused))
+    return search(fused, images, texts, numbers, owner), search(fused.T, texts, images, owner, numbers)
+
+
+def _reranked(fused: Float[Tensor, "N M"], owner: Int[Tensor, " M"]) -> Ranks:
+    numbers = torch.arange(len(fused))
+    return reranked_ranks(fused, numbers, owner, RERANKED), reranked_ranks(fused.T, owner, numbers, RERANKED)
