@@ -18,13 +18,14 @@ _LEFT_OUT = 3
 _APPENDED = 4
 """Captions that type II appends at most."""
 
+_WRONG: Mapping[str, str] = MappingProxyType({f"wrong_{detail}": detail for detail in DETAILS})
 _KINDS: Mapping[str, tuple[VariantType, str]] = MappingProxyType(
     {
         "leave_out_facts": ("III", "facts left out"),
         "append_siblings": ("II", "captions appended"),
         "append_others": ("II", "captions appended"),
+        **dict.fromkeys(_WRONG, ("I", "edits")),
     }
-    | {f"wrong_{detail}": ("I", "edits") for detail in DETAILS}
 )
 
 
@@ -42,13 +43,14 @@ class _Scenes:
             less = accumulate(range(_LEFT_OUT), lambda told, _: says_less(told, rng), initial=caption)
             return list(less)[1:]
         if operation == "append_siblings":
+            order = rng.permutation(len(self.captions[row]))
             siblings = [self.captions[row][other] for other in order if other != place]
             return _appended(caption, siblings[:_APPENDED])
         if operation == "append_others":
             return _appended(caption, self._false_of(row, rng))
         scene = self.truth.take([row])
         try:
-            return [detail_wrong(caption, scene, rng, [operation.removeprefix("wrong_")])]
+            return [detail_wrong(caption, scene, rng, [_WRONG[operation]])]
         except ValueError:  # it tells nothing of that kind
             return [caption]
 

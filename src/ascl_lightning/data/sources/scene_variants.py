@@ -152,9 +152,9 @@ def _wrong(sentence: Sentence) -> list[tuple[str, list[Sentence]]]:
             wrong.append(
                 (name, [replace(sentence, mentions=_with_mention(sentence, index, other)) for other in others])
             )
-    for name in ("relation", "background"):
-        others_of_all = _others(name, getattr(sentence, name))
-        wrong.append((name, [replace(sentence, **{name: other}) for other in others_of_all]))
+    relations = [replace(sentence, relation=other) for other in _others("relation", sentence.relation)]
+    backgrounds = [replace(sentence, background=other) for other in _others("background", sentence.background)]
+    wrong += [("relation", relations), ("background", backgrounds)]
     counts = [count for count in COUNTS if count >= len(sentence.mentions) and count != sentence.count]
     wrong.append(("count", [replace(sentence, count=count) for count in counts if sentence.count is not None]))
     return wrong
