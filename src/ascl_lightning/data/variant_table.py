@@ -1,7 +1,7 @@
 """Variants of the captions of a split, row by row, and the file that lets two models meet the same ones."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -72,21 +72,48 @@ class Variants:
     ladders: tuple[VariantLadder, ...]
     not_run: dict[str, str]
 
-    def select(self, text_rows: Sequence[int]) -> "Variants":
-        """Those of some captions, in this order.
+    @classmethod
+    def of(
+        cls,
+        seed: int,
+        text_rows: Sequence[int],
+        captions: Sequence[str],
+        ladders: Sequence[VariantLadder],
+        not_run: Mapping[str, str],
+    ) -> "Variants":
+        """Without the operations that change no caption; the arguments are the fields."""
+        texts, kept, idle = tuple(captions), [], {}
+        for ladder in ladders:
+            if any(step.texts != texts for step in ladder.steps):
+                kept.append(ladder)
+            else:
+                idle[ladder.operation] = "it changes no caption here"
+        return cls(seed, tuple(text_rows), texts, tuple(kept), {**not_run, **idle})
+
+    def of_captions(self, text_rows: Sequence[int], captions: Sequence[str]) -> "Variants":
+        """Those of some captions.
+
+        Args:
+            text_rows: Their rows in the split.
+            captions: What they say, cleaned.
 
         Raises:
-            KeyError: If one of them is not here.
+            UserError: If some are not here, or were other captions.
         """
         places = {row: place for place, row in enumerate(self.text_rows)}
+        if not places.keys() >= set(text_rows):
+            raise UserError(
+                f"the variants are of {len(self.text_rows)} captions and not of all {len(text_rows)}: set "
+                f"--report_card.captions to what they were made with, or leave --report_card.variants out"
+            )
         chosen = [places[row] for row in text_rows]
-        ladders = tuple(
+        if _pick(self.captions, chosen) != tuple(captions):
+            raise UserError("the variants are of other captions: leave --report_card.variants out to make them anew")
+        ladders = [
             replace(ladder, steps=tuple(VariantStep(step.level, _pick(step.texts, chosen)) for step in ladder.steps))
             for ladder in self.ladders
-        )
-        return replace(
-            self, text_rows=_pick(self.text_rows, chosen), captions=_pick(self.captions, chosen), ladders=ladders
-        )
+        ]
+        return self.of(self.seed, text_rows, captions, ladders, self.not_run)
 
     def save(self, path: Path, image_ids: Sequence[str]) -> None:
         """Write a Parquet file: a row for each caption as it is, then for each operation, level and caption.

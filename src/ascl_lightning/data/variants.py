@@ -88,12 +88,7 @@ def make_variants(
             ladders.append(_ladder(recipe, chosen, seed))
         except UserError as error:
             not_run[recipe.operation] = str(error)
-    texts = tuple(caption.text for caption in chosen)
-    for ladder in ladders:
-        if not ladder.steps or all(step.texts == texts for step in ladder.steps):
-            not_run[ladder.operation] = "it changes no caption here"
-    ladders = [ladder for ladder in ladders if ladder.operation not in not_run]
-    return Variants(seed, tuple(text_rows), texts, tuple(ladders), not_run)
+    return Variants.of(seed, text_rows, [caption.text for caption in chosen], ladders, not_run)
 
 
 def _chosen(split: Sequence[tuple[str, ...]], text_rows: Sequence[int]) -> list[_Caption]:

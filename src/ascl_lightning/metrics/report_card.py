@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from ascl_lightning.metrics.bootstrap import DRAWS, RECALL_AT, Interval
+from ascl_lightning.metrics.bootstrap import DRAWS, Interval
 from ascl_lightning.metrics.functional import ranks_from_similarity
+from ascl_lightning.metrics.queries import RECALL_AT
 from ascl_lightning.metrics.redraws import Drawn, Redraws
 
 TIE = 1e-5
@@ -140,7 +141,7 @@ class _Query:
         return 100.0 * (ranks[self.numbers] <= k)
 
 
-class ReportCard:
+class CardFigures:
     """Curves, discrimination and the single figure of each type.
 
     Args:
@@ -162,7 +163,7 @@ class ReportCard:
     ) -> None:
         self.scores = list(unchanged)
         self.ladders = ladders
-        self._unchanged = unchanged
+        self.unchanged = unchanged
         self._owner = image_of_text
         self._num_words = num_words
         self._num_images = len(next(iter(unchanged.values())).image_ranks)
@@ -207,7 +208,7 @@ class ReportCard:
     def _preferred(self, ladder: Ladder, score: str) -> tuple[Drawn, int]:
         """Share of changed captions that beat their variant, and their number."""
         (step,) = ladder.steps
-        margin = self._unchanged[score].own_scores - step.outcomes[score].own_scores
+        margin = self.unchanged[score].own_scores - step.outcomes[score].own_scores
         wins = 100.0 * (margin[step.changed] > TIE)
         return self._redraws.means(wins[:, None], self._owner[step.changed])[:, 0], len(wins)
 
@@ -224,9 +225,10 @@ class ReportCard:
                     means = self._recalls(ladder, score, query, k)
                     areas.append(_area(x, means))
                     wholes.append(means[:, 0])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share = 100 * np.sum(areas, axis=0) / np.sum(wholes, axis=0)
-        return self._redraws.interval(np.where(np.isfinite(share), share, np.nan), is_share=False)
+        area, whole = np.sum(areas, axis=0), np.sum(wholes, axis=0)
+        # nothing found, nothing kept
+        share = 100 * np.divide(area, whole, out=np.zeros_like(area), where=whole > 0)
+        return self._redraws.interval(share, is_share=False)
 
     def _queries(self, ladder: Ladder) -> Iterator[_Query]:
         """What an operation changes: texts, and images with such a text."""
@@ -236,7 +238,7 @@ class ReportCard:
         yield _Query("text_to_image", texts, self._owner[texts])
 
     def _recalls(self, ladder: Ladder, score: str, query: _Query, k: int) -> Float[np.ndarray, "B L"]:
-        outcomes = [self._unchanged[score], *(step.outcomes[score] for step in ladder.steps)]
+        outcomes = [self.unchanged[score], *(step.outcomes[score] for step in ladder.steps)]
         return self._redraws.means(np.stack([query.hits(outcome, k) for outcome in outcomes], axis=1), query.images)
 
     def _over_levels(self, ladder: Ladder, score: str) -> Iterator[Curve]:
@@ -262,7 +264,7 @@ class ReportCard:
             n = inside.sum(axis=0)
             x = (words[:, None] * inside).sum(axis=0) / n
             for k in RECALL_AT:
-                hits = query.hits(self._unchanged[score], k)[:, None] * inside
+                hits = query.hits(self.unchanged[score], k)[:, None] * inside
                 with np.errstate(invalid="ignore"):
                     means = self._redraws.means(hits, query.images) / self._redraws.means(inside, query.images)
                 about = ("length", "caption_length", False, score, query.direction)

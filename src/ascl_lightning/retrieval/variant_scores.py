@@ -103,7 +103,7 @@ class VariantScores:
 
     def _outcomes(self, matrices: Mapping[str, Tensor], embeds: Float[Tensor, "M D"]) -> dict[str, Outcome]:
         owner = self._owner.cpu()
-        outcomes = {}
+        outcomes: dict[str, Outcome] = {}
         for score in self._scores:
             outcome = Outcome.of(matrices["fused" if score == "two_stage" else self._names[score]], owner)
             if score == "two_stage":
