@@ -137,8 +137,10 @@ class ReportCard(Callback):
         console = Console()
         console.print(type_table(content))
         console.print(operation_table(content, _leading(self._scores)))
-        for operation in content["not_run"]:
-            console.print(f"Not run: {operation['operation']}: {operation['reason']}", soft_wrap=True)
+        not_run = measured.variants.not_run
+        for reason in dict.fromkeys(not_run.values()):
+            names = ", ".join(name for name in not_run if not_run[name] == reason)
+            console.print(f"Not run: {names}: {reason}", soft_wrap=True)
         console.print(f"Report card: {folder / REPORT_CARD}", soft_wrap=True)
 
     on_validation_epoch_end = on_test_epoch_end

@@ -46,22 +46,19 @@ def write_rows(
         image_rows: Row of each image in the split.
         text_rows: Row of each caption in the split.
     """
-    with parquet.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        for score, operation, level, changed, outcome in _outcomes(figures):
-            images = np.flatnonzero(outcome.image_ranks)
-            of_changed = np.isin(images, image_of_text[changed])
-            owner = image_rows[image_of_text]
-            none = np.full(len(images), np.nan)
-            for direction, columns in (
-                ("image_to_text", (image_rows[images],) * 2 + (of_changed, outcome.image_ranks[images], none)),
-                ("text_to_image", (np.array(text_rows), owner, changed, outcome.text_ranks, outcome.own_scores)),
-            ):
-                size = len(columns[0])
-                about = [
-                    pa.array([word] * size, pa.string()).dictionary_encode() for word in (score, direction, operation)
-                ]
-                values = [pa.array(column, from_pandas=True) for column in (np.full(size, level), *columns)]
-                writer.write_table(pa.table([*about, *values], schema=SCHEMA))
+    owner, tables = image_rows[image_of_text], []
+    for score, operation, level, changed, outcome in _outcomes(figures):
+        images = np.flatnonzero(outcome.image_ranks)
+        of_changed, none = np.isin(images, image_of_text[changed]), np.full(len(images), np.nan)
+        for direction, columns in (
+            ("image_to_text", (image_rows[images],) * 2 + (of_changed, outcome.image_ranks[images], none)),
+            ("text_to_image", (np.array(text_rows), owner, changed, outcome.text_ranks, outcome.own_scores)),
+        ):
+            size = len(columns[0])
+            about = [pa.array([word] * size).dictionary_encode() for word in (score, direction, operation)]
+            values = [pa.array(column, from_pandas=True) for column in (np.full(size, level), *columns)]
+            tables.append(pa.table([*about, *values], schema=SCHEMA))
+    parquet.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
 
 
 def _outcomes(figures: CardFigures) -> Iterator[tuple[str, str, float, Bool[np.ndarray, " M"], Outcome]]:
