@@ -34,6 +34,7 @@ from ascl_lightning.callbacks.non_finite import NonFiniteSteps
 from ascl_lightning.callbacks.progress import TrainingProgress
 from ascl_lightning.callbacks.provenance import RecordProvenance
 from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
+from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.callbacks.results import EvaluationResults
 from ascl_lightning.callbacks.search import TwoStageFrontier
 from ascl_lightning.callbacks.weights import WeightsExport
@@ -119,6 +120,7 @@ class AsclCLI(LightningCLI):
         parser.link_arguments("model", "data.text_spec", lambda m: m.model.text_encoder.spec, apply_on="instantiate")
         parser.link_arguments("model", "data.with_tokens", lambda m: m.uses_tokens, apply_on="instantiate")
         parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
+        parser.add_lightning_class_args(ReportCard, "report_card")
         parser.add_argument(
             "--retrieval",
             type=Literal[tuple(SEARCHES)],
