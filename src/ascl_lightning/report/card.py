@@ -56,7 +56,7 @@ def _curves(curves: Sequence[_Numbered]) -> Chart:
     kind = f"Type {first['type']}: " if first["type"] in ("I", "II", "III") else ""
     title = f"{kind}{label(first['name'])}, {words}"
     series = [
-        Series(label(curve["score"]), *(curve.get(column) for column in ("x", "y", "low", "high")))
+        Series(label(curve["score"]), curve["x"], curve["y"], curve.get("low"), curve.get("high"))
         for _, curve in curves
     ]
     svg, said = line_chart(title, series, first["x_label"], label(first["metric"]))

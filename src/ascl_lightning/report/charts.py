@@ -41,8 +41,8 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    low: Sequence[float | None] | None = None
-    high: Sequence[float | None] | None = None
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
 
     def described(self) -> str:
         """From where to where, in words."""
@@ -70,12 +70,13 @@ def line_chart(
     """
     figure, axes = _figure()
     for number, line in enumerate(series):
-        look = {"color": _COLOURS[number % 6], "linestyle": _LINES[number % 6], "linewidth": 1.6}
+        look: dict[str, Any] = {"color": _COLOURS[number % 6], "linestyle": _LINES[number % 6], "linewidth": 1.6}
         if markers:
             look |= {"marker": _MARKERS[number % 6], "markersize": 4}
         axes.plot(line.x, line.y, **look)
         if line.low is not None and line.high is not None:
-            _draw_intervals(axes, line, _COLOURS[number % 6])
+            axes.vlines(line.x, line.low, line.high, color=_COLOURS[number % 6], linewidth=1)
+            axes.fill_between(line.x, line.low, line.high, color=_COLOURS[number % 6], alpha=0.1, linewidth=0)
     if log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
@@ -104,9 +105,9 @@ def interval_chart(
     for number, points in enumerate(series):
         places = [row + 0.16 * (number - (len(series) - 1) / 2) for row in points.x]
         if points.low is not None and points.high is not None:
-            look = {"color": _COLOURS[number], "linestyle": _LINES[number], "linewidth": 1.6}
+            look: dict[str, Any] = {"color": _COLOURS[number], "linestyle": _LINES[number], "linewidth": 1.6}
             axes.hlines(places, points.low, points.high, **look)
-        hollow = {"markerfacecolor": "white"} if number % 2 else {}
+        hollow: dict[str, Any] = {"markerfacecolor": "white"} if number % 2 else {}
         axes.plot(points.y, places, _MARKERS[number], color=_COLOURS[number], label=points.name, markersize=6, **hollow)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -147,7 +148,7 @@ def histogram_chart(
         if not total:
             continue
         shares = [100 * count / total for count in of_kind]
-        look = {"edgecolor": _COLOURS[number], "linestyle": _LINES[number], "linewidth": 1.5}
+        look: dict[str, Any] = {"edgecolor": _COLOURS[number], "linestyle": _LINES[number], "linewidth": 1.5}
         hatch = _HATCHES[number] if number < len(_HATCHES) else None
         axes.stairs(shares, edges, fill=True, facecolor="none", hatch=hatch, label=kind, **look)
         mean = sum(centre * count for centre, count in zip(centres, of_kind, strict=True)) / total
@@ -165,15 +166,6 @@ def _figure(height: float = _INCHES[1]) -> "tuple[Figure, Axes]":
     with rc_context(_STYLE):
         figure = Figure(figsize=(_INCHES[0], height), layout="constrained")
         return figure, figure.subplots()
-
-
-def _draw_intervals(axes: "Axes", line: Series, colour: str) -> None:
-    pairs = zip(line.x, line.low or (), line.high or (), strict=True)
-    known = [(x, low, high) for x, low, high in pairs if low is not None and high is not None]
-    if known:
-        x, low, high = zip(*known, strict=True)
-        axes.vlines(x, low, high, color=colour, linewidth=1)
-        axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
 
 
 def _label_ends(axes: "Axes", series: Sequence[Series]) -> None:
