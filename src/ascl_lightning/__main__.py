@@ -34,6 +34,7 @@ COMMANDS = {
         "ascl_lightning.commands.report",
         "write one page of what a test or a validation left in its folder",
     ),
+    "dashboard": ("ascl_lightning.commands.dashboard", "lay out what runs log in a W&B project, as a view of it"),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
 

@@ -16,13 +16,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from ascl_lightning.callbacks.asymmetry_shares import AsymmetryShares
 from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
+from ascl_lightning.callbacks.dashboard import Dashboard
 from ascl_lightning.callbacks.embeddings import EmbeddingWriter
 from ascl_lightning.callbacks.evidence import Evidence
 from ascl_lightning.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.callbacks.keyed_draws import KeyedDraws
-from ascl_lightning.callbacks.loggers import LogConfig, loggers_of_run, record_offline_if_unreachable
+from ascl_lightning.callbacks.loggers import (
+    LogConfig,
+    keep_pictures_with_runs,
+    loggers_of_run,
+    record_offline_if_unreachable,
+)
 from ascl_lightning.callbacks.non_finite import NonFiniteSteps
+from ascl_lightning.callbacks.parts import is_trial, run_folder
+from ascl_lightning.callbacks.progress import TrainingProgress
 from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
 from ascl_lightning.callbacks.results import EvaluationResults
 from ascl_lightning.callbacks.search import TwoStageFrontier
@@ -32,6 +41,7 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.distributed import leave_group
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.report.page import write_report
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
 """What `--retrieval` stands for: the report that a test adds to its metrics."""
@@ -84,10 +94,14 @@ class AsclCLI(LightningCLI):
                 "use_distributed_sampler": False,
                 "callbacks": [
                     KeyedDraws(),
+                    TrainingProgress(),
                     EvaluationResults(),
                     Evidence(),
                     EmbeddingWriter(),
                     WeightsExport(),
+                    AsymmetryShares(),
+                    # last: it shows what the others left
+                    Dashboard(),
                 ],
             },
             save_config_callback=LogConfig,
@@ -170,6 +184,7 @@ class AsclCLI(LightningCLI):
         if isinstance(config.strategy, str) and hasattr(trainer.strategy, "_timeout"):
             trainer.strategy._timeout = timedelta(seconds=self._get(self.config_init, "timeout"))
         record_offline_if_unreachable(trainer.loggers)
+        keep_pictures_with_runs(trainer.loggers)
         return trainer
 
     def fit(self, **kwargs: Any) -> None:
@@ -184,14 +199,22 @@ class AsclCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """Evaluates on the validation split."""
         self.trainer.validate(**kwargs, weights_only=True)
+        self._write_report()
 
     def test(self, **kwargs: Any) -> None:
         """Evaluates on the test split."""
         self.trainer.test(**kwargs, weights_only=True, verbose=False)
+        self._write_report()
 
     def predict(self, **kwargs: Any) -> None:
         """Writes embeddings."""
         self.trainer.predict(**kwargs, weights_only=True, return_predictions=False)
+
+    def _write_report(self) -> None:
+        """The page of the run, once every callback has left its files."""
+        folder = None if is_trial(self.trainer) else run_folder(self.trainer)
+        if folder is not None and self.trainer.is_global_zero:
+            rank_zero_info(f"Report: {write_report(folder)}")
 
     def _parse_ckpt_path(self) -> None:
         """In place of Lightning's, which would take configuration out of the checkpoint."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-RECALL_AT = (1, 5, 10)
+from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT
 
 ScoreBlock = Callable[[Tensor, Tensor], Tensor]
 """Given n image numbers and m text numbers, (n,) and (m,), their scores, (n, m)."""
@@ -91,7 +91,7 @@ def metrics_from_ranks(
     """
     metrics: dict[str, float] = {}
     rsum = 0.0
-    for direction, ranks in (("image_to_text", image_to_text_ranks), ("text_to_image", text_to_image_ranks)):
+    for direction, ranks in zip(DIRECTIONS, (image_to_text_ranks, text_to_image_ranks), strict=True):
         ranks = ranks[ranks > 0].cpu().double()
         if len(ranks) == 0:
             raise ValueError(f"{direction}: there is no query, so nothing to measure")

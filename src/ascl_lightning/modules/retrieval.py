@@ -9,8 +9,8 @@ from ascl_lightning.callbacks.thawing import Thawing
 from ascl_lightning.data.batch import ImageTextBatch
 from ascl_lightning.errors import UserError
 from ascl_lightning.losses import ContrastiveLoss
-from ascl_lightning.metrics import RetrievalMetrics
 from ascl_lightning.metrics.gallery import Level
+from ascl_lightning.metrics.retrieval import RetrievalMetrics
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import ImageEncoder
 from ascl_lightning.models.model import ImageTextModel

@@ -36,7 +36,7 @@ class Estimate:
 
 
 _MADE_BY = {
-    "report_card.json": "`ascl test` writes it with --report_card.captions one (or all).",
+    "report_card.json": "ascl test writes it with the report card.",
 }
 
 Cell = Estimate | Number | str | None

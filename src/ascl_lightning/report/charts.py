@@ -55,7 +55,7 @@ class Series:
 def line_chart(
     title: str, series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False, markers: bool = True
 ) -> tuple[str, str]:
-    """Lines with their names at their ends.
+    """Lines with their names at their ends; where x grows by factors they meet there, and a legend names them.
 
     Args:
         title: What the chart is of, for its description.
@@ -73,16 +73,17 @@ def line_chart(
         look: dict[str, Any] = {"color": _COLOURS[number % 6], "linestyle": _LINES[number % 6], "linewidth": 1.6}
         if markers:
             look |= {"marker": _MARKERS[number % 6], "markersize": 4}
-        axes.plot(line.x, line.y, **look)
+        axes.plot(line.x, line.y, label=line.name, **look)
         if line.low is not None and line.high is not None:
             axes.vlines(line.x, line.low, line.high, color=_COLOURS[number % 6], linewidth=1)
             axes.fill_between(line.x, line.low, line.high, color=_COLOURS[number % 6], alpha=0.1, linewidth=0)
     if log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.legend(loc="lower right", handlelength=4)
+    else:
+        _label_ends(axes, series)
     axes.set(xlabel=x_label, ylabel=y_label)
-    axes.margins(x=0.04)
-    _label_ends(axes, series)
     return _svg(figure), f"{title}; {y_label} over {x_label}. " + ". ".join(line.described() for line in series)
 
 
@@ -172,12 +173,18 @@ def _label_ends(axes: "Axes", series: Sequence[Series]) -> None:
     """Names right of the lines' ends, moved apart where they would overlap."""
     ends = sorted((line.y[line.x.index(max(line.x))], number) for number, line in enumerate(series) if line.x)
     low, high = axes.get_ylim()
-    place = -1.0
-    for y, number in ends:
-        place = max((y - low) / (high - low), place + _LABEL_ROOM)
+    places: list[float] = []
+    for y, _ in ends:
+        places.append(max((y - low) / (high - low), places[-1] + _LABEL_ROOM if places else 0.0))
+    # those that were moved beyond the top go down again, and push the ones below them
+    highest = 1.0
+    for number in reversed(range(len(places))):
+        places[number] = min(places[number], highest)
+        highest = places[number] - _LABEL_ROOM
+    for place, (_, number) in zip(places, ends, strict=True):
         colour, marker = _COLOURS[number % 6], _MARKERS[number % 6]
         axes.plot([1.03], [place], marker, transform=axes.transAxes, color=colour, markersize=4, clip_on=False)
-        axes.text(1.05, place, series[number].name, transform=axes.transAxes, color=colour, va="center")
+        axes.text(1.05, place, f" {series[number].name}", transform=axes.transAxes, color=colour, va="center")
 
 
 def _svg(figure: "Figure") -> str:

@@ -42,7 +42,7 @@ class Query:
     why: Sequence[str]
     results: Sequence[Result]
     truth: Result | None
-    """The best true one, where it is not among the results."""
+    """The best true one, where none is among the results."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ def histograms_section(files: RunFiles) -> Section:
     blocks: list[Block] = [Chart(title, HISTOGRAMS, svg, said, Table(title, HISTOGRAMS, list(counts), rows))]
     absent = [kind for kind in ("T-", "T+") if kind not in counts]
     if absent:
-        blocks.append(Note(f"{' and '.join(absent)}: no made texts were scored; the report card does, where it runs."))
+        blocks.append(
+            Note(f"{' and '.join(absent)} are not there: the report card makes and scores such texts, and did not run.")
+        )
     return Section("similarity", "Similarity", blocks)
 
 

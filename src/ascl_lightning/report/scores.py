@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ascl_lightning.report.blocks import Block, Cell, Chart, Estimate, Number, Section, Table, missing, pointer
+from ascl_lightning.report.blocks import Cell, Chart, Estimate, Number, Section, Table, missing, pointer
 from ascl_lightning.report.charts import Series, interval_chart, line_chart
 from ascl_lightning.report.files import QUERIES, RESULTS, RunFiles
 
@@ -62,11 +62,12 @@ def queries_section(files: RunFiles) -> Section:
     rows = files.queries
     if rows is None:
         return Section("queries", "Ranks of single queries", [missing(QUERIES)])
-    blocks: list[Block] = []
+    charts, tables = [], []
     for direction, words in DIRECTIONS.items():
         own = [(number, row) for number, row in enumerate(rows) if _is_own(row, direction)]
-        blocks += [_rank_chart(own, words), _worst_table(own, words)]
-    return Section("queries", "Ranks of single queries", blocks)
+        charts.append(_rank_chart(own, words))
+        tables.append(_worst_table(own, words))
+    return Section("queries", "Ranks of single queries", [*charts, *tables])
 
 
 def _is_own(row: Mapping[str, Any], direction: str) -> bool:
@@ -109,7 +110,7 @@ def _rank_chart(rows: Sequence[tuple[int, Mapping[str, Any]]], words: str) -> Ch
         for score, ranks in by_score.items()
     ]
     title = f"Recall at every rank, {words}"
-    svg, said = line_chart(title, series, "k", "R@k, %", log_x=True, markers=False)
+    svg, said = line_chart(title, series, "k", "R@k, %", log_x=True)
     return Chart(title, QUERIES, svg, said, None)
 
 

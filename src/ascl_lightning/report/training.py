@@ -56,4 +56,4 @@ def _last_values(title: str, source: str, columns: Sequence[str], rows: Sequence
 
 
 def _short(name: str) -> str:
-    return _NAMES.get(name, name.partition("/")[2].replace("_", " ").replace("/", ", "))
+    return _NAMES.get(name, name.rpartition("/")[2].replace("_", " "))
