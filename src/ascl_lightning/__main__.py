@@ -15,7 +15,7 @@ COMMANDS = {
     "validate": ("ascl_lightning.cli", "metrics of a checkpoint on the validation split"),
     "test": (
         "ascl_lightning.cli",
-        "metrics of a checkpoint on the test split, as a table, JSON and a page of examples",
+        "metrics of a checkpoint on the test split, as a table, files and a page",
     ),
     "predict": ("ascl_lightning.cli", "embeddings of the test split's images and texts, as files"),
     "extract": (
@@ -33,6 +33,15 @@ COMMANDS = {
     "triage": (
         "ascl_lightning.commands.triage",
         "flag training pairs whose caption says too much, too little or something else than the picture",
+    ),
+    "report": (
+        "ascl_lightning.commands.report",
+        "write one page of what a test or a validation left in its folder",
+    ),
+    "dashboard": ("ascl_lightning.commands.dashboard", "lay out what runs log in a W&B project, as a view of it"),
+    "advise": (
+        "ascl_lightning.commands.advise",
+        "look a query up, and say which of its words no candidate supports",
     ),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }

@@ -96,7 +96,8 @@ def test_features_rank_and_embed_as_pictures_and_captions_do(trained: Path) -> N
         # float16 keeps 11 bits
         np.testing.assert_allclose(embeddings[1][name].numpy(), expected.numpy(), atol=2e-3)
     metrics = [
-        json.loads(only(trained / name, "runs/test/*/test_metrics.json").read_text()) for name in ("raw", "stored")
+        json.loads(only(trained / name, "runs/test/*/results.json").read_text())["metrics"]
+        for name in ("raw", "stored")
     ]
     assert metrics[0].keys() == metrics[1].keys()
     assert metrics[1]["test/rsum"] == pytest.approx(metrics[0]["test/rsum"])

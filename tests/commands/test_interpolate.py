@@ -93,8 +93,8 @@ def test_both_ends_are_the_pair_as_it_came_and_as_it_was_left(tuned, capsys):
     assert main(["validate", *arguments(tuned, "--ckpt_path", str(written))]) == 0
     assert row_of(logged(tuned)) == max(rows.values(), key=lambda row: float(row[2]))
     assert main(["test", *arguments(tuned, "--ckpt_path", str(written))]) == 0
-    (metrics,) = tuned.glob("runs/test/*/test_metrics.json")
-    assert "test/rsum" in json.loads(metrics.read_text())
+    (metrics,) = tuned.glob("runs/test/*/results.json")
+    assert "test/rsum" in json.loads(metrics.read_text())["metrics"]
 
 
 def test_towers_from_scratch_have_no_start(tmp_path, capsys):

@@ -52,8 +52,8 @@ def test_the_average_is_what_best_holds_and_what_is_tested(tmp_path):
     (alignment,) = logged(tmp_path, "val/alignment", "validate")
     assert any(alignment == pytest.approx(each) for each in logged(tmp_path, "val/alignment"))
     assert main(["test", *given, "--ckpt_path", "best"]) == 0
-    (metrics,) = tmp_path.glob("runs/test/*/test_metrics.json")
-    assert 0 <= json.loads(metrics.read_text())["test/rsum"] <= 600
+    (metrics,) = tmp_path.glob("runs/test/*/results.json")
+    assert 0 <= json.loads(metrics.read_text())["metrics"]["test/rsum"] <= 600
 
 
 @pytest.mark.slow

@@ -63,7 +63,9 @@ class EvaluationResults(Callback):
         ids = [data.view(split).split.image_ids[row] for row in gallery.images.ids.tolist()]
         queries = queries_by_score(gallery, ids)
         ranked = time.perf_counter()
-        scores = {score: figure_intervals(of_score) for (score, protocol), of_score in queries.items() if protocol == OWN}
+        scores = {
+            score: figure_intervals(of_score) for (score, protocol), of_score in queries.items() if protocol == OWN
+        }
         folds = fold_queries(gallery, module.evaluation.fold_size, ids)
         protocols = {"folds": {score: fold_intervals(of_score) for score, of_score in folds.items()}} if folds else {}
         ceiling = data.ceiling(split)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -10,6 +11,7 @@ from ascl_lightning.metrics.bootstrap import Interval
 COLUMNS = ("R@1", "R@5", "R@10", "median rank", "mean rank", "rSum")
 _KEYS = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "mean_rank")
 _DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
+_SHORT = {"image_to_text": "i2t", "text_to_image": "t2i"}
 
 
 def recall_rows(metrics: dict[str, float]) -> list[tuple[str, list[str]]]:
@@ -44,16 +46,26 @@ def interval_table(title: str, scores: Mapping[str, Mapping[str, Interval]], cei
         scores: Figures of `retrieval_metrics` by score.
         ceiling: Of a scorer that knows the truth; none where the data do not know it.
     """
-    table = Table("", *(Column(name, justify="right") for name in COLUMNS), title=title)
+    columns = (Column(name.replace(" ", "\n"), justify="right", no_wrap=True) for name in COLUMNS)
+    # in 80 columns, and no figure cut
+    table = Table(
+        Column(no_wrap=True), *columns, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for score, figures in scores.items():
-        for direction, words in _DIRECTIONS.items():
+        for direction, short in _SHORT.items():
             names = [*(f"{direction}/{key}" for key in _KEYS), "rsum" if direction == "text_to_image" else ""]
             cells = [_with_interval(figures[name]) if name in figures else "" for name in names]
-            table.add_row(f"{score}: {words}".replace("_", " "), *cells, end_section=direction == "text_to_image")
-    for label, cells in recall_rows({f"ceiling/{name}": value for name, value in ceiling.items()}):
-        table.add_row(label, *cells)
+            label = Text.assemble((score.replace("_", " "), "bold"), "\n", short)
+            table.add_row(label, *cells, end_section=direction == "text_to_image")
+    for name, of_ceiling in recall_rows({f"ceiling/{name}": value for name, value in ceiling.items()}):
+        group, _, words = name.partition(": ")
+        table.add_row(f"{group}\n{_SHORT[words.replace(' ', '_')]}", *of_ceiling)
     return table
 
 
 def _with_interval(figure: Interval) -> Text:
-    return Text.assemble(f"{figure.value:.1f}", "\n", (f"{figure.low:.1f} to {figure.high:.1f}", "dim"))
+    return Text.assemble(f"{figure.value:.1f}", "\n", (f"{_end(figure.low)}-{_end(figure.high)}", "dim"))
+
+
+def _end(value: float) -> str:
+    return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"

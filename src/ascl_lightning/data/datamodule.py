@@ -8,23 +8,26 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning_utilities.core.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from ascl_lightning.data import word_edits  # noqa: F401 — a config finds its operations by their names
-from ascl_lightning.data.asymmetry import AsymmetrySampler, TextOperation
+from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextOperation
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
-from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset
-from ascl_lightning.data.exclusion import Exclusion
+from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset, TrainItem
+from ascl_lightning.data.exclusion import leave_out
+from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.image_operations import ImageOperation, check_shares
+from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches
 from ascl_lightning.data.sources import Source, Split
 from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset, streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
+from ascl_lightning.data.variant_table import Variants
+from ascl_lightning.data.variants import make_variants
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
 from ascl_lightning.processes import leave_stopping_to_the_run
@@ -120,6 +123,9 @@ class RetrievalDataModule(LightningDataModule):
         self._bad_images = BadImages(max_bad_share)
         self.views: dict[str, SplitView] = {}
         """The splits that were read so far."""
+        self.provenance: Provenance | None = None
+        """What the weights in use were made from, as far as a checkpoint or this training says."""
+        self._digests: dict[str, SplitDigest] = {}
         self._stream: Stream | None = None
         self._position: Position | None = None
         self._batches_of_epoch = 0
@@ -141,6 +147,12 @@ class RetrievalDataModule(LightningDataModule):
             regions = None if self._regions is None else self._regions.open(self.root)
             self.views[split] = SplitView(read, self.image_spec, regions, read.features, self.with_tokens)
         return self.views[split]
+
+    def digest(self, split: str) -> SplitDigest:
+        """What tells the images and captions of a split from others; computed when it is first asked for."""
+        if split not in self._digests:
+            self._digests[split] = SplitDigest.of(self.view(split).split)
+        return self._digests[split]
 
     def prepare_texts(self) -> None:
         """Mines what tokenizer and operations need, from the training captions alone."""
@@ -169,7 +181,9 @@ class RetrievalDataModule(LightningDataModule):
         if self.root is not None and not self.root.is_dir():
             raise UserError(f"there is no folder '{self.root}': set --data.root to the folder that holds the data")
         whole = self.source.read(self.root, split)
-        return self._without_excluded(whole) if split == "train" and self._exclude is not None else whole
+        if split == "train" and self._exclude is not None:
+            whole, self._excluded = leave_out(Path(self._exclude), whole)
+        return whole
 
     def mine_vocabulary(self) -> Vocabulary:
         """The words of the training captions, the most frequent first."""
@@ -183,9 +197,23 @@ class RetrievalDataModule(LightningDataModule):
             self._corpus = CaptionCorpus(self._train_captions())
         return TextMaker(self.asymmetry, self.vocabulary, self._corpus, self.seed)
 
+    def texts_of(self, item: TrainItem) -> AsymmetrySample:
+        """The texts of a training item; those whose features stand ready for an epoch, made as extraction made them."""
+        if item.texts is not None:
+            return item.texts
+        view, stored = self.view("train"), self.view("train").features.texts
+        variants = 1 if stored is None else max(1, stored.num_variants)
+        captions, place = view.split.captions[item.image_row], item.text_row - view.text_rows(item.image_row).start
+        return self.text_maker().make(captions, place, item.image_row, item.epoch % variants, item.text_row)
+
     def ceiling(self, split: str) -> dict[str, float]:
         """Metrics of a scorer that knows the truth, where the source knows it; else nothing."""
         return self.source.ceiling(self.root, split)
+
+    def variants(self, split: str, text_rows: Sequence[int], seed: int, wordnet: str | None = None) -> Variants:
+        """Variants of some captions of a split, exact ones where the source knows the truth; see `make_variants`."""
+        exact = self.source.exact_variants(self.root, split, text_rows, seed)
+        return make_variants(self.view(split).split.captions, text_rows, seed, exact=exact, wordnet=wordnet)
 
     def train_dataloader(self) -> DataLoader[ImageTextBatch]:
         """Batches of pairs, as many on every rank."""
@@ -246,8 +274,9 @@ class RetrievalDataModule(LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What was mined from the training captions, and what of them was left out; how far training came."""
-        state: dict[str, Any] = {} if self.vocabulary is None else {"vocabulary": self.vocabulary.state()}
+        """What was mined from the training captions, for tests that have no training split; how far training came."""
+        carried = {"vocabulary": self.vocabulary, "provenance": self.provenance}
+        state: dict[str, Any] = {name: value.state() for name, value in carried.items() if value is not None}
         if self._excluded is not None:
             state["excluded"] = self._excluded
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
@@ -258,6 +287,8 @@ class RetrievalDataModule(LightningDataModule):
         """Takes the vocabulary of the checkpoint, also in place of one mined anew, and goes on where it was saved."""
         if "vocabulary" in state_dict:
             self.vocabulary = Vocabulary.from_state(state_dict["vocabulary"])
+        if "provenance" in state_dict:
+            self.provenance = Provenance.from_state(state_dict["provenance"])
         if "position" in state_dict:
             self._position = Position(**state_dict["position"])
 
@@ -280,9 +311,7 @@ class RetrievalDataModule(LightningDataModule):
         shards = self.source.shards(self.root, "train")
         if shards is not None:
             if self._exclude is not None:
-                raise UserError(
-                    "a streamed source does not tell images by id: read it whole, or leave out --data.exclude"
-                )
+                raise UserError("a streamed source tells no ids of images: read it whole, or leave out --data.exclude")
             if self._captions_per_image != 1:
                 raise UserError("a streamed source visits each image once an epoch: set --data.captions_per_image 1")
             self._stream = Stream.count(shards, self.seed)
@@ -290,6 +319,7 @@ class RetrievalDataModule(LightningDataModule):
             self._use_made_texts(self.view("train"))
         self.prepare_texts()
         if self._stream is not None:
+            self._digests["train"] = SplitDigest.of_stream(self._stream.captions)
             self._stream.captions.clear()
 
     def _use_made_texts(self, view: SplitView) -> None:
@@ -301,24 +331,11 @@ class RetrievalDataModule(LightningDataModule):
             return
         if not self.asymmetry:
             view.use(replace(view.features, texts=texts.captions_alone()))
-        elif self._excluded is not None and self._excluded["pairs"]:
-            raise UserError(
-                f"{texts.table.folder}: its T+ and T- were made before pairs were left out: extract again with the "
-                f"same --data.exclude and train without it, or extract with --variants 0"
-            )
         elif texts.table.manifest.made_with != self.made_with:
             raise UserError(
                 f"{texts.table.folder}: its texts were made by other operations or another seed than the config's: "
                 f"extract again, or with --variants 0 to make texts while training"
             )
-
-    def _without_excluded(self, whole: Split) -> Split:
-        exclusion = Exclusion.read(Path(str(self._exclude)))
-        kept = exclusion.apply(whole)
-        num_left_out = int(whole.num_captions.sum() - kept.num_captions.sum())
-        self._excluded = {"file": str(exclusion.file), "sha256": exclusion.digest, "pairs": num_left_out}
-        rank_zero_info(f"{exclusion.file}: {num_left_out:,} training pairs are left out")
-        return kept
 
     def _train_captions(self) -> Sequence[tuple[str, ...]]:
         if self._stream is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pyarrow import parquet
 
 from ascl_lightning.data.features import SplitFeatures
@@ -51,6 +52,8 @@ class Exclusion:
     def apply(self, split: Split) -> Split:
         """A split without these pairs; an image that is left without captions stays, and is not visited.
 
+        Stored T+ and T- are left out too, as they may hold words of these pairs: training makes them anew.
+
         Raises:
             UserError: If pairs are listed and the split has none of them.
         """
@@ -71,6 +74,19 @@ class Exclusion:
             return split
         features = _select(split.features, np.concatenate(is_kept))
         return replace(split, captions=_Changed(split.captions, changed), features=features)
+
+
+def leave_out(file: Path, split: Split) -> tuple[Split, dict[str, Any]]:
+    """A split without the pairs that a file lists, and what a checkpoint says of that: file, digest, number of pairs.
+
+    Raises:
+        UserError: As `Exclusion.read` and `apply`.
+    """
+    exclusion = Exclusion.read(file)
+    kept = exclusion.apply(split)
+    num_pairs = int(split.num_captions.sum() - kept.num_captions.sum())
+    rank_zero_info(f"{file}: {num_pairs:,} training pairs are left out")
+    return kept, {"file": str(file), "sha256": exclusion.digest, "pairs": num_pairs}
 
 
 class _Changed(Sequence[tuple[str, ...]]):
@@ -116,7 +132,9 @@ def _kept(image_id: str, captions: tuple[str, ...], left: Counter[tuple[str, str
 
 def _select(features: SplitFeatures, captions: Bool[np.ndarray, " M"]) -> SplitFeatures:
     texts = features.texts
-    return features if texts is None else replace(features, texts=replace(texts, rows=texts.rows.select(captions)))
+    if texts is None:
+        return features
+    return replace(features, texts=replace(texts, rows=texts.rows.select(captions)).captions_alone())
 
 
 def _json_rows(file: Path) -> Iterator[Record]:

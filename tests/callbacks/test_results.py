@@ -1,0 +1,82 @@
+"""Files of an evaluation; what they hold is checked against the metrics, which have tests of their own."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.datasets import write_karpathy
+
+from ascl_lightning.__main__ import main
+from ascl_lightning.metrics.queries import read_queries
+
+TINY = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory) -> Path:
+    """A training, and a test of it; one caption is longer than the tokenizer's limit of 24 words."""
+    root = tmp_path_factory.mktemp("evaluated")
+    write_karpathy(root / "data", {"train": 9, "val": 4, "test": 6}, captions=[2, 0, 1])
+    described = json.loads((root / "data" / "dataset_flickr8k.json").read_text())
+    last = next(image for image in described["images"][::-1] if image["sentences"])
+    last["sentences"][0]["raw"] = "a " + "very " * 40 + "long sentence"
+    (root / "data" / "dataset_flickr8k.json").write_text(json.dumps(described))
+    flags = ["--config", TINY, "--trainer.default_root_dir", str(root / "runs"), "--data.root", str(root / "data")]
+    assert main(["fit", *flags]) == 0
+    assert main(["test", *flags, "--ckpt_path", "best", "--model.fold_size", "3"]) == 0
+    return root / "runs"
+
+
+def results(run: Path) -> dict:
+    return json.loads((run / "results.json").read_text())
+
+
+def test_every_score_has_every_figure_with_an_interval_around_it(evaluated):
+    found = results(evaluated / "test" / "version_0")
+    assert list(found["scores"]) == ["fused", "local", "global", "independent", "two_stage", "reranked"]
+    for figures in found["scores"].values():
+        assert {"rsum", "text_to_image/recall_at_10", "image_to_text/median_rank"} <= figures.keys()
+        assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())
+
+
+def test_the_fused_score_has_the_figures_that_were_logged(evaluated):
+    found = results(evaluated / "test" / "version_0")
+    for name, figure in found["scores"]["fused"].items():
+        if f"test/{name}" in found["metrics"]:
+            assert figure["value"] == pytest.approx(found["metrics"][f"test/{name}"]), name
+    for name, figure in found["protocols"]["folds"]["fused"].items():
+        if f"test/folds/{name}" in found["metrics"]:
+            assert figure["value"] == pytest.approx(found["metrics"][f"test/folds/{name}"]), name
+    assert found["protocols"]["folds"].keys() == {"fused", "local", "global", "independent"}
+
+
+def test_results_say_what_they_are_of(evaluated):
+    found = results(evaluated / "test" / "version_0")
+    assert (found["split"], found["num_images"], found["truncated_texts"]) == ("test", 6, 1)
+    assert found["training"] == str(evaluated / "fit" / "version_0")
+    assert found["checkpoint"].endswith("best.ckpt")
+    assert Path(found["config"]).is_file()
+
+
+def test_queries_are_all_images_with_captions_and_all_captions(evaluated):
+    found, queries = (
+        results(evaluated / "test" / "version_0"),
+        read_queries(evaluated / "test/version_0/queries.parquet"),
+    )
+    assert set(queries) == {(score, "own") for score in found["scores"]}
+    fused = queries["fused", "own"]
+    assert len(fused.text_to_image) == found["num_texts"]
+    assert len(fused.image_to_text) == len(set(fused.text_to_image.image)) == 4
+    recall = 100 * (fused.text_to_image.rank <= 1).mean()
+    assert found["scores"]["fused"]["text_to_image/recall_at_1"]["value"] == pytest.approx(recall)
+
+
+def test_a_validation_is_evaluated_likewise_and_a_training_is_not(evaluated, capsys):
+    assert not list((evaluated / "fit" / "version_0").glob("results.json"))
+    root = evaluated.parent
+    flags = ["--config", TINY, "--trainer.default_root_dir", str(evaluated), "--data.root", str(root / "data")]
+    assert main(["validate", *flags, "--ckpt_path", "best"]) == 0
+    found = results(evaluated / "validate" / "version_0")
+    assert found["split"] == "val"
+    assert found["scores"]["fused"]["rsum"]["value"] == pytest.approx(found["metrics"]["val/rsum"])
+    assert "Validation split" in capsys.readouterr().out
