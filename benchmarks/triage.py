@@ -25,7 +25,7 @@ from pyarrow import parquet
 from ascl_lightning.data.sources import Scenes
 
 HERE = Path(__file__).parent
-NUM_TRAIN, NUM_VAL, EPOCHS = 2000, 500, 10
+NUM_TRAIN, NUM_VAL, EPOCHS = 2000, 300, 8
 SHARES = (0.2, 0.4)
 OTHER_KINDS = {"over_long": 0.05, "under_specified": 0.05}
 # two-sided 95% quantiles of Student's t by degrees of freedom
