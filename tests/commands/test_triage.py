@@ -115,3 +115,25 @@ def test_a_query_gets_candidates_and_words_without_support(trained: Path, capsys
     assert "umbrella" in said
     assert ascl("advise", trained, "--ckpt_path", "best", "--query", " ") == 2
     assert "the query has no word" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variants", ["0", "2"])
+def test_from_features_too(trained: Path, tmp_path: Path, capsys, variants: str) -> None:
+    """Where T+ and T- are stored as well, training makes them anew: they may hold words of what is left out."""
+    frozen = ["--model.image_encoder.init_args.frozen", "true", "--model.text_encoder.init_args.frozen", "true"]
+    runs = ["--trainer.default_root_dir", str(tmp_path / "runs")]
+    given = ["--config", TINY, *frozen, *runs]
+    out = ["--out", str(tmp_path / "features"), "--variants", variants]
+    assert main(["extract", *given, "--data.root", str(trained), *out]) == 0
+    given += ["--data.root", str(tmp_path / "features"), "--data.source", "ExtractedFeatures"]
+    assert main(["fit", *given]) == 0
+    triaged = ["--ckpt_path", "best", "--out", str(tmp_path / "triage")]
+    assert main(["triage", *given, *triaged, "--flags", "[duplicate]"]) == 0
+    file = tmp_path / "triage" / "triage.parquet"
+    assert [row["flags"] for row in parquet.read_table(file).to_pylist()].count(["duplicate"]) == 1
+    assert main(["fit", *given, "--data.exclude", str(file)]) == 0
+    newest = max((tmp_path / "runs").glob("**/best.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    assert torch.load(newest, weights_only=True)["RetrievalDataModule"]["excluded"]["pairs"] == 1
+    other = ["--model.text_encoder.init_args.width", "8"]
+    assert main(["triage", *given, *triaged, *other]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("ascl: error: ")

@@ -5,6 +5,7 @@ from pathlib import Path
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
+from ascl_lightning.callbacks.frozen_features import check_features
 from ascl_lightning.checkpoints import find_checkpoint
 from ascl_lightning.cli import readable_errors
 from ascl_lightning.commands.base import CommandCLI
@@ -46,8 +47,9 @@ class TrainedCLI(CommandCLI):
         """A split, encoded, and its captions by number, cleaned.
 
         Raises:
-            UserError: If there is no such split, or a picture cannot be read.
+            UserError: If there is no such split, a picture cannot be read, or its features are of other towers.
         """
+        view = self.datamodule.view(split)
+        check_features(self.datamodule, self.model.model)
         gallery = encode_split(self.trainer, self.model, self.datamodule, split)
-        captions = self.datamodule.view(split).split.captions
-        return gallery, [clean_caption(caption) for of_image in captions for caption in of_image]
+        return gallery, [clean_caption(caption) for of_image in view.split.captions for caption in of_image]
