@@ -31,9 +31,11 @@ from ascl_lightning.callbacks.loggers import (
     record_offline_if_unreachable,
 )
 from ascl_lightning.callbacks.non_finite import NonFiniteSteps
+from ascl_lightning.callbacks.parts import is_trial, run_folder
 from ascl_lightning.callbacks.progress import TrainingProgress
 from ascl_lightning.callbacks.provenance import RecordProvenance
 from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
+from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.callbacks.results import EvaluationResults
 from ascl_lightning.callbacks.search import TwoStageFrontier
 from ascl_lightning.callbacks.weights import WeightsExport
@@ -42,6 +44,7 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.distributed import leave_group
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.report.page import write_report
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
 """What `--retrieval` stands for: the report that a test adds to its metrics."""
@@ -119,6 +122,7 @@ class AsclCLI(LightningCLI):
         parser.link_arguments("model", "data.text_spec", lambda m: m.model.text_encoder.spec, apply_on="instantiate")
         parser.link_arguments("model", "data.with_tokens", lambda m: m.uses_tokens, apply_on="instantiate")
         parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
+        parser.add_lightning_class_args(ReportCard, "report_card")
         parser.add_argument(
             "--retrieval",
             type=Literal[tuple(SEARCHES)],
@@ -211,14 +215,22 @@ class AsclCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """Evaluates on the validation split."""
         self.trainer.validate(**kwargs, weights_only=True)
+        self._write_report()
 
     def test(self, **kwargs: Any) -> None:
         """Evaluates on the test split."""
         self.trainer.test(**kwargs, weights_only=True, verbose=False)
+        self._write_report()
 
     def predict(self, **kwargs: Any) -> None:
         """Writes embeddings."""
         self.trainer.predict(**kwargs, weights_only=True, return_predictions=False)
+
+    def _write_report(self) -> None:
+        """The page of the run, once every callback has left its files."""
+        folder = None if is_trial(self.trainer) else run_folder(self.trainer)
+        if folder is not None and self.trainer.is_global_zero:
+            rank_zero_info(f"Report: {write_report(folder)}")
 
     def _parse_ckpt_path(self) -> None:
         """In place of Lightning's, which would take configuration out of the checkpoint."""

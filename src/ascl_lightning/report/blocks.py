@@ -35,6 +35,10 @@ class Estimate:
     high: Number | None = None
 
 
+_MADE_BY = {
+    "report_card.json": "ascl test writes it with the report card.",
+}
+
 Cell = Estimate | Number | str | None
 
 
@@ -59,7 +63,7 @@ class Chart:
     source: str
     svg: str
     label: str
-    table: Table
+    table: Table | None
     note: str = ""
 
 
@@ -126,6 +130,6 @@ def pointer(file: str, *keys: str | int) -> str:
     return f"{file}#" + "".join(f"/{str(key).replace('~', '~0').replace('/', '~1')}" for key in keys)
 
 
-def missing(file: str, made_by: str) -> Note:
+def missing(file: str) -> Note:
     """In the place of what a file would have shown."""
-    return Note(f"This run's folder has no {file}: {made_by}.", warning=False)
+    return Note(f"This run's folder has no {file}. {_MADE_BY.get(file, 'ascl test, and ascl validate, write it.')}")
