@@ -175,11 +175,11 @@ def test_re_ranking_by_sibling_captions_is_refused(trained, tmp_path, guards, ca
     write_karpathy(tmp_path / "data", {"test": 6}, captions=5, first=100)
 
     def of_siblings(similarity, k=15):
-        best_images = similarity.argsort(1, descending=True)[:, :k]
-        ranks = similarity.argsort(0, descending=True).argsort(0)
+        best_images = similarity.argsort(dim=1, descending=True)[:, :k]
+        ranks = similarity.argsort(dim=0, descending=True).argsort(dim=0)
         if len(similarity) == 30:  # captions are queries
             ranks = ranks.view(6, 5, -1).amin(1).repeat_interleave(5, 0)
-        return best_images.gather(1, ranks.gather(1, best_images).argsort(1, stable=True))
+        return best_images.gather(1, ranks.gather(1, best_images).argsort(dim=1, stable=True))
 
     monkeypatch.setattr(rerank, "reciprocal_rerank", of_siblings)
     flags = ["--ckpt_path", str(best(trained))]

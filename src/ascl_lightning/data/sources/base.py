@@ -10,12 +10,33 @@ import numpy as np
 from jaxtyping import Int, Int64, UInt8, UInt64
 
 from ascl_lightning.data.features import SplitFeatures
-from ascl_lightning.data.images import ImageBytes
+from ascl_lightning.data.images import ImageBytes, ends
 from ascl_lightning.data.variant_table import VariantLadder
 from ascl_lightning.errors import UserError
 
 Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "S S 3"]] | UInt8[np.ndarray, "N S S 3"]
-"""Where each picture lies, its encoded bytes (read when asked for), or the pictures themselves."""
+"""Where each picture lies, its encoded bytes (read when asked for), or the pictures themselves.
+
+One that would have to read encoded bytes has a method `ends(row)`, for `ends_of_picture`.
+"""
+
+
+def ends_of_picture(images: Any, row: int) -> bytes | UInt8[np.ndarray, "S S 3"]:
+    """Size, beginning and end of an encoded picture, without reading the rest of it; pixels where it is not encoded.
+
+    Args:
+        images: `Images`; a check of that type would look one up.
+        row: Which of them.
+
+    Raises:
+        OSError: If it cannot be read.
+        UserError: Likewise.
+    """
+    if hasattr(images, "ends"):
+        found: bytes = images.ends(row)
+        return found
+    image = images[row]
+    return image if isinstance(image, np.ndarray) else ends(image)
 
 
 class Rows(Sequence[Any]):
@@ -31,6 +52,10 @@ class Rows(Sequence[Any]):
     def __getitem__(self, row: Any) -> Any:
         """The value at a place of the selection."""
         return self._values[self._rows[row]]
+
+    def ends(self, row: int) -> bytes | np.ndarray:
+        """See `ends_of_picture`."""
+        return ends_of_picture(self._values, self._rows[row])
 
 
 @dataclass(frozen=True, eq=False)
