@@ -135,7 +135,7 @@ def test_some_captions_of_a_file():
 
 @pytest.mark.parametrize(
     ("rows", "captions", "problem"),
-    [([9], ["a horse"], "captions to what they were made with"), ([3], ["a zebra"], "of other captions")],
+    [([9], ["a horse"], "captions to what it was made with"), ([3], ["a zebra"], "of other captions")],
 )
 def test_variants_of_other_captions_are_refused(rows, captions, problem):
     with pytest.raises(UserError, match=problem):
