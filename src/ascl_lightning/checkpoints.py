@@ -7,7 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,13 @@ class Continuation:
         checkpoint: The newest checkpoint of the newest run that can be read.
         logged_steps: How many steps it holds, as metrics count them.
         passed_over: What is wrong with newer ones.
+        log_versions: What each logger called the run, by the name of its class.
     """
 
     checkpoint: Path
     logged_steps: int
     passed_over: list[str]
+    log_versions: dict[str, int | str] = field(default_factory=dict)
 
     @property
     def run(self) -> Path:
@@ -94,7 +96,7 @@ class Continuation:
                 faults.append(str(error))
                 continue
             if "recovery" in content:
-                return cls(path, content["recovery"]["logged_steps"], faults)
+                return cls(path, content["recovery"]["logged_steps"], faults, content.get("log_versions", {}))
             faults.append(f"'{path}' was not saved by `ascl fit`")
         if faults:
             raise UserError(f"no checkpoint of the newest run can be gone on from: {'; '.join(faults)}")

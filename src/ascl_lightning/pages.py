@@ -45,8 +45,18 @@ def original(view: SplitView, row: int) -> Image.Image | None:
 
 def thumbnail(image: Image.Image, side: int) -> str:
     """A picture whose longer side has `side` pixels, as a `data:` address."""
+    return data_address(webp(image, side), "webp")
+
+
+def webp(image: Image.Image, side: int) -> bytes:
+    """A picture whose longer side has `side` pixels, as a WebP file holds it."""
     scale = side / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     buffer = io.BytesIO()
     image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
+
+
+def data_address(picture: bytes, kind: str) -> str:
+    """The contents of a picture file as an address, so that a page needs no file beside it."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

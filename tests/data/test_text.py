@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.hub_models import write_bert
 
 from ascl_lightning.data.batch import TextSpec
 from ascl_lightning.data.text import (
@@ -223,6 +224,44 @@ def test_a_tokenizer_without_padding_pads_with_its_end_token(tmp_path: Path) -> 
     assert tokens.input_ids.tolist() == [[2, 5, 3], [2, 3, 3]]
     assert tokens.attention_mask.tolist() == [[True] * 3, [True, True, False]]
     assert tokens.special_mask.tolist() == [[True, False, True], [True] * 3]
+
+
+def test_words_are_tokens_of_their_own_place() -> None:
+    tokenizer = WordTokenizer(Vocabulary(("a", "dog")), max_length=3, vocab_size=4)
+    assert tokenizer.word_positions(["a dog", "a dog runs far", ""]).tolist() == [[0, 1, -1], [0, 1, 2], [-1, -1, -1]]
+    assert tokenizer.word_positions([""]).tolist() == [[-1]]
+    assert tokenizer.word_positions([]).shape == (0, 1)
+
+
+def test_pieces_belong_to_their_words(tmp_path: Path) -> None:
+    """WordPiece: "dogs" is "dog", "##s"; the limit of 6 tokens cuts "red" from the second text."""
+    tokenizer = PretrainedTokenizer(str(write_bert(tmp_path / "bert")), max_length=6)
+    texts = ["dogs in a", "a dogs in red", ""]
+    tokens, _ = tokenizer(texts)
+    positions = tokenizer.word_positions(texts)
+    assert positions.shape == tokens.input_ids.shape
+    assert positions.tolist() == [
+        [-1, 0, 0, 1, 2, -1],
+        [-1, 0, 1, 1, 2, -1],
+        [-1, -1, -1, -1, -1, -1],
+    ]
+    assert tokenizer.word_positions([]).shape == (0, 1)
+
+
+@pytest.mark.parametrize("marks_spaces", ["bytes", "metaspace"])
+def test_a_piece_that_begins_with_a_space_belongs_to_the_word_after_it(tmp_path: Path, marks_spaces: str) -> None:
+    """Byte-level and SentencePiece vocabularies keep the space in the piece: "a dog" is "a", " dog"."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import ByteLevel, Metaspace
+    from transformers import PreTrainedTokenizerFast
+
+    split = {"bytes": ByteLevel(add_prefix_space=True, trim_offsets=False), "metaspace": Metaspace()}[marks_spaces]
+    backend = Backend(WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2}, unk_token="[UNK]"))
+    backend.pre_tokenizer = split
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
+    tokenizer = PretrainedTokenizer(str(tmp_path), max_length=7)
+    assert tokenizer.word_positions(["a größer dog", "a"]).tolist() == [[0, 1, 2], [0, -1, -1]]
 
 
 def test_tokenizers_pickle_into_workers(tokenizer_folder: Path) -> None:

@@ -1,4 +1,6 @@
-"""Where metrics and configuration go: the run's folder, however often the run was interrupted; W&B, if it answers."""
+"""Where metrics and configuration go: the run's folder, however often the run was interrupted, and beside it
+TensorBoard, or W&B, if it answers.
+"""  # noqa: D205
 
 import csv
 import io
@@ -12,7 +14,7 @@ from urllib.request import urlopen
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
@@ -42,27 +44,43 @@ class LogConfig(SaveConfigCallback):
             else:
                 logger.log_hyperparams(yaml.safe_load(text))
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Notes what a resumed run goes on with."""
+        checkpoint["log_versions"] = {type(logger).__name__: logger.version for logger in trainer.loggers}
+
 
 def loggers_of_run(
     configured: Logger | Iterable[Logger] | bool | None, root: Path, command: str, going_on: Continuation | None
 ) -> list[Logger] | bool:
-    """What `Trainer` takes: the configured loggers, or one that writes CSV into a new folder for each run.
+    """What `Trainer` takes: the configured loggers, after one that writes CSV into a new folder for each run.
 
     Args:
-        configured: Of the config; None: not said.
+        configured: Of the config; None: not said. A CSV logger among them takes the place of ours.
         root: The `default_root_dir`.
         command: Names the folder under it.
-        going_on: The run whose folder and CSV file are gone on with.
+        going_on: The run whose folder and CSV file are gone on with, and what else logged it.
     """
     if isinstance(configured, bool):
         return configured
-    if configured is None:
-        loggers: list[Logger] = [CSVLogger(root, name=command)]
-    else:
-        loggers = [configured] if isinstance(configured, Logger) else list(configured)
-    if going_on is None:
-        return loggers
-    return [ContinuedCSVLogger(going_on) if isinstance(logger, CSVLogger) else logger for logger in loggers]
+    loggers = [configured] if isinstance(configured, Logger) else list(configured or [])
+    if not any(isinstance(logger, CSVLogger) for logger in loggers):
+        loggers.insert(0, CSVLogger(root, name=command))
+    return loggers if going_on is None else [_continued(logger, going_on) for logger in loggers]
+
+
+def _continued(logger: Logger, going_on: Continuation) -> Logger:
+    """A logger that goes on where a checkpoint was saved, if it logged the run then."""
+    version = going_on.log_versions.get(type(logger).__name__)
+    if isinstance(logger, CSVLogger):
+        return ContinuedCSVLogger(going_on)
+    if isinstance(logger, WandbLogger) and logger.version is None and version is not None:
+        # offline, `wandb sync --append` joins what was recorded before and after
+        logger._id = logger._wandb_init["id"] = str(version)
+    if isinstance(logger, TensorBoardLogger) and version is not None:
+        logger._version = version
+        # what was written of later steps than the checkpoint holds is not shown
+        logger._kwargs["purge_step"] = going_on.logged_steps
+    return logger
 
 
 class ContinuedCSVLogger(CSVLogger):
@@ -125,6 +143,14 @@ def record_offline_if_unreachable(loggers: Sequence[Logger]) -> None:
         for logger in online:
             logger._wandb_init["mode"] = "offline"
         rank_zero_warn(f"W&B at {address} does not answer: it records offline, `wandb sync` sends it later")
+
+
+@rank_zero_only
+def keep_pictures_with_runs(loggers: Sequence[Logger]) -> None:
+    """Has W&B put pictures and tables beside its records, where `wandb sync` finds them, not into the home folder."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            os.environ.setdefault("WANDB_DATA_DIR", str(Path(logger.save_dir or ".", "wandb").absolute()))
 
 
 def _warn_of_changes(path: Path, config: dict[str, Any]) -> None:

@@ -19,15 +19,19 @@ from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_m
 from ascl_lightning.callbacks.tables import COLUMNS, recall_rows
 from ascl_lightning.checkpoints import WEIGHTS, read_checkpoint
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.errors import UserError
 from ascl_lightning.pages import render
+
+_METADATA_ROOM = 90_000_000
+"""Characters; the format refuses files that have more than 100 MB beside their tensors."""
 
 
 class WeightsExport(Callback):
     """Writes `weights/` to the run's folder when a training is complete: of the checkpoint with the best metric.
 
-    `model.safetensors` holds the weights, and in its metadata the vocabulary; `config.yaml` is the run's; `README.md`
-    is a model card of facts that the run knows.
+    `model.safetensors` holds the weights, and in its metadata the vocabulary and what data made them; `config.yaml` is
+    the run's; `README.md` is a model card of facts that the run knows.
     """
 
     def __init__(self) -> None:
@@ -87,8 +91,13 @@ def weights_as_checkpoint(path: Path) -> dict[str, Any]:
 
 def _save_weights(checkpoint: dict[str, Any], path: Path) -> None:
     data = checkpoint.get(RetrievalDataModule.__qualname__, {})
+    carried = {name: data[name] for name in ("vocabulary", "provenance") if name in data}
+    said = json.dumps(carried)
+    if len(said) > _METADATA_ROOM and "provenance" in carried:
+        unknown = Provenance(gaps=("the data that made the weights: too many images to be noted in exported weights",))
+        said = json.dumps(carried | {"provenance": unknown.state()})
     # one entry: several come in any order, and the same weights would give other bytes
-    metadata = {"data": json.dumps({name: data[name] for name in ("vocabulary",) if name in data})}
+    metadata = {"data": said}
     # weights that are tied share their memory, and the format wants each entry to have its own
     state = {name: value.clone().contiguous() for name, value in checkpoint["state_dict"].items()}
     save_file(state, path, metadata)

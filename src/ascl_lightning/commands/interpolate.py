@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ascl_lightning.callbacks.provenance import note_selection
 from ascl_lightning.checkpoints import find_checkpoint
 from ascl_lightning.cli import readable_errors
 from ascl_lightning.commands.base import CommandCLI
@@ -67,6 +68,7 @@ def run(args: Sequence[str]) -> None:
     assert checkpoint is not None
     with readable_errors():
         rows, best = search(cli.trainer, cli.model, cli.datamodule, checkpoint, cli.config.weights)
+    note_selection(cli.datamodule, ("val/rsum",))
     out = Path(checkpoint).with_name("interpolated.ckpt") if cli.config.out is None else Path(cli.config.out)
     cli.trainer.save_checkpoint(out, weights_only=True)
     if cli.trainer.is_global_zero:

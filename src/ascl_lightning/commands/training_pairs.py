@@ -161,7 +161,7 @@ class TrainingPairs:
             yield MadePicture(operation, pictures[0], made)
 
     def _shown(self, item: TrainItem) -> ShownPair:
-        texts = self._stored_texts(item) if item.texts is None else item.texts
+        texts = self._datamodule.texts_of(item)
         return ShownPair(
             origin=self._origin(item, texts.text),
             fed=Image.fromarray(item.picture.transpose(1, 2, 0)) if isinstance(item.picture, np.ndarray) else None,
@@ -178,15 +178,6 @@ class TrainingPairs:
         view = self._datamodule.view("train")
         captions = view.split.captions[row]
         return Origin(view.split.image_ids[row], row, captions, _place(view, item), original(view, row))
-
-    def _stored_texts(self, item: TrainItem) -> AsymmetrySample:
-        """The texts whose features stand ready for an epoch: made as extraction made them."""
-        view = self._datamodule.view("train")
-        variants = 1 if view.features.texts is None else view.features.texts.num_variants
-        captions = view.split.captions[item.image_row]
-        return self._datamodule.text_maker().make(
-            captions, _place(view, item), item.image_row, item.epoch % variants, item.text_row
-        )
 
     def _made_texts(self, sample: AsymmetrySample) -> list[MadeText]:
         made = (

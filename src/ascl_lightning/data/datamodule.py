@@ -11,13 +11,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from ascl_lightning.data import word_edits  # noqa: F401 — a config finds its operations by their names
-from ascl_lightning.data.asymmetry import AsymmetrySampler, TextOperation
+from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextOperation
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
-from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset
+from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset, TrainItem
+from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.image_operations import ImageOperation, check_shares
+from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches
 from ascl_lightning.data.sources import Source, Split
@@ -115,6 +117,9 @@ class RetrievalDataModule(LightningDataModule):
         self._bad_images = BadImages(max_bad_share)
         self.views: dict[str, SplitView] = {}
         """The splits that were read so far."""
+        self.provenance: Provenance | None = None
+        """What the weights in use were made from, as far as a checkpoint or this training says."""
+        self._digests: dict[str, SplitDigest] = {}
         self._stream: Stream | None = None
         self._position: Position | None = None
         self._batches_of_epoch = 0
@@ -136,6 +141,12 @@ class RetrievalDataModule(LightningDataModule):
             regions = None if self._regions is None else self._regions.open(self.root)
             self.views[split] = SplitView(read, self.image_spec, regions, read.features, self.with_tokens)
         return self.views[split]
+
+    def digest(self, split: str) -> SplitDigest:
+        """What tells the images and captions of a split from others; computed when it is first asked for."""
+        if split not in self._digests:
+            self._digests[split] = SplitDigest.of(self.view(split).split)
+        return self._digests[split]
 
     def prepare_texts(self) -> None:
         """Mines what tokenizer and operations need, from the training captions alone."""
@@ -176,6 +187,15 @@ class RetrievalDataModule(LightningDataModule):
         if self._corpus is None and any(operation.needs_corpus for operation in operations):
             self._corpus = CaptionCorpus(self._train_captions())
         return TextMaker(self.asymmetry, self.vocabulary, self._corpus, self.seed)
+
+    def texts_of(self, item: TrainItem) -> AsymmetrySample:
+        """The texts of a training item; those whose features stand ready for an epoch, made as extraction made them."""
+        if item.texts is not None:
+            return item.texts
+        view, stored = self.view("train"), self.view("train").features.texts
+        variants = 1 if stored is None else max(1, stored.num_variants)
+        captions, place = view.split.captions[item.image_row], item.text_row - view.text_rows(item.image_row).start
+        return self.text_maker().make(captions, place, item.image_row, item.epoch % variants, item.text_row)
 
     def ceiling(self, split: str) -> dict[str, float]:
         """Metrics of a scorer that knows the truth, where the source knows it; else nothing."""
@@ -246,7 +266,8 @@ class RetrievalDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What was mined from the training captions, for tests that have no training split; how far training came."""
-        state: dict[str, Any] = {} if self.vocabulary is None else {"vocabulary": self.vocabulary.state()}
+        carried = {"vocabulary": self.vocabulary, "provenance": self.provenance}
+        state: dict[str, Any] = {name: value.state() for name, value in carried.items() if value is not None}
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             state["position"] = asdict(self._reached(self.trainer))
         return state
@@ -255,6 +276,8 @@ class RetrievalDataModule(LightningDataModule):
         """Takes the vocabulary of the checkpoint, also in place of one mined anew, and goes on where it was saved."""
         if "vocabulary" in state_dict:
             self.vocabulary = Vocabulary.from_state(state_dict["vocabulary"])
+        if "provenance" in state_dict:
+            self.provenance = Provenance.from_state(state_dict["provenance"])
         if "position" in state_dict:
             self._position = Position(**state_dict["position"])
 
@@ -283,6 +306,7 @@ class RetrievalDataModule(LightningDataModule):
             self._use_made_texts(self.view("train"))
         self.prepare_texts()
         if self._stream is not None:
+            self._digests["train"] = SplitDigest.of_stream(self._stream.captions)
             self._stream.captions.clear()
 
     def _use_made_texts(self, view: SplitView) -> None:

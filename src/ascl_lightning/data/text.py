@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ascl_lightning.data.batch import TextSpec, TokenizedTexts
 from ascl_lightning.errors import UserError
@@ -162,6 +164,13 @@ class Tokenizer(Protocol):
         """Tokenise M texts; no texts give tensors of shape (0, 1)."""
         ...
 
+    def word_positions(self, texts: Sequence[str]) -> Int[Tensor, "M L"]:
+        """The word that each token of `input_ids` belongs to, counted in the text split at spaces, from 0.
+
+        -1 for what belongs to none: special tokens and padding.
+        """
+        ...
+
 
 class WordTokenizer:
     """One token for each word of a mined vocabulary; no special tokens. A text without words reads as one unknown word.
@@ -193,6 +202,12 @@ class WordTokenizer:
         mask = torch.arange(width) < lengths[:, None]
         input_ids = torch.tensor(padded, dtype=torch.long).reshape(len(rows), width)
         return TokenizedTexts(input_ids=input_ids, attention_mask=mask, special_mask=~mask), num_cut
+
+    def word_positions(self, texts: Sequence[str]) -> Int[Tensor, "M L"]:
+        """See `Tokenizer.word_positions`: a token is a word."""
+        lengths = torch.tensor([len(text.split()) for text in texts], dtype=torch.long).clamp(max=self.max_length)
+        positions = torch.arange(max(1, int(lengths.max()) if len(texts) else 1))
+        return torch.where(positions < lengths[:, None], positions, -1)
 
     def _id_of(self, word: str) -> int:
         word_id = self.vocabulary.id_of(word)
@@ -244,6 +259,20 @@ class PretrainedTokenizer:
             special_mask=special.reshape(shape),  # padding counts as special there too
         )
         return tokenized, sum(bool(encoding.overflowing) for encoding in encodings)
+
+    def word_positions(self, texts: Sequence[str]) -> Int[Tensor, "M L"]:
+        """See `Tokenizer.word_positions`: a piece belongs to the word in which it ends."""
+        encodings = self._backend.encode_batch(list(texts))
+        rows = [
+            [
+                # a piece may begin with the space before its word
+                -1 if special else text.count(" ", 0, end)
+                for (_, end), special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+            ]
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+        width = len(rows[0]) if rows else 1
+        return torch.tensor(rows, dtype=torch.long).reshape(len(rows), width)
 
 
 def _load_pretrained(name: str) -> Any:  # transformers' classes are untyped here

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt8, UInt64
 
 from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.images import ImageBytes
@@ -43,6 +43,7 @@ class Split:
         images: The pictures, or where they lie; None where the source has captions alone.
         features: What the towers gave for it, where that was extracted beforehand.
         passes: Numbers of consecutive images, and how often an epoch of training visits their pairs; none: each once.
+        picture_digests: Hash of what each picture held that features were extracted of (`data/fingerprint.py`), (N,).
 
     Raises:
         ValueError: If the fields differ in length or an image id repeats.
@@ -53,6 +54,7 @@ class Split:
     images: Images | None
     passes: tuple[tuple[int, float], ...] = ()
     features: SplitFeatures = field(default_factory=SplitFeatures)
+    picture_digests: UInt64[np.ndarray, " N"] | None = None
 
     def __post_init__(self) -> None:
         lengths = len(self.image_ids), len(self.captions), len(self if self.images is None else self.images)

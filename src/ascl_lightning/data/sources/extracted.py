@@ -12,6 +12,8 @@ from ascl_lightning.data.sources.tabular import JsonLines
 from ascl_lightning.errors import UserError
 
 _CAPTIONS = "captions.jsonl"
+PICTURES = "pictures.npy"
+"""Hashes of the pictures that were encoded."""
 
 
 class ExtractedFeatures(Source):
@@ -40,7 +42,9 @@ class ExtractedFeatures(Source):
                 rows = features.texts.rows.select(np.repeat(~empty, captions.num_captions))
                 features = replace(features, texts=replace(features.texts, rows=rows))
             captions = replace(captions, captions=kept)
-        return replace(captions, images=None, features=features)
+        return replace(
+            captions, images=None, features=features, picture_digests=_picture_digests(folder, len(captions))
+        )
 
 
 def _captions(folder: Path) -> Split:
@@ -49,6 +53,19 @@ def _captions(folder: Path) -> Split:
 
 def _images(folder: Path) -> FeatureTable | None:
     return FeatureTable(folder / "images") if (folder / "images").is_dir() else None
+
+
+def _picture_digests(folder: Path, num_images: int) -> np.ndarray | None:
+    """None where an earlier version extracted."""
+    if not (folder / PICTURES).is_file():
+        return None
+    try:
+        digests: np.ndarray = np.load(folder / PICTURES)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / PICTURES}: cannot be read ({error}); extract again") from error
+    if (digests.shape, digests.dtype) != ((num_images,), np.dtype(np.uint64)):
+        raise UserError(f"{folder / PICTURES}: does not hold a hash of each of {num_images} images; extract again")
+    return digests
 
 
 def _texts(folder: Path) -> TextFeatures | None:

@@ -1,0 +1,132 @@
+"""`ascl dashboard`: lays out what runs log in a W&B project, as a saved view of its workspace."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from ascl_lightning.cli import OneLineParser
+from ascl_lightning.errors import UserError
+
+NAME = "AsCL"
+
+
+def run(args: Sequence[str]) -> None:
+    """Saves the layout as a new view.
+
+    Args:
+        args: The command line, `dashboard` first.
+
+    Raises:
+        UserError: If `wandb-workspaces` is not installed, nobody is logged in, or W&B refuses or does not answer.
+    """
+    parser = OneLineParser(prog="ascl dashboard", description="Lay out what runs log in a W&B project.")
+    parser.add_argument("--entity", type=str, required=True, help="User or team that the project belongs to.")
+    parser.add_argument("--project", type=str, required=True, help="Project that the runs are in.")
+    parser.add_argument("--name", type=str, default=NAME, help="Of the view.")
+    given = parser.parse_args(list(args[1:]))
+    view = workspace(given.entity, given.project, given.name)
+    import wandb
+
+    try:
+        if not wandb.login(prompt=False):
+            raise UserError(
+                "a W&B account is needed to save the layout, and no key of one is known here: run `wandb login` first"
+            )
+        view.save_as_new_view()
+    except wandb.errors.Error as error:
+        raise UserError(f"W&B does not take the layout for {given.entity}/{given.project}: {error}") from error
+    Console().print(f"Dashboard: {view.url}", soft_wrap=True)
+
+
+def workspace(entity: str, project: str, name: str) -> Any:
+    """The layout; nothing is sent.
+
+    Raises:
+        UserError: If `wandb-workspaces` is not installed.
+    """
+    try:
+        from wandb_workspaces import workspaces
+    except ImportError as error:
+        raise UserError("the layout needs wandb-workspaces: pip install 'ascl-lightning[dashboard]'") from error
+    sections = {"Recall": _recall(), "Asymmetry": _asymmetry(), "Training": _training(), "Examples": _examples()}
+    sections["Runs"] = _runs()
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[
+            workspaces.Section(name=title, panels=panels, is_open=True, pinned=title == "Recall")
+            for title, panels in sections.items()
+        ],
+    )
+
+
+def _recall() -> list[Any]:
+    ways = {"image to text": "val/image_to_text", "text to image": "val/text_to_image"}
+    recalls = [
+        _lines(f"Recall, {title} (%)", [f"{way}/recall_at_{k}" for k in (1, 5, 10)], "epoch")
+        for title, way in ways.items()
+    ]
+    ranks = _lines("Mean rank", [f"{way}/mean_rank" for way in ways.values()], "epoch")
+    return [_lines("rSum (600 at most)", ["val/rsum"], "epoch"), *recalls, ranks]
+
+
+def _asymmetry() -> list[Any]:
+    types = [f"val/asymmetry/type_{number}" for number in ("i", "ii", "iii")]
+    uniformity = ["val/uniformity/image", "val/uniformity/text"]
+    return [
+        _lines("Right text before wrong, by type (share)", types, "epoch"),
+        _matching("T before T-, by operation (share)", "val/asymmetry/type_i/.*"),
+        _matching("T+ before (T+)-, T- or T, type II (share)", "val/asymmetry/type_ii/.*"),
+        _matching("T+ before (T+)-, T- or T, type III (share)", "val/asymmetry/type_iii/.*"),
+        _lines("Alignment", ["val/alignment"], "epoch"),
+        _lines("Uniformity", uniformity, "epoch"),
+        _table("val/asymmetry/comparisons"),
+    ]
+
+
+def _training() -> list[Any]:
+    return [
+        _lines("Loss", ["train/loss"]),
+        _lines("Loss by asymmetry type", ["train/loss_type_i", "train/loss_type_ii_iii"]),
+        _lines("Norm of the gradients, before clipping", ["train/gradient_norm"], log_y=True),
+        _lines("Logit scale (1 / temperature)", ["train/logit_scale"]),
+        _matching("Learning rates", "train/learning_rate/.*", x="trainer/global_step"),
+        _lines("Pairs a second", ["train/pairs_per_second"]),
+        _lines("Steps not taken: loss or gradient not finite", ["train/skipped_steps"]),
+        _lines("Texts cut, images skipped, in an epoch", ["train/truncated_texts", "train/skipped_images"], "epoch"),
+    ]
+
+
+def _examples() -> list[Any]:
+    names = ("train/first_batch", "val/found/text_to_image", "val/found/image_to_text", "val/attention")
+    return [_table(name) for name in names]
+
+
+def _runs() -> list[Any]:
+    from wandb_workspaces.reports.v2 import BarPlot, ParameterImportancePlot, RunComparer
+
+    return [
+        BarPlot(title="rSum of the best validation", metrics=["best/rsum"]),
+        ParameterImportancePlot(with_respect_to="best/rsum"),
+        RunComparer(diff_only="split"),
+    ]
+
+
+def _lines(title: str, metrics: list[str], x: str = "trainer/global_step", **settings: Any) -> Any:
+    from wandb_workspaces.reports.v2 import LinePlot
+
+    return LinePlot(title=title, x=x, y=metrics, **settings)
+
+
+def _matching(title: str, pattern: str, x: str = "epoch") -> Any:
+    from wandb_workspaces.reports.v2 import LinePlot
+
+    return LinePlot(title=title, x=x, metric_regex=pattern)
+
+
+def _table(name: str) -> Any:
+    from wandb_workspaces.reports.v2 import WeavePanelSummaryTable
+
+    return WeavePanelSummaryTable(table_name=name)
