@@ -78,11 +78,11 @@ def test_the_figure_of_each_type_comes_with_its_definition(folder, capsys):
     assert list(card["types"]) == ["I", "II", "III"]
     for score in card["scores"]:
         found = [row["value"] for row in card["discrimination"] if row["score"] == score]
-        assert card["types"]["I"]["scores"][score]["value"] == pytest.approx(np.mean(found))
+        assert card["types"]["I"]["value"][score]["value"] == pytest.approx(np.mean(found))
         for type_ in ("II", "III"):
             curves = [curve for curve in card["curves"] if (curve["type"], curve["score"]) == (type_, score)]
             kept = 100 * sum(curve["area"] for curve in curves) / sum(curve["y"][0] for curve in curves)
-            assert card["types"][type_]["scores"][score]["value"] == pytest.approx(kept)
+            assert card["types"][type_]["value"][score]["value"] == pytest.approx(kept)
     assert "Area under the curve" in card["types"]["III"]["definition"]
 
 
