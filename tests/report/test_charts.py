@@ -1,5 +1,6 @@
 import re
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 
 import pytest
 
@@ -45,10 +46,8 @@ def test_names_at_the_ends_of_lines_that_meet_lie_apart():
         if (element.text or "").strip().startswith("line ")
     ]
     assert len(heights) == 5
-    heights.sort()
-    assert min(below - above for above, below in zip(heights, heights[1:], strict=False)) > 9, (
-        "points, of the font's size"
-    )
+    # in points, of which the font has 9
+    assert min(below - above for above, below in pairwise(sorted(heights))) > 9
 
 
 def test_the_same_drawing_has_the_same_identifiers_and_another_one_others():
