@@ -9,19 +9,31 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = Path(__file__).parent / "configs" / "tiny.yaml"
 
 
-def record(root: Path, command: str, *arguments: str, logger: str = "wandb") -> subprocess.CompletedProcess[str]:
-    """Runs a command on the data in `root/data`, with the tiny experiment; runs lie in `root/runs`.
+def record(root: Path, command: str, *arguments: str, logger: str = "wandb", launch: tuple[str, ...] = ()) -> str:
+    """Runs a command of the tiny experiment on the data in `root/data`; runs lie in `root/runs`.
 
-    There is no account, no network and no home folder.
+    There is no account, no network, and a home folder in which nothing can be made.
+
+    Args:
+        root: Working folder.
+        command: Of `ascl`.
+        arguments: More of them.
+        logger: Which of `configs/logger`.
+        launch: What starts the processes, where it is not the trainer.
+
+    Returns:
+        What it says.
     """
     configs = ["--config", str(TINY), "--config", str(CONFIGS / "logger" / f"{logger}.yaml")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    return subprocess.run(
-        [sys.executable, "-m", "ascl_lightning", command, *configs, "--data.root", "data", *arguments],
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "ascl_lightning", command, *configs, "--data.root", "data", *arguments],
         cwd=root,
-        env=environment | {"HOME": str(root / "home"), "OMP_NUM_THREADS": "1"},
-        check=True,
+        env=environment | {"HOME": "/dev/null", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr

@@ -51,9 +51,13 @@ class RecordedRun:
         return content["columns"], content["data"], files
 
 
-def read_run(folder: Path) -> RecordedRun:
-    """The only run that was recorded below a folder."""
-    (path,) = folder.glob("**/offline-run-*/run-*.wandb")
+def read_runs(folder: Path) -> list[RecordedRun]:
+    """The runs that were recorded below a folder, the oldest first."""
+    paths = folder.glob("**/offline-run-*/run-*.wandb")
+    return [_read(path) for path in sorted(paths, key=lambda path: path.parent.name)]
+
+
+def _read(path: Path) -> RecordedRun:
     run = RecordedRun()
     for record in _records(path.read_bytes()):
         _add(run, record)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_info
@@ -23,6 +23,7 @@ from ascl_lightning.callbacks.embeddings import EmbeddingWriter
 from ascl_lightning.callbacks.evidence import Evidence
 from ascl_lightning.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.callbacks.keyed_draws import KeyedDraws
+from ascl_lightning.callbacks.leak_guard import LeakGuard
 from ascl_lightning.callbacks.loggers import (
     LogConfig,
     keep_pictures_with_runs,
@@ -32,7 +33,9 @@ from ascl_lightning.callbacks.loggers import (
 from ascl_lightning.callbacks.non_finite import NonFiniteSteps
 from ascl_lightning.callbacks.parts import is_trial, run_folder
 from ascl_lightning.callbacks.progress import TrainingProgress
+from ascl_lightning.callbacks.provenance import RecordProvenance
 from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
+from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.callbacks.results import EvaluationResults
 from ascl_lightning.callbacks.search import TwoStageFrontier
 from ascl_lightning.callbacks.weights import WeightsExport
@@ -94,6 +97,7 @@ class AsclCLI(LightningCLI):
                 "use_distributed_sampler": False,
                 "callbacks": [
                     KeyedDraws(),
+                    RecordProvenance(),
                     TrainingProgress(),
                     EvaluationResults(),
                     Evidence(),
@@ -118,11 +122,18 @@ class AsclCLI(LightningCLI):
         parser.link_arguments("model", "data.text_spec", lambda m: m.model.text_encoder.spec, apply_on="instantiate")
         parser.link_arguments("model", "data.with_tokens", lambda m: m.uses_tokens, apply_on="instantiate")
         parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
+        parser.add_lightning_class_args(ReportCard, "report_card")
         parser.add_argument(
             "--retrieval",
             type=Literal[tuple(SEARCHES)],
             default="full",
             help="validate and test: also search in two stages at a row of budgets",
+        )
+        parser.add_argument(
+            "--allow_leak",
+            "--allow-leak",
+            action="store_true",
+            help="test: go on where the model knows the split under test, and brand the results",
         )
         parser.add_argument(
             "--resume",
@@ -173,9 +184,7 @@ class AsclCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has: metrics as CSV unless the config says otherwise, safe files, a limit to waiting."""
         config = self._get(self.config_init, "trainer")
-        search = SEARCHES[self._get(self.config_init, "retrieval")]
-        if self.subcommand in ("validate", "test") and search is not None:
-            kwargs["callbacks"] = [*(config.callbacks or []), search()]
+        kwargs["callbacks"] = [*(config.callbacks or []), *self._callbacks_of_command()]
         plugins = config.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         root = Path(config.default_root_dir)
@@ -186,6 +195,13 @@ class AsclCLI(LightningCLI):
         record_offline_if_unreachable(trainer.loggers)
         keep_pictures_with_runs(trainer.loggers)
         return trainer
+
+    def _callbacks_of_command(self) -> list[Callback]:
+        search = SEARCHES[self._get(self.config_init, "retrieval")]
+        searches: list[Callback] = [search()] if self.subcommand in ("validate", "test") and search is not None else []
+        if self.subcommand == "test":
+            return [LeakGuard(self._get(self.config_init, "allow_leak")), *searches]
+        return searches
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, and says how to test."""
@@ -227,6 +243,8 @@ class AsclCLI(LightningCLI):
         training = self.config.subcommand == "fit"
         if training and command.ckpt_path and command.ckpt_path.endswith(".safetensors"):
             raise UserError(f"{command.ckpt_path}: weights alone cannot be gone on from; give a .ckpt of the run")
+        if command.allow_leak and self.config.subcommand != "test":
+            raise UserError("--allow_leak is for `ascl test`, which alone looks for leaks: leave it out")
         if command.resume:
             if not training or command.ckpt_path:
                 raise UserError("--resume is for `ascl fit`, and finds the checkpoint itself: leave --ckpt_path out")

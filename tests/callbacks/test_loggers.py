@@ -1,13 +1,22 @@
 import csv
+import os
 import socket
 import threading
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.datasets import write_karpathy
+from tests.recordings import record
 
-from ascl_lightning.callbacks.loggers import ContinuedCSVLogger, loggers_of_run, record_offline_if_unreachable
+from ascl_lightning.callbacks.loggers import (
+    ContinuedCSVLogger,
+    keep_pictures_with_runs,
+    loggers_of_run,
+    record_offline_if_unreachable,
+)
 from ascl_lightning.checkpoints import Continuation
 
 
@@ -16,8 +25,8 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def going_on(run: Path, logged_steps: int) -> Continuation:
-    return Continuation(run / "checkpoints" / "last-00000002.ckpt", logged_steps, [])
+def going_on(run: Path, logged_steps: int, **log_versions) -> Continuation:
+    return Continuation(run / "checkpoints" / "last-00000002.ckpt", logged_steps, [], log_versions)
 
 
 def test_rows_up_to_the_checkpoint_stay_and_later_ones_come_anew(tmp_path):
@@ -62,6 +71,71 @@ def test_metrics_go_to_a_new_folder_unless_a_run_is_gone_on_with(tmp_path):
     assert Path(continued.log_dir) == run
     assert wandb is configured[1]
     assert loggers_of_run(False, tmp_path, "fit", going_on(run, 3)) is False
+
+
+def test_csv_is_written_beside_what_a_config_names(tmp_path):
+    wandb = WandbLogger(offline=True)
+    csv_logger, second = loggers_of_run(wandb, tmp_path, "test", None)
+    assert Path(csv_logger.log_dir) == tmp_path / "test" / "version_0"
+    assert second is wandb
+
+
+def test_wandb_goes_on_with_the_run_of_the_checkpoint(tmp_path):
+    run = going_on(tmp_path / "fit" / "version_0", 3, WandbLogger="abc123")
+    _, wandb = loggers_of_run(WandbLogger(offline=True), tmp_path, "fit", run)
+    assert wandb.version == "abc123"
+    assert wandb._wandb_init["id"] == "abc123"
+    _, wandb = loggers_of_run(WandbLogger(offline=True, id="mine"), tmp_path, "fit", run)
+    assert wandb.version == "mine", "the user's own word"
+    _, wandb = loggers_of_run(WandbLogger(offline=True), tmp_path, "fit", going_on(tmp_path / "fit" / "version_0", 3))
+    assert wandb.version is None, "it did not log the run"
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Scalars by name, as TensorBoard reads them."""
+    accumulator = EventAccumulator(str(folder)).Reload()
+    return {
+        name: [(event.step, event.value) for event in accumulator.Scalars(name)]
+        for name in accumulator.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_goes_on_where_the_checkpoint_was_saved(tmp_path):
+    first = TensorBoardLogger(tmp_path, name="tensorboard")
+    for step in range(4):
+        first.log_metrics({"loss": step + 0.5}, step=step)
+    first.finalize("success")
+    run = going_on(tmp_path / "fit" / "version_0", 2, TensorBoardLogger=0)
+    _, again = loggers_of_run(TensorBoardLogger(tmp_path, name="tensorboard"), tmp_path, "fit", run)
+    again.log_metrics({"loss": -2.5}, step=2)
+    again.finalize("success")
+    assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == ["version_0"]
+    assert events(tmp_path / "tensorboard" / "version_0")["loss"] == [(0, 0.5), (1, 1.5), (2, -2.5)]
+
+
+def test_tensorboard_carries_the_scalars_and_the_configuration(tmp_path):
+    write_karpathy(tmp_path / "data", {"train": 6, "val": 3}, captions=2)
+    record(tmp_path, "fit", "--trainer.max_epochs", "1", logger="tensorboard")
+    logged = events(tmp_path / "runs" / "tensorboard" / "version_0")
+    (metrics,) = tmp_path.glob("runs/fit/version_0/metrics.csv")
+    names = rows(metrics)[0].keys() - {"step", "epoch"}
+    assert {"train/loss", "train/gradient_norm", "train/logit_scale", "val/rsum", "val/asymmetry/type_i"} <= names
+    for name in names:
+        written = [(int(row["step"]), pytest.approx(float(row[name]))) for row in rows(metrics) if row[name]]
+        assert logged[name] == written, name
+    hparams = (tmp_path / "runs" / "tensorboard" / "version_0" / "hparams.yaml").read_text()
+    assert "FirstHalf" in hparams
+
+
+def test_pictures_of_wandb_lie_with_the_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DATA_DIR", "")
+    monkeypatch.delenv("WANDB_DATA_DIR")
+    keep_pictures_with_runs([CSVLogger(tmp_path)])
+    assert "WANDB_DATA_DIR" not in os.environ
+    keep_pictures_with_runs([WandbLogger(save_dir=tmp_path, offline=True)])
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "wandb")
+    keep_pictures_with_runs([WandbLogger(save_dir=tmp_path / "other", offline=True)])
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "wandb"), "what is set stays, the user's own word too"
 
 
 @pytest.fixture

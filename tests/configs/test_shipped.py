@@ -74,7 +74,8 @@ SMALL = {
 
 
 def test_every_shipped_config_is_tried():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(SMALL)
+    # the sweep is W&B's: tests/configs/test_sweep.py
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} - {"sweep"} == set(SMALL)
 
 
 def run(command: str, config: str, root: Path, overrides: list[str]) -> int:

@@ -39,7 +39,8 @@ class Dashboard(Callback):
       the figures as a table, and the run's files of figures and pages as an artifact.
 
     Losses, gradients' norm, temperature, rates and speed are scalars that every logger gets; the machine's load is
-    W&B's own to measure. `LogConfig` sends the configuration.
+    W&B's own to measure. `LogConfig` sends the configuration; `data_fingerprint` beside it tells which images and
+    captions each split had.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ class Dashboard(Callback):
             metrics = {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
             }
-            if trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch is not None:
+            if trainer.check_val_every_n_epoch is not None and trainer.val_check_batch >= trainer.num_training_batches:
                 for name in sorted(metrics.keys() - self._against_epoch):
                     # by name: of patterns that overlap, such as Lightning's own `*`, W&B takes any
                     run.define_metric(name, step_metric="epoch")

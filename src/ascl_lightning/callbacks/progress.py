@@ -34,23 +34,22 @@ class TrainingProgress(Callback):
         self._pairs, self._since = 0, time.perf_counter()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """The rates of the step that comes; the schedule moves them after it."""
+        """Rates and scale of the step that comes; it and the schedule move them."""
         if _is_logged(trainer):
             rates = {group["name"].removesuffix("/no_decay"): group["lr"] for group in optimizer.param_groups}
             pl_module.log_dict({f"train/learning_rate/{name}": rate for name, rate in rates.items()})
+            pl_module.log("train/logit_scale", 1 / retrieval_module(pl_module).loss.temperature())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageTextBatch, batch_idx: int
     ) -> None:
-        """Counts, and logs what became of the counts."""
+        """Counts, and logs what became of the count."""
         self._pairs += len(batch.image_ids)
         if not _is_logged(trainer):
             return
         now = time.perf_counter()
-        temperature = retrieval_module(pl_module).loss.temperature()
-        # shares of processes differ by a pair at most
-        rate = self._pairs * trainer.world_size / (now - self._since)
-        pl_module.log_dict({"train/logit_scale": 1 / temperature, "train/pairs_per_second": rate})
+        # batches of processes differ by a pair at most
+        pl_module.log("train/pairs_per_second", self._pairs * trainer.world_size / (now - self._since))
         self._pairs, self._since = 0, now
 
 

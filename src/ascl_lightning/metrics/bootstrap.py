@@ -97,8 +97,8 @@ def mean_interval(
     _, image = np.unique(clusters, return_inverse=True)
     num_images = int(image.max()) + 1
     means = _Means({"mean": values.astype(np.float64)}, image, num_images)
-    drawn = _stacked(means.of(weights) for weights in _redrawn(num_images, len(values), draws, (seed,)))
-    return _interval(float(np.mean(values)), drawn["mean"], bounds, num_images)
+    drawn = _stacked(means.of(weights) for weights in redrawn(num_images, len(values), draws, (seed,)))
+    return interval_of_draws(float(np.mean(values)), drawn["mean"], bounds, num_images)
 
 
 def figure_intervals(queries: Queries, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Interval]:
@@ -140,7 +140,7 @@ def fold_intervals(folds: Sequence[Queries], *, draws: int = DRAWS, seed: int = 
     drawn = [sample.drawn(draws, (seed, fold)) for fold, sample in enumerate(samples)]
     num_images = sum(sample.num_images for sample in samples)
     return {
-        name: _interval(
+        name: interval_of_draws(
             float(np.mean([fold[name] for fold in values])),
             np.mean([fold[name] for fold in drawn], axis=0),
             _bounds(name),
@@ -324,7 +324,7 @@ class _Sample:
         return {name: float(column[0]) for name, column in self.figures(np.ones((1, self.num_images))).items()}
 
     def drawn(self, draws: int, seed: tuple[int, ...]) -> Figures:
-        blocks = _redrawn(self.num_images, self.num_cells, draws, seed)
+        blocks = redrawn(self.num_images, self.num_cells, draws, seed)
         return _stacked(self.figures(weights) for weights in blocks)
 
 
@@ -350,7 +350,7 @@ def _joined(a: _Direction, b: _Direction, num_images: int) -> _Direction:
     return _Direction(values, np.concatenate([a.ranks, b.ranks]), np.concatenate([a.image, b.image + num_images]))
 
 
-def _redrawn(num_images: int, num_cells: int, draws: int, seed: tuple[int, ...]) -> Iterator[Float[np.ndarray, "B N"]]:
+def redrawn(num_images: int, num_cells: int, draws: int, seed: tuple[int, ...]) -> Iterator[Float[np.ndarray, "B N"]]:
     """How often each image is drawn, a block of draws at a time; the draws do not depend on the blocks."""
     generator = np.random.default_rng(seed)
     for size in _block_sizes(draws, num_cells):
@@ -370,9 +370,10 @@ def _stacked(blocks: Iterable[Figures]) -> Figures:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def _interval(
+def interval_of_draws(
     value: float, drawn: Float[np.ndarray, " B"], bounds: tuple[float, float] | None, num_images: int
 ) -> Interval:
+    """The interval of a figure of so many images from what it became in each draw; bounds as in `mean_interval`."""
     if bounds is None:
         low, high = np.nanquantile(drawn, _ENDS)
         return Interval(value, float(low), float(high))

@@ -35,7 +35,7 @@ def ranks_by_score(gallery: Gallery) -> dict[str, Ranks]:
     owner = gallery.image_of_text.cpu()
     ranks = {name: ranks_from_similarity(matrix, owner) for name, matrix in matrices.items()}
     fused = matrices["fused"]
-    ranks["two_stage"] = _two_stage(fused, gallery.images.embeds.cpu(), gallery.texts.embeds.cpu(), owner)
+    ranks["two_stage"] = two_stage_of(fused, gallery.images.embeds.cpu(), gallery.texts.embeds.cpu(), owner)
     ranks["reranked"] = _reranked(fused, owner)
     return ranks
 
@@ -81,9 +81,11 @@ def fold_queries(gallery: Gallery, fold_size: int | None, image_ids: Sequence[st
     return folds
 
 
-def _two_stage(
+def two_stage_of(
     fused: Float[Tensor, "N M"], images: Float[Tensor, "N D"], texts: Float[Tensor, "M D"], owner: Int[Tensor, " M"]
 ) -> Ranks:
+    """Ranks of a shortlist by embeddings in the order of the fused score."""
+
     def search(scores: Tensor, queries: Tensor, candidates: Tensor, of_query: Tensor, of_candidate: Tensor) -> Tensor:
         listed = shortlist(queries, candidates, max(1, math.floor(SHORTLISTED * len(candidates))))
         return two_stage_ranks(lambda q, c: scores[q][:, c], queries, candidates, listed, of_query, of_candidate)

@@ -1,0 +1,95 @@
+import re
+import sys
+
+import pytest
+from tests.wandb_records import read_runs
+
+from ascl_lightning.__main__ import main
+from ascl_lightning.commands.dashboard import workspace
+
+REQUEST = ["dashboard", "--entity", "somebody", "--project", "ascl-lightning"]
+
+
+def test_each_panel_shows_what_a_run_logs(recorded):
+    training = read_runs(recorded)[0]
+    shown = set()
+    for section in workspace("somebody", "ascl-lightning", "AsCL").sections:
+        assert section.panels, section.name
+        for panel in section.panels:
+            kind = type(panel).__name__
+            if kind == "LinePlot":
+                assert panel.x in training.keys, panel.title
+                names = {
+                    name for name in training.keys if panel.metric_regex and re.fullmatch(panel.metric_regex, name)
+                }
+                names |= set(panel.y)
+                assert names, panel.title
+            elif kind == "WeavePanelSummaryTable":
+                names = {panel.table_name}
+            else:
+                names = set()
+            assert names <= training.keys, panel
+            shown |= names
+    # all that a training logs is to be seen, but for what a table has too and the score that follows from another
+    missing = {name for name in training.keys - shown if name.startswith(("train/", "val/"))}
+    assert missing == {"train/temperature", *(name for name in missing if name.endswith("median_rank"))}
+
+
+def test_what_compares_runs_is_in_their_summary(recorded):
+    training = read_runs(recorded)[0]
+    (runs,) = (section for section in workspace("a", "b", "c").sections if section.name == "Runs")
+    bars, importance, _ = runs.panels
+    assert set(bars.metrics) == {importance.with_respect_to} <= training.summary.keys()
+
+
+def test_the_layout_is_what_the_public_interface_sends():
+    model = workspace("somebody", "ascl-lightning", "AsCL")._to_model()
+    assert (model.entity, model.project, model.display_name) == ("somebody", "ascl-lightning", "AsCL")
+    assert "val/rsum" in model.model_dump_json(by_alias=True)
+
+
+def test_without_an_account_it_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(REQUEST) == 2
+    assert "wandb login" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    assert main(REQUEST) == 2
+    assert "pip install 'ascl-lightning[dashboard]'" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_refusal_is_one_line(monkeypatch, capsys):
+    import wandb
+    from wandb_workspaces import workspaces
+
+    def refuse(view):
+        raise wandb.errors.CommError("no such project")
+
+    monkeypatch.setattr(wandb, "login", lambda prompt: True)
+    monkeypatch.setattr(workspaces.Workspace, "save_as_new_view", refuse)
+    assert main(REQUEST) == 2
+    assert "somebody/ascl-lightning: no such project" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_entity_and_a_project_are_asked_for(capsys):
+    assert main(["dashboard", "--entity", "somebody"]) == 2
+    assert "project" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["AsCL", "mine"])
+def test_the_view_is_saved_under_its_name(name, monkeypatch, capsys):
+    import wandb
+    from wandb_workspaces import workspaces
+
+    saved = []
+    monkeypatch.setattr(wandb, "login", lambda prompt: True)
+    monkeypatch.setattr(workspaces.Workspace, "save_as_new_view", lambda view: saved.append(view))
+    monkeypatch.setattr(workspaces.Workspace, "url", "https://host/view")
+    assert main([*REQUEST, "--name", name]) == 0
+    assert [(view.entity, view.project, view.name) for view in saved] == [("somebody", "ascl-lightning", name)]
+    assert "https://host/view" in capsys.readouterr().out
