@@ -1,7 +1,7 @@
 """Scores of a gallery's images with texts that were made from its captions."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,12 +15,8 @@ from ascl_lightning.retrieval.side_by_side import two_stage_of
 CardScore = Literal["independent", "local", "global", "fused", "two_stage"]
 
 
-class EncodeTexts(Protocol):
-    """Encodes distinct texts as the gallery's captions were."""
-
-    def __call__(self, texts: Sequence[str]) -> Items:
-        """Items with the texts' places as their ids."""
-        ...
+EncodeTexts = Callable[[Sequence[str]], Items]
+"""Encodes distinct texts as the gallery's captions were: items with the texts' places as their ids."""
 
 
 class VariantScores:
