@@ -46,6 +46,7 @@ def write_karpathy(
     folder: str = "images",
     regions: RegionSpec | None = None,
     subfolders: Mapping[str, str] | None = None,
+    first: int = 0,
 ) -> Path:
     """Write a data set in Karpathy's format.
 
@@ -57,6 +58,7 @@ def write_karpathy(
         folder: The images' folder.
         regions: Write `.npy` region features in the place of pictures; the JSON still says `.jpg`.
         subfolders: The sub-folder of each split, noted as `filepath` (as MSCOCO has it: train2014, val2014).
+        first: Number of the first image: pictures and captions of other numbers are others.
 
     Returns:
         The JSON file.
@@ -65,9 +67,9 @@ def write_karpathy(
     counts = [captions] if isinstance(captions, int) else captions
     for split, size in splits.items():
         for _ in range(size):
-            index = len(images)
+            index = first + len(images)
             name = f"{split}_{index:04d}.jpg"
-            texts = make_captions(index, counts[index % len(counts)])
+            texts = make_captions(index, counts[len(images) % len(counts)])
             sentences = [{"raw": text, "tokens": text.lower().split(), "imgid": index} for text in texts]
             image = {"filename": name, "imgid": index, "split": split, "sentences": sentences}
             path = root / folder / name

@@ -15,7 +15,7 @@ COMMANDS = {
     "validate": ("ascl_lightning.cli", "metrics of a checkpoint on the validation split"),
     "test": (
         "ascl_lightning.cli",
-        "metrics of a checkpoint on the test split, as a table, JSON and a page of examples",
+        "metrics of a checkpoint on the test split, as a table, files and a page",
     ),
     "predict": ("ascl_lightning.cli", "embeddings of the test split's images and texts, as files"),
     "extract": (
@@ -29,6 +29,10 @@ COMMANDS = {
     "interpolate": (
         "ascl_lightning.commands.interpolate",
         "validate between the pretrained and the fine-tuned weights (WiSE-FT) and keep the best",
+    ),
+    "report": (
+        "ascl_lightning.commands.report",
+        "write one page of what a test or a validation left in its folder",
     ),
     "dashboard": ("ascl_lightning.commands.dashboard", "lay out what runs log in a W&B project, as a view of it"),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),

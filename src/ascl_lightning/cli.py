@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_info
@@ -20,9 +20,10 @@ from ascl_lightning.callbacks.asymmetry_shares import AsymmetryShares
 from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.callbacks.dashboard import Dashboard
 from ascl_lightning.callbacks.embeddings import EmbeddingWriter
-from ascl_lightning.callbacks.examples import RetrievedExamples
+from ascl_lightning.callbacks.evidence import Evidence
 from ascl_lightning.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.callbacks.keyed_draws import KeyedDraws
+from ascl_lightning.callbacks.leak_guard import LeakGuard
 from ascl_lightning.callbacks.loggers import (
     LogConfig,
     keep_pictures_with_runs,
@@ -30,8 +31,11 @@ from ascl_lightning.callbacks.loggers import (
     record_offline_if_unreachable,
 )
 from ascl_lightning.callbacks.non_finite import NonFiniteSteps
+from ascl_lightning.callbacks.parts import is_trial, run_folder
 from ascl_lightning.callbacks.progress import TrainingProgress
+from ascl_lightning.callbacks.provenance import RecordProvenance
 from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
+from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.callbacks.results import EvaluationResults
 from ascl_lightning.callbacks.search import TwoStageFrontier
 from ascl_lightning.callbacks.weights import WeightsExport
@@ -40,6 +44,7 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.distributed import leave_group
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.report.page import write_report
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
 """What `--retrieval` stands for: the report that a test adds to its metrics."""
@@ -92,9 +97,10 @@ class AsclCLI(LightningCLI):
                 "use_distributed_sampler": False,
                 "callbacks": [
                     KeyedDraws(),
+                    RecordProvenance(),
                     TrainingProgress(),
                     EvaluationResults(),
-                    RetrievedExamples(),
+                    Evidence(),
                     EmbeddingWriter(),
                     WeightsExport(),
                     AsymmetryShares(),
@@ -116,11 +122,18 @@ class AsclCLI(LightningCLI):
         parser.link_arguments("model", "data.text_spec", lambda m: m.model.text_encoder.spec, apply_on="instantiate")
         parser.link_arguments("model", "data.with_tokens", lambda m: m.uses_tokens, apply_on="instantiate")
         parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
+        parser.add_lightning_class_args(ReportCard, "report_card")
         parser.add_argument(
             "--retrieval",
             type=Literal[tuple(SEARCHES)],
             default="full",
             help="validate and test: also search in two stages at a row of budgets",
+        )
+        parser.add_argument(
+            "--allow_leak",
+            "--allow-leak",
+            action="store_true",
+            help="test: go on where the model knows the split under test, and brand the results",
         )
         parser.add_argument(
             "--resume",
@@ -171,9 +184,7 @@ class AsclCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has: metrics as CSV unless the config says otherwise, safe files, a limit to waiting."""
         config = self._get(self.config_init, "trainer")
-        search = SEARCHES[self._get(self.config_init, "retrieval")]
-        if self.subcommand in ("validate", "test") and search is not None:
-            kwargs["callbacks"] = [*(config.callbacks or []), search()]
+        kwargs["callbacks"] = [*(config.callbacks or []), *self._callbacks_of_command()]
         plugins = config.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         root = Path(config.default_root_dir)
@@ -184,6 +195,13 @@ class AsclCLI(LightningCLI):
         record_offline_if_unreachable(trainer.loggers)
         keep_pictures_with_runs(trainer.loggers)
         return trainer
+
+    def _callbacks_of_command(self) -> list[Callback]:
+        search = SEARCHES[self._get(self.config_init, "retrieval")]
+        searches: list[Callback] = [search()] if self.subcommand in ("validate", "test") and search is not None else []
+        if self.subcommand == "test":
+            return [LeakGuard(self._get(self.config_init, "allow_leak")), *searches]
+        return searches
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, and says how to test."""
@@ -197,14 +215,22 @@ class AsclCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """Evaluates on the validation split."""
         self.trainer.validate(**kwargs, weights_only=True)
+        self._write_report()
 
     def test(self, **kwargs: Any) -> None:
         """Evaluates on the test split."""
         self.trainer.test(**kwargs, weights_only=True, verbose=False)
+        self._write_report()
 
     def predict(self, **kwargs: Any) -> None:
         """Writes embeddings."""
         self.trainer.predict(**kwargs, weights_only=True, return_predictions=False)
+
+    def _write_report(self) -> None:
+        """The page of the run, once every callback has left its files."""
+        folder = None if is_trial(self.trainer) else run_folder(self.trainer)
+        if folder is not None and self.trainer.is_global_zero:
+            rank_zero_info(f"Report: {write_report(folder)}")
 
     def _parse_ckpt_path(self) -> None:
         """In place of Lightning's, which would take configuration out of the checkpoint."""
@@ -217,6 +243,8 @@ class AsclCLI(LightningCLI):
         training = self.config.subcommand == "fit"
         if training and command.ckpt_path and command.ckpt_path.endswith(".safetensors"):
             raise UserError(f"{command.ckpt_path}: weights alone cannot be gone on from; give a .ckpt of the run")
+        if command.allow_leak and self.config.subcommand != "test":
+            raise UserError("--allow_leak is for `ascl test`, which alone looks for leaks: leave it out")
         if command.resume:
             if not training or command.ckpt_path:
                 raise UserError("--resume is for `ascl fit`, and finds the checkpoint itself: leave --ckpt_path out")

@@ -80,3 +80,28 @@ def test_a_validation_is_evaluated_likewise_and_a_training_is_not(evaluated, cap
     assert found["split"] == "val"
     assert found["scores"]["fused"]["rsum"]["value"] == pytest.approx(found["metrics"]["val/rsum"])
     assert "Validation split" in capsys.readouterr().out
+
+
+def test_clean_results_say_so_and_leaking_ones_are_branded(evaluated, capsys):
+    found = results(evaluated / "test" / "version_0")
+    assert found["leaks"] == found["unchecked"] == []
+    described = json.loads((evaluated.parent / "data" / "dataset_flickr8k.json").read_text())
+    for image in described["images"]:
+        image["split"] = {"val": "test", "test": "unused"}.get(image["split"], image["split"])
+    (evaluated.parent / "data" / "selected.json").write_text(json.dumps(described))
+    flags = [
+        "--config",
+        TINY,
+        "--trainer.default_root_dir",
+        str(evaluated),
+        "--data.root",
+        str(evaluated.parent / "data"),
+    ]
+    flags += ["--data.source.init_args.annotations", "selected.json", "--ckpt_path", "best"]
+    assert main(["test", *flags]) == 2
+    assert main(["test", *flags, "--allow-leak"]) == 0
+    leaking = results(max((evaluated / "test").glob("version_*"), key=lambda run: int(run.name.rpartition("_")[2])))
+    assert [leak["kind"] for leak in leaking["leaks"]] == ["selection_images"]
+    assert "of no value as a test" in capsys.readouterr().out
+    assert leaking["data"] == results(evaluated / "validate" / "version_0")["data"], "the same images and captions"
+    assert leaking["data"] != found["data"]

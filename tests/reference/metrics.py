@@ -41,3 +41,31 @@ def uniformity(embeds: Matrix) -> float:
             squared_distance = sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
             potentials.append(math.exp(-2 * squared_distance))
     return math.log(sum(potentials) / len(potentials))
+
+
+def full_ranking(scores: Sequence[float], grades: dict[int, float]) -> list[int]:
+    """Items from first to last: unknown competitors, then by score; where scores tie, the less relevant first."""
+
+    def key(item: int) -> tuple[bool, float, float]:
+        unknown, is_positive = math.isnan(scores[item]), item in grades
+        score = -math.inf if unknown else scores[item]
+        return not (unknown and not is_positive), -score, grades.get(item, 0.0)
+
+    return sorted(range(len(scores)), key=key)
+
+
+def relevance(scores: Sequence[float], grades: dict[int, float]) -> dict[str, float]:
+    """Figures of a query from its sorted items (grades: of its positives)."""
+    ranking = full_ranking(scores, grades)
+    found = [rank for rank, item in enumerate(ranking, start=1) if item in grades]
+    number = len(grades)
+    precisions = [sum(other <= rank for other in found) / rank for rank in found]
+    gained = [grades[item] / math.log2(rank + 1) for rank, item in enumerate(ranking, start=1) if item in grades]
+    ideal = [grade / math.log2(place + 1) for place, grade in enumerate(sorted(grades.values(), reverse=True), start=1)]
+    return {
+        "rank": found[0],
+        "map_at_r": sum(p for p, rank in zip(precisions, found, strict=True) if rank <= number) / number,
+        "r_precision": sum(rank <= number for rank in found) / number,
+        "average_precision": sum(precisions) / number,
+        "ndcg": sum(gained) / sum(ideal),
+    }

@@ -5,7 +5,7 @@ from ascl_lightning.data.batch import Features
 from ascl_lightning.metrics import RetrievalMetrics
 from ascl_lightning.metrics.functional import ranks_from_similarity
 from ascl_lightning.retrieval.rerank import reranked_ranks
-from ascl_lightning.retrieval.side_by_side import ranks_by_score
+from ascl_lightning.retrieval.side_by_side import fold_queries, queries_by_score
 
 NUM_IMAGES, NUM_TEXTS = 40, 130
 
@@ -34,9 +34,9 @@ def test_every_score_ranks_as_its_definition_says() -> None:
     numbers = torch.arange(NUM_IMAGES)
     metric.update(numbered(NUM_IMAGES), numbers, numbered(NUM_TEXTS), torch.arange(NUM_TEXTS), owner, images, texts)
 
-    ranks = ranks_by_score(metric.gallery())
+    queries = queries_by_score(metric.gallery(), [f"image {number}" for number in range(NUM_IMAGES)])
 
-    assert list(ranks) == ["fused", "independent", "two_stage", "reranked"]
+    assert list(queries) == ["fused", "independent", "two_stage", "reranked"]
     independent = images @ texts.T
     # 5% of 130 texts and of 40 images
     two_stage = (
@@ -50,6 +50,28 @@ def test_every_score_ranks_as_its_definition_says() -> None:
         "two_stage": two_stage,
         "reranked": reranked,
     }.items():
-        assert torch.equal(ranks[name][0], expected[0]), name
-        assert torch.equal(ranks[name][1], expected[1]), name
-    assert not torch.equal(ranks["two_stage"][1], ranks["fused"][1])
+        assert queries[name].image_to_text.rank.tolist() == expected[0][expected[0] > 0].tolist(), name
+        assert queries[name].text_to_image.rank.tolist() == expected[1].tolist(), name
+        assert (queries[name].image_to_text.map_at_r is None) == (name in ("two_stage", "reranked"))
+    assert (queries["two_stage"].text_to_image.rank != queries["fused"].text_to_image.rank).any()
+
+
+def test_folds_rank_their_own_items_alone() -> None:
+    generator = torch.Generator().manual_seed(1)
+    fused, owner = torch.randn(7, 20, generator=generator), torch.arange(20) % 7
+    metric = RetrievalMetrics(lambda i, t: fused[i.pooled[:, 0].long()][:, t.pooled[:, 0].long()])
+    embeds = torch.zeros(7, 2), torch.zeros(20, 2)
+    metric.update(numbered(7), torch.arange(7), numbered(20), torch.arange(20), owner, *embeds)
+    gallery, ids = metric.gallery(), list("abcdefg")
+
+    folds = fold_queries(gallery, 3, ids)
+
+    assert list(folds) == ["fused", "independent"]
+    first, second = folds["fused"]
+    for start, fold in ((0, first), (3, second)):
+        members = ((owner >= start) & (owner < start + 3)).nonzero().squeeze(1)
+        ranks = ranks_from_similarity(fused[start : start + 3][:, members], owner[members] - start)
+        assert fold.image_to_text.rank.tolist() == ranks[0].tolist()
+        assert fold.text_to_image.rank.tolist() == ranks[1].tolist()
+        assert fold.image_to_text.image_id.tolist() == ids[start : start + 3]
+    assert fold_queries(gallery, 8, ids) == fold_queries(gallery, None, ids) == {}

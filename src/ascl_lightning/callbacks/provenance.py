@@ -40,7 +40,6 @@ def note_selection(data: RetrievalDataModule, monitors: tuple[str, ...]) -> None
 
 
 def _monitors(trainer: Trainer) -> tuple[str, ...]:
-    monitors = [
-        callback.monitor for kind in (ModelCheckpoint, EarlyStopping) for callback in callbacks_of(trainer, kind)
-    ]
-    return tuple(dict.fromkeys(monitor for monitor in monitors if monitor is not None))
+    chosen_by = [callback.monitor for callback in callbacks_of(trainer, ModelCheckpoint)]
+    stopped_by = [callback.monitor for callback in callbacks_of(trainer, EarlyStopping)]
+    return tuple(dict.fromkeys(monitor for monitor in (*chosen_by, *stopped_by) if monitor is not None))

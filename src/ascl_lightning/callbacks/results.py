@@ -14,17 +14,27 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
+from ascl_lightning.callbacks.leak_guard import LeakGuard
 from ascl_lightning.callbacks.loggers import CONFIG
-from ascl_lightning.callbacks.parts import evaluated_split, is_trial, retrieval_data, retrieval_module, run_folder
+from ascl_lightning.callbacks.parts import (
+    callbacks_of,
+    evaluated_split,
+    is_trial,
+    retrieval_data,
+    retrieval_module,
+    run_folder,
+)
 from ascl_lightning.callbacks.tables import interval_table
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import write_whole
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.metrics.bootstrap import Interval, figure_intervals, fold_intervals
 from ascl_lightning.metrics.queries import Queries, write_queries
-from ascl_lightning.retrieval.side_by_side import OWN, fold_queries, queries_by_score
+from ascl_lightning.retrieval.side_by_side import fold_queries, queries_by_score
 
 RESULTS, QUERIES = "results.json", "queries.parquet"
+OWN = "own"
+"""The protocol in which an image and its own captions are positives of each other, and nothing else."""
 _Figures = dict[str, Interval]
 
 
@@ -63,15 +73,15 @@ class EvaluationResults(Callback):
         ids = [data.view(split).split.image_ids[row] for row in gallery.images.ids.tolist()]
         queries = queries_by_score(gallery, ids)
         ranked = time.perf_counter()
-        scores = {
-            score: figure_intervals(of_score) for (score, protocol), of_score in queries.items() if protocol == OWN
-        }
+        scores = {score: figure_intervals(of_score) for score, of_score in queries.items()}
         folds = fold_queries(gallery, module.evaluation.fold_size, ids)
         protocols = {"folds": {score: fold_intervals(of_score) for score, of_score in folds.items()}} if folds else {}
         ceiling = data.ceiling(split)
         module.log_dict({f"{split}/ceiling/{name}": value for name, value in ceiling.items()}, rank_zero_only=True)
         seconds = {"scoring": scored - start, "ranking": ranked - scored, "intervals": time.perf_counter() - ranked}
-        self._measured = _Measured(split, queries, scores, protocols, ceiling, seconds)
+        self._measured = _Measured(
+            split, {(score, OWN): of_score for score, of_score in queries.items()}, scores, protocols, ceiling, seconds
+        )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank 0 writes and prints."""
@@ -86,6 +96,8 @@ class EvaluationResults(Callback):
         write_whole(folder / RESULTS, json.dumps(results, indent=2) + "\n")
         console = Console()
         title = "Validation split" if measured.split == "val" else "Test split"
+        if results["leaks"]:
+            title += " (of no value as a test: it leaks)"
         console.print(interval_table(title, measured.scores, measured.ceiling))
         for protocol, scores in measured.protocols.items():
             console.print(interval_table(f"{title}, {protocol}", scores, {}))
@@ -100,6 +112,7 @@ def _results(trainer: Trainer, measured: _Measured, folder: Path) -> dict[str, A
     data, checkpoint = retrieval_data(trainer), trainer.ckpt_path
     num_images, num_texts = data.size(measured.split)
     config = folder / CONFIG
+    guards = callbacks_of(trainer, LeakGuard)
     return {
         "split": measured.split,
         "num_images": num_images,
@@ -108,6 +121,10 @@ def _results(trainer: Trainer, measured: _Measured, folder: Path) -> dict[str, A
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "training": _training_folder(checkpoint),
         "config": str(config) if config.is_file() else None,
+        "data": data.digest(measured.split).fingerprint,
+        "leaks": [asdict(leak) for guard in guards for leak in guard.findings],
+        "unchecked": [text for guard in guards for text in guard.unchecked],
+        "notes": [text for guard in guards for text in guard.notes],
         "command": shlex.join(["ascl", *sys.argv[1:]]),
         "scores": _plain(measured.scores),
         "protocols": {protocol: _plain(scores) for protocol, scores in measured.protocols.items()},

@@ -30,8 +30,8 @@ _METADATA_ROOM = 90_000_000
 class WeightsExport(Callback):
     """Writes `weights/` to the run's folder when a training is complete: of the checkpoint with the best metric.
 
-    `model.safetensors` holds the weights, and in its metadata the vocabulary and what data made them; `config.yaml` is the run's; `README.md`
-    is a model card of facts that the run knows.
+    `model.safetensors` holds the weights, and in its metadata the vocabulary and what data made them; `config.yaml` is
+    the run's; `README.md` is a model card of facts that the run knows.
     """
 
     def __init__(self) -> None:

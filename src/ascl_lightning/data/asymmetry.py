@@ -123,8 +123,22 @@ class FirstHalf(TextOperation):
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
         """Keep the first half of the words; see `TextOperation`."""
-        words = caption.split()
-        return " ".join(words[: max(1, len(words) // 2)])
+        return first_words(caption, 50)
+
+
+def first_words(caption: str, percent: int) -> str:
+    """The first words of a caption, at least one.
+
+    Args:
+        caption: Words separated by single spaces.
+        percent: Share of the words that stay, rounded down.
+
+    Example:
+        >>> first_words("a black dog runs", 75), first_words("dogs", 25)
+        ('a black dog', 'dogs')
+    """
+    words = caption.split()
+    return " ".join(words[: max(1, len(words) * percent // 100)])
 
 
 @dataclass(frozen=True)
@@ -283,12 +297,20 @@ class AsymmetrySampler:
         remaining = list(self.negatives)
         while remaining:
             operation = _choose(remaining, rng)
-            for _ in range(MAX_TRIES):
-                candidate = _apply(operation, text, context, rng)
-                if candidate != text:
-                    return candidate, operation.name
+            changed = draw_changed(operation, text, context, rng)
+            if changed is not None:
+                return changed, operation.name
             remaining.remove(operation)
         return text, None
+
+
+def draw_changed(operation: TextOperation, text: str, context: TextContext, rng: np.random.Generator) -> str | None:
+    """A text of the operation that differs from the given one; None where `MAX_TRIES` draws give none."""
+    for _ in range(MAX_TRIES):
+        candidate = _apply(operation, text, context, rng)
+        if candidate != text:
+            return candidate
+    return None
 
 
 def _choose(operations: Sequence[TextOperation], rng: np.random.Generator) -> TextOperation:

@@ -25,6 +25,8 @@ from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs,
 from ascl_lightning.data.sources import Source, Split
 from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset, streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
+from ascl_lightning.data.variant_table import Variants
+from ascl_lightning.data.variants import make_variants
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
 from ascl_lightning.processes import leave_stopping_to_the_run
@@ -198,6 +200,11 @@ class RetrievalDataModule(LightningDataModule):
     def ceiling(self, split: str) -> dict[str, float]:
         """Metrics of a scorer that knows the truth, where the source knows it; else nothing."""
         return self.source.ceiling(self.root, split)
+
+    def variants(self, split: str, text_rows: Sequence[int], seed: int, wordnet: str | None = None) -> Variants:
+        """Variants of some captions of a split, exact ones where the source knows the truth; see `make_variants`."""
+        exact = self.source.exact_variants(self.root, split, text_rows, seed)
+        return make_variants(self.view(split).split.captions, text_rows, seed, exact=exact, wordnet=wordnet)
 
     def train_dataloader(self) -> DataLoader[ImageTextBatch]:
         """Batches of pairs, as many on every rank."""

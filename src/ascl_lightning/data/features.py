@@ -167,6 +167,12 @@ class FeatureTable:
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
         return Features(self._numbers(pooled), self._numbers(tokens), torch.from_numpy(mask))
 
+    def as_stored(self, features: Features) -> Features:
+        """Features as this table would give them back, rounded alike."""
+        fields = (features.pooled, features.tokens)
+        pooled, tokens = (field.to(_DTYPES[self.manifest.dtype]).float() for field in fields)
+        return Features(pooled, tokens, features.mask)
+
     @cached_property
     def is_empty(self) -> Bool[np.ndarray, " N"]:
         """Which rows hold nothing: pictures that could not be read."""

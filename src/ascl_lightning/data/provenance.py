@@ -9,6 +9,7 @@ from jaxtyping import Bool
 
 from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.text import Vocabulary
+from ascl_lightning.errors import UserError
 
 _EXAMPLES = 3
 
@@ -185,7 +186,7 @@ class Provenance:
         """What `state` gave.
 
         Raises:
-            ValueError: If it is something else.
+            UserError: If it is something else.
         """
         try:
             return cls(
@@ -197,8 +198,8 @@ class Provenance:
                 tuple(state["foreign_words"]),
                 tuple(state["gaps"]),
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a record of data: {error!r}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"what the checkpoint says of its data is damaged: {error!r}") from error
 
     def _among_trained(self, test: Test, compare: Any) -> Bool[np.ndarray, " N"]:
         found = np.zeros(len(test.digest.ids), np.bool_)

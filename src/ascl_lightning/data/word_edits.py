@@ -1,6 +1,6 @@
 """Operations on words beyond the paper: other wordings for T+, and single wrong details for T-."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -130,9 +130,7 @@ class SwapByClass(TextOperation):
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
         """Replace one word of the class; see `TextOperation`."""
         words = caption.split()
-        classes = word_classes(caption, self.tagger, self.wordnet)
-        places = [place for place, found in enumerate(classes) if found == self.word_class]
-        for place in rng.permutation(places):
+        for place in rng.permutation(_places(caption, self.word_class, self.tagger, self.wordnet)):
             candidates = self._candidates(words[place], context.vocabulary)
             if candidates:
                 words[place] = candidates[int(rng.integers(len(candidates)))]
@@ -174,7 +172,85 @@ class SwapVerb(SwapByClass):
 
 
 @dataclass(frozen=True)
-class SwapPhrase(TextOperation):
+class DropByClass(TextOperation):
+    """Type I, a detail is missing: one word of a class left out, unless it is the only word.
+
+    Source: ours (METHOD section 1, type I at word level), after AsCL's zeroing of one random word's feature.
+
+    Args:
+        probability: See `TextOperation`.
+        tagger: See `SwapByClass`.
+        wordnet: See `SwapByClass`.
+    """
+
+    word_class: ClassVar[WordClass]
+    type: ClassVar[AsymmetryType] = "I"
+    tagger: str | None = None
+    wordnet: str | None = None
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Leave one word of the class out; see `TextOperation`."""
+        words = caption.split()
+        places = _places(caption, self.word_class, self.tagger, self.wordnet)
+        if places and len(words) > 1:
+            del words[places[int(rng.integers(len(places)))]]
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class DropAttribute(DropByClass):
+    """Type I: an attribute is missing (a red ball becomes a ball). See `DropByClass`."""
+
+    name: ClassVar[str] = "drop_attribute"
+    word_class: ClassVar[WordClass] = "adjective"
+
+
+@dataclass(frozen=True)
+class DropNoun(DropByClass):
+    """Type I: a thing is missing. See `DropByClass`."""
+
+    name: ClassVar[str] = "drop_noun"
+    word_class: ClassVar[WordClass] = "noun"
+
+
+class _Phrases(ABC):
+    """Where phrases of a closed list stand in a caption."""
+
+    @abstractmethod
+    def _find(self, words: Sequence[str]) -> list[tuple[int, int, Sequence[str]]]:
+        """Where a phrase begins, its number of words, and what may take its place."""
+
+
+class _Numbers(_Phrases):
+    """From one to twelve, in words or digits."""
+
+    def _find(self, words: Sequence[str]) -> list[tuple[int, int, Sequence[str]]]:
+        return [
+            (place, 1, [other for other in form if other != word])
+            for place, word in enumerate(words)
+            for form in (_NUMBERS, _DIGITS)
+            if word in form
+        ]
+
+
+class _Relations(_Phrases):
+    """Where things stand to each other."""
+
+    def _find(self, words: Sequence[str]) -> list[tuple[int, int, Sequence[str]]]:
+        found: list[tuple[int, int, Sequence[str]]] = []
+        place = 0
+        while place < len(words):
+            # "in front of" before "in": the longest phrase that stands here
+            lengths = (length for length in (3, 2, 1) if " ".join(words[place : place + length]) in _RELATIONS)
+            length = next(lengths, 0)
+            if length:
+                found.append((place, length, _RELATIONS[" ".join(words[place : place + length])]))
+            place += max(1, length)
+        return found
+
+
+@dataclass(frozen=True)
+class SwapPhrase(_Phrases, TextOperation):
     """Type I, a detail is wrong: one phrase of a closed list replaced by another.
 
     Source: ours (METHOD section 1, type I at word level).
@@ -191,43 +267,52 @@ class SwapPhrase(TextOperation):
         start, length, others = found[int(rng.integers(len(found)))]
         return " ".join([*words[:start], others[int(rng.integers(len(others)))], *words[start + length :]])
 
-    @abstractmethod
-    def _find(self, words: Sequence[str]) -> list[tuple[int, int, Sequence[str]]]:
-        """Where a phrase begins, its number of words, and what may take its place."""
-
 
 @dataclass(frozen=True)
-class SwapNumber(SwapPhrase):
+class SwapNumber(_Numbers, SwapPhrase):
     """Type I: a wrong number, from one to twelve, in words or digits as it stood. See `SwapPhrase`."""
 
     name: ClassVar[str] = "swap_number"
 
-    def _find(self, words: Sequence[str]) -> list[tuple[int, int, Sequence[str]]]:
-        return [
-            (place, 1, [other for other in form if other != word])
-            for place, word in enumerate(words)
-            for form in (_NUMBERS, _DIGITS)
-            if word in form
-        ]
-
 
 @dataclass(frozen=True)
-class SwapRelation(SwapPhrase):
+class SwapRelation(_Relations, SwapPhrase):
     """Type I: a wrong relation, the opposite of what stood (above, below; in front of, behind). See `SwapPhrase`."""
 
     name: ClassVar[str] = "swap_relation"
 
-    def _find(self, words: Sequence[str]) -> list[tuple[int, int, Sequence[str]]]:
-        found: list[tuple[int, int, Sequence[str]]] = []
-        place = 0
-        while place < len(words):
-            # "in front of" before "in": the longest phrase that stands here
-            lengths = (length for length in (3, 2, 1) if " ".join(words[place : place + length]) in _RELATIONS)
-            length = next(lengths, 0)
-            if length:
-                found.append((place, length, _RELATIONS[" ".join(words[place : place + length])]))
-            place += max(1, length)
-        return found
+
+@dataclass(frozen=True)
+class DropPhrase(_Phrases, TextOperation):
+    """Type I, a detail is missing: one phrase of a closed list left out, unless nothing else is there.
+
+    Source: ours (METHOD section 1, type I at word level).
+    """
+
+    type: ClassVar[AsymmetryType] = "I"
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Leave one phrase out; see `TextOperation`."""
+        words = caption.split()
+        found = [(start, length) for start, length, _ in self._find(words) if length < len(words)]
+        if found:
+            start, length = found[int(rng.integers(len(found)))]
+            del words[start : start + length]
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class DropNumber(_Numbers, DropPhrase):
+    """Type I: a number is missing. See `DropPhrase`."""
+
+    name: ClassVar[str] = "drop_number"
+
+
+@dataclass(frozen=True)
+class DropRelation(_Relations, DropPhrase):
+    """Type I: a relation is missing (a dog in front of a house becomes a dog a house). See `DropPhrase`."""
+
+    name: ClassVar[str] = "drop_relation"
 
 
 @dataclass(frozen=True)
@@ -251,6 +336,11 @@ class SimilarCaption(TextOperation):
         found = context.corpus.similar(caption, context.image, _SIMILAR_CAPTIONS + len(context.siblings))
         others = [text for text in found if text not in context.siblings][:_SIMILAR_CAPTIONS]
         return others[rng.integers(len(others))] if others else caption
+
+
+def _places(caption: str, kind: WordClass, tagger: str | None, wordnet: str | None) -> list[int]:
+    """Where the words of a class stand."""
+    return [place for place, found in enumerate(word_classes(caption, tagger, wordnet)) if found == kind]
 
 
 def _number_of_edits(words: Sequence[str]) -> int:

@@ -1,22 +1,28 @@
 """Retrieval metrics: pure functions, and one thin torchmetrics class that collects what they need."""
 
-from ascl_lightning.metrics.embedding_quality import alignment, uniformity
-from ascl_lightning.metrics.functional import (
-    fold_metrics,
-    metrics_from_ranks,
-    ranks_from_similarity,
-    retrieval_metrics,
-    streamed_ranks,
-)
-from ascl_lightning.metrics.retrieval import RetrievalMetrics
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "RetrievalMetrics",
-    "alignment",
-    "fold_metrics",
-    "metrics_from_ranks",
-    "ranks_from_similarity",
-    "retrieval_metrics",
-    "streamed_ranks",
-    "uniformity",
-]
+# where each name lies: `ascl compare` needs the statistics alone, and torchmetrics takes seconds to import
+_MODULES = {
+    "RetrievalMetrics": "retrieval",
+    "alignment": "embedding_quality",
+    "compare": "bootstrap",
+    "figure_intervals": "bootstrap",
+    "fold_intervals": "bootstrap",
+    "fold_metrics": "functional",
+    "mean_interval": "bootstrap",
+    "metrics_from_ranks": "functional",
+    "ranks_from_similarity": "functional",
+    "retrieval_metrics": "functional",
+    "streamed_ranks": "functional",
+    "uniformity": "embedding_quality",
+}
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

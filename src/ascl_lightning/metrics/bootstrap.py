@@ -17,15 +17,14 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
-from ascl_lightning.metrics.queries import DIRECTIONS, SHARES, DirectionQueries, Queries
+from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT, SHARES, DirectionQueries, Queries
 
-RECALL_AT = (1, 5, 10)
 DRAWS = 2000
 """Of which 50 lie beyond either end of an interval."""
 
 _ENDS = (0.025, 0.975)
 _Z = NormalDist().inv_cdf(_ENDS[1])
-_CELLS = 1 << 22
+_CELLS = 1 << 20
 """Weights held at once: a block of draws has so many numbers."""
 _TOLERANCE = 1e-9
 
@@ -98,8 +97,8 @@ def mean_interval(
     _, image = np.unique(clusters, return_inverse=True)
     num_images = int(image.max()) + 1
     means = _Means({"mean": values.astype(np.float64)}, image, num_images)
-    drawn = _stacked(means.of(weights) for weights in _redrawn(num_images, len(values), draws, (seed,)))
-    return _interval(float(np.mean(values)), drawn["mean"], bounds, num_images)
+    drawn = _stacked(means.of(weights) for weights in redrawn(num_images, len(values), draws, (seed,)))
+    return interval_of_draws(float(np.mean(values)), drawn["mean"], bounds, num_images)
 
 
 def figure_intervals(queries: Queries, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Interval]:
@@ -141,7 +140,7 @@ def fold_intervals(folds: Sequence[Queries], *, draws: int = DRAWS, seed: int = 
     drawn = [sample.drawn(draws, (seed, fold)) for fold, sample in enumerate(samples)]
     num_images = sum(sample.num_images for sample in samples)
     return {
-        name: _interval(
+        name: interval_of_draws(
             float(np.mean([fold[name] for fold in values])),
             np.mean([fold[name] for fold in drawn], axis=0),
             _bounds(name),
@@ -215,8 +214,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-Figures = dict[str, Float[np.ndarray, " B"]]
-"""Figures of B weightings of the images."""
+Figures = dict[str, np.ndarray]
+"""Figures of B weightings of the images, (B,) each."""
 
 
 class _Means:
@@ -237,18 +236,38 @@ class _Means:
 class _Medians:
     """Median of ranks under any weights of the images (METHOD section 5)."""
 
-    def __init__(self, ranks: np.ndarray, image: np.ndarray) -> None:
+    def __init__(self, ranks: np.ndarray, image: np.ndarray, num_images: int) -> None:
         order = np.argsort(ranks, kind="stable")
         self._ranks = ranks[order]
         self._image = image[order]
+        self._counts = np.bincount(image, minlength=num_images)
+        # five standard errors of the number of drawn queries before a place
+        spread = 5 * math.sqrt(np.square(self._counts).sum())
+        middle = len(ranks) / 2
+        self._window = slice(max(0, int(middle - spread)), min(len(ranks), int(middle + spread) + 1))
 
     def of(self, weights: Float[np.ndarray, "B N"]) -> Float[np.ndarray, " B"]:
-        reached = weights[:, self._image].cumsum(axis=1)
-        total = reached[:, -1]
+        total = weights @ self._counts
+        # a draw of images that are all without a query has no median; any other weights serve to find that out
+        weights = np.where(total[:, None] > 0, weights, 1.0) if (total == 0).any() else weights
+        sizes = np.where(total > 0, total, len(self._ranks))
         # the two middle places, which are one where the number is odd
-        middle = [(reached <= place[:, None]).sum(axis=1) for place in ((total - 1) // 2, total // 2)]
-        lower, upper = (self._ranks[np.minimum(places, len(self._ranks) - 1)] for places in middle)
-        return np.where(total > 0, (lower + upper) // 2, np.nan)
+        places = np.stack([(sizes - 1) // 2, sizes // 2])
+        found = self._at(places, weights, self._window)
+        if found is None:
+            found = self._at(places, weights, slice(0, len(self._ranks)))
+        assert found is not None
+        return np.where(total > 0, found.sum(axis=0) // 2, np.nan)
+
+    def _at(
+        self, places: Float[np.ndarray, "2 B"], weights: Float[np.ndarray, "B N"], window: slice
+    ) -> Integer[np.ndarray, "2 B"] | None:
+        """Ranks at these places of the weighted and sorted ranks; None where one lies outside of the window."""
+        before = weights @ np.bincount(self._image[: window.start], minlength=len(self._counts))
+        reached = weights[:, self._image[window]].cumsum(axis=1) + before[:, None]
+        if (before > places[0]).any() or (reached[:, -1] <= places[1]).any():
+            return None
+        return self._ranks[window][np.stack([(reached <= place[:, None]).sum(axis=1) for place in places])]
 
 
 @dataclass(frozen=True)
@@ -275,7 +294,7 @@ class _Sample:
         self.num_images = num_images
         self.directions = directions
         self._means = {name: _Means(way.values, way.image, num_images) for name, way in directions.items()}
-        self._medians = {name: _Medians(way.ranks, way.image) for name, way in directions.items()}
+        self._medians = {name: _Medians(way.ranks, way.image, num_images) for name, way in directions.items()}
 
     @classmethod
     def of(cls, queries: Queries) -> "_Sample":
@@ -295,8 +314,8 @@ class _Sample:
         rsum = np.zeros(len(weights))
         for name in DIRECTIONS:
             means = self._means[name].of(weights)
-            medians = {"median_rank": self._medians[name].of(weights)}
-            figures |= {f"{name}/{figure}": column for figure, column in (means | medians).items()}
+            figures |= {f"{name}/{figure}": column for figure, column in means.items()}
+            figures[f"{name}/median_rank"] = self._medians[name].of(weights)
             rsum += sum(means[f"recall_at_{k}"] for k in RECALL_AT)
         return figures | {"rsum": rsum}
 
@@ -305,7 +324,7 @@ class _Sample:
         return {name: float(column[0]) for name, column in self.figures(np.ones((1, self.num_images))).items()}
 
     def drawn(self, draws: int, seed: tuple[int, ...]) -> Figures:
-        blocks = _redrawn(self.num_images, self.num_cells, draws, seed)
+        blocks = redrawn(self.num_images, self.num_cells, draws, seed)
         return _stacked(self.figures(weights) for weights in blocks)
 
 
@@ -331,7 +350,7 @@ def _joined(a: _Direction, b: _Direction, num_images: int) -> _Direction:
     return _Direction(values, np.concatenate([a.ranks, b.ranks]), np.concatenate([a.image, b.image + num_images]))
 
 
-def _redrawn(num_images: int, num_cells: int, draws: int, seed: tuple[int, ...]) -> Iterator[Float[np.ndarray, "B N"]]:
+def redrawn(num_images: int, num_cells: int, draws: int, seed: tuple[int, ...]) -> Iterator[Float[np.ndarray, "B N"]]:
     """How often each image is drawn, a block of draws at a time; the draws do not depend on the blocks."""
     generator = np.random.default_rng(seed)
     for size in _block_sizes(draws, num_cells):
@@ -351,9 +370,10 @@ def _stacked(blocks: Iterable[Figures]) -> Figures:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def _interval(
+def interval_of_draws(
     value: float, drawn: Float[np.ndarray, " B"], bounds: tuple[float, float] | None, num_images: int
 ) -> Interval:
+    """The interval of a figure of so many images from what it became in each draw; bounds as in `mean_interval`."""
     if bounds is None:
         low, high = np.nanquantile(drawn, _ENDS)
         return Interval(value, float(low), float(high))

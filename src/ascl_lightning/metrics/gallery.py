@@ -52,6 +52,10 @@ class Gallery:
         self._levels = levels
         self._matrices: dict[str, Tensor] = {}
 
+    def with_texts(self, texts: "Items", image_of_text: Int[Tensor, " M"]) -> "Gallery":
+        """The same images with other texts."""
+        return Gallery(self.images, texts, image_of_text, self._score, self._levels)
+
     def score(self, image_numbers: Int[Tensor, " n"], text_numbers: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
         """Scores of some images with some texts, (n, m); looked up once `matrices` has been asked for."""
         if not self._matrices:

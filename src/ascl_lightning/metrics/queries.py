@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float, Integer
 
 from ascl_lightning.errors import UserError
 
+RECALL_AT = (1, 5, 10)
 DIRECTIONS = ("image_to_text", "text_to_image")
 SHARES = ("map_at_r", "r_precision", "ndcg")
 """Figures of a query besides its rank: each in [0, 1], best is 1, and not always given."""
@@ -194,19 +196,17 @@ def read_queries(path: Path) -> dict[tuple[str, str], Queries]:
 
 
 def _by_score(table: "pa.Table", path: Path) -> dict[tuple[str, str], Queries]:
-    table = table.unify_dictionaries()
-    names = [np.asarray(table.column(name).cast(pa.string()), dtype=object) for name in _SCHEMA.names[:3]]
-    rows: dict[tuple[str, str, str], list[int]] = {}
-    for row, key in enumerate(zip(*names, strict=True)):
-        rows.setdefault(key, []).append(row)
     queries = {}
-    for score, protocol in dict.fromkeys((score, protocol) for score, protocol, _ in rows):
-        where = f"{path}, score '{score}', protocol '{protocol}'"
+    # one thread, so that they keep their order
+    for key in table.group_by(["score", "protocol"], use_threads=False).aggregate([]).to_pylist():
+        rows = table.filter((pc.field("score") == key["score"]) & (pc.field("protocol") == key["protocol"]))
         try:
-            both = {name: _from_table(table.take(rows.get((score, protocol, name), []))) for name in DIRECTIONS}
-        except (ValueError, TypeError, pa.ArrowException) as error:
-            raise UserError(f"{where}: {error}") from error
-        queries[score, protocol] = Queries(**both)
+            both = {name: _from_table(rows.filter(pc.field("direction") == name)) for name in DIRECTIONS}
+            if len(rows) == 0 or len(rows) > sum(map(len, both.values())):
+                raise ValueError(f"a row has no score, no protocol, or a direction that is none of {DIRECTIONS}")
+        except ValueError as error:
+            raise UserError(f"{path}, score '{key['score']}', protocol '{key['protocol']}': {error}") from error
+        queries[key["score"], key["protocol"]] = Queries(**both)
     return queries
 
 

@@ -127,6 +127,12 @@ class RetrievalMetrics(Metric):
             self._gallery = Gallery(images, texts, image_of_text, self._scorer.score, self._scorer.levels)
         return self._gallery
 
+    def alone(self) -> "RetrievalMetrics":
+        """An empty one with the same scores, for items of this process alone."""
+        scorer = self._scorer
+        metrics = RetrievalMetrics(scorer.score, None, scorer.levels, distributed_available_fn=lambda: False)
+        return metrics.to(self.device)
+
     def reset(self) -> None:
         """Forgets everything."""
         super().reset()

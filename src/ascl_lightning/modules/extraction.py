@@ -138,16 +138,32 @@ class SplitExtraction:
             yield features
 
     def _encode_texts(self, rows: range, device: torch.device) -> Iterator[Features]:
-        """Texts in passes of similar length, so that little padding is computed; given one by one, in their order."""
+        """Texts one by one, in their order."""
         texts = self._datamodule.tokenizer()(self._texts[rows.start : rows.stop])[0]
-        lengths = texts.attention_mask.sum(dim=1)
         encoded: dict[int, Features] = {}
-        for chosen in lengths.argsort(stable=True).split(_TEXTS_PER_PASS):
-            features = self.model.text_encoder(_select(texts, chosen, int(lengths[chosen].max()), device))
+        for chosen, features in encoded_by_length(self.model.text_encoder, texts, device):
             for i, row in enumerate(chosen.tolist()):
                 fields = (features.pooled, features.tokens, features.mask)
                 encoded[row] = Features(*(field[i : i + 1].cpu() for field in fields))
-        return (encoded[row] for row in range(len(lengths)))
+        return (encoded[row] for row in range(len(texts)))
+
+
+def encoded_by_length(
+    encoder: nn.Module, texts: TokenizedTexts, device: torch.device
+) -> Iterator[tuple[Tensor, Features]]:
+    """Runs a text tower in passes of similar length, so that little padding is computed.
+
+    Args:
+        encoder: The tower.
+        texts: What it encodes.
+        device: Where it lies.
+
+    Yields:
+        The rows of a pass, and what the tower gives for them.
+    """
+    lengths = texts.attention_mask.sum(dim=1)
+    for chosen in lengths.argsort(stable=True).split(_TEXTS_PER_PASS):
+        yield chosen, encoder(_select(texts, chosen, int(lengths[chosen].max()), device))
 
 
 class FeatureExtraction(LightningModule):

@@ -1,16 +1,19 @@
 """The Lightning hooks around the model: training step, evaluation, optimiser."""
 
+from dataclasses import dataclass
+
+from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
 
 from ascl_lightning.callbacks.thawing import Thawing
-from ascl_lightning.data.batch import ImageTextBatch
+from ascl_lightning.data.batch import Features, ImageTextBatch
 from ascl_lightning.errors import UserError
 from ascl_lightning.losses import ContrastiveLoss
-from ascl_lightning.metrics import RetrievalMetrics
 from ascl_lightning.metrics.gallery import Level
+from ascl_lightning.metrics.retrieval import RetrievalMetrics
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import ImageEncoder
 from ascl_lightning.models.model import ImageTextModel
@@ -20,6 +23,16 @@ from ascl_lightning.modules.objective import Objective
 from ascl_lightning.modules.parameter_groups import OptimizerFactory, build_optimizer
 from ascl_lightning.modules.schedule import WarmupCosine
 from ascl_lightning.modules.sharding import shard_weights
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Projected images and texts, and the embeddings that belong to one of them alone."""
+
+    images: Features
+    texts: Features
+    image_embeds: Float[Tensor, "N D"]
+    text_embeds: Float[Tensor, "M D"]
 
 
 class RetrievalModule(LightningModule):
@@ -119,13 +132,25 @@ class RetrievalModule(LightningModule):
         )
         return terms.loss
 
+    def encode(self, batch: ImageTextBatch) -> Encoded:
+        """Images and texts, each by itself, whatever else the batch holds."""
+        images, texts = self.model.encode_images(batch.images), self.model.encode_texts(batch.texts)
+        similarity = self.model.similarity
+        return Encoded(images, texts, similarity.image_embeds(images), similarity.text_embeds(texts))
+
+    def collect(self, batch: ImageTextBatch, metrics: RetrievalMetrics) -> None:
+        """Encodes a batch for metrics of a whole split."""
+        of = self.encode(batch)
+        ids = batch.text_ids, batch.text_image_ids
+        metrics.update(of.images, batch.image_ids, of.texts, *ids, of.image_embeds, of.text_embeds)
+
     def validation_step(self, batch: ImageTextBatch, batch_idx: int) -> None:
         """Collects encoded images and texts."""
-        self._collect(batch)
+        self.collect(batch, self.evaluation)
 
     def test_step(self, batch: ImageTextBatch, batch_idx: int) -> None:
         """As in validation."""
-        self._collect(batch)
+        self.collect(batch, self.evaluation)
 
     def on_validation_epoch_end(self) -> None:
         """Scores the whole split."""
@@ -137,11 +162,11 @@ class RetrievalModule(LightningModule):
 
     def predict_step(self, batch: ImageTextBatch, batch_idx: int) -> dict[str, Tensor]:
         """The pair-independent embeddings of a batch, with the rows of its images and texts."""
-        images, texts = self.model.encode_images(batch.images), self.model.encode_texts(batch.texts)
+        encoded = self.encode(batch)
         return {
-            "image_embeds": self.model.similarity.image_embeds(images),
+            "image_embeds": encoded.image_embeds,
             "image_ids": batch.image_ids,
-            "text_embeds": self.model.similarity.text_embeds(texts),
+            "text_embeds": encoded.text_embeds,
             "text_ids": batch.text_ids,
             "text_image_ids": batch.text_image_ids,
         }
@@ -155,19 +180,6 @@ class RetrievalModule(LightningModule):
         optimizer = build_optimizer(self._optimizer, self.model, self.loss)
         scheduler = self._schedule.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _collect(self, batch: ImageTextBatch) -> None:
-        images, texts = self.model.encode_images(batch.images), self.model.encode_texts(batch.texts)
-        similarity = self.model.similarity
-        self.evaluation.update(
-            images,
-            batch.image_ids,
-            texts,
-            batch.text_ids,
-            batch.text_image_ids,
-            similarity.image_embeds(images),
-            similarity.text_embeds(texts),
-        )
 
     def _log_metrics(self, stage: str) -> None:
         metrics = {f"{stage}/{name}": value for name, value in self.evaluation.compute().items()}

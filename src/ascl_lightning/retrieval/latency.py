@@ -1,4 +1,4 @@
-"""How long one query takes: against the whole gallery, and in two stages."""
+"""How long one query takes, against the whole gallery and in two stages."""
 
 import time
 from collections.abc import Callable
@@ -15,18 +15,18 @@ _RESULTS = 10
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A query and how long its search took, from the encoded query to the numbers of its best candidates."""
+class QueryTime:
+    """How long a query takes from its features to the numbers of its best candidates."""
 
     query: int
     milliseconds: float
 
 
-def time_full_search(score_block: ScoreBlock, queries: Int[Tensor, " q"], num_candidates: int) -> list[Timed]:
+def time_full_search(score_block: ScoreBlock, queries: Int[Tensor, " q"], num_candidates: int) -> list[QueryTime]:
     """Scores each query with every candidate, one query at a time.
 
     Args:
-        score_block: Gives the scores of some queries with some candidates; what a server would call.
+        score_block: Gives the scores of some queries with some candidates, and computes them.
         queries: Numbers of the queries.
         num_candidates: Size of the gallery.
     """
@@ -40,7 +40,7 @@ def time_two_stage_search(
     query_embeds: Float[Tensor, "Q D"],
     candidate_embeds: Float[Tensor, "C D"],
     length: int,
-) -> list[Timed]:
+) -> list[QueryTime]:
     """Finds a shortlist by independent embeddings and scores that alone, one query at a time.
 
     Args:
@@ -59,14 +59,14 @@ def time_two_stage_search(
 
 
 @torch.no_grad()
-def _timed(search: Callable[[Tensor], Tensor], queries: Int[Tensor, " q"]) -> list[Timed]:
+def _timed(search: Callable[[Tensor], Tensor], queries: Int[Tensor, " q"]) -> list[QueryTime]:
     _best(search(queries[:1]))  # kernels and buffers are made at the first call
-    timed = []
+    times = []
     for query in queries.split(1):
         start = time.perf_counter()
         _best(search(query))
-        timed.append(Timed(int(query), 1000 * (time.perf_counter() - start)))
-    return timed
+        times.append(QueryTime(int(query), 1000 * (time.perf_counter() - start)))
+    return times
 
 
 def _best(scores: Float[Tensor, "1 C"]) -> list[int]:

@@ -7,54 +7,49 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ascl_lightning.metrics.functional import ranks_from_similarity
+from ascl_lightning.metrics.functional import ScoreBlock, ranks_from_similarity
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.relevance import own_positives, relevance_queries
 from ascl_lightning.retrieval.rerank import reranked_ranks
 from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
 
-OWN = "own"
-"""The protocol in which an image and its own texts are positives of each other, and nothing else."""
 SHORTLISTED = 0.05
 """Part of the gallery that the second stage scores."""
 RERANKED = 15
 """Candidates of a query that are put into a new order."""
 
-Ranks = tuple[Int[Tensor, " N"], Int[Tensor, " M"]]
-"""Image-to-text and text-to-image, as `metrics.functional.ranks_from_similarity` gives them."""
+_Ranks = tuple[Int[Tensor, " N"], Int[Tensor, " M"]]
 
 
-def ranks_by_score(gallery: Gallery) -> dict[str, Ranks]:
-    """Ranks by each of the gallery's matrices; `two_stage`, a shortlist by embeddings that the fused score ranks; and
-    `reranked`, the fused score's best candidates in the order of reciprocal ranks.
-
-    Args:
-        gallery: Scored once, all pairs.
-    """  # noqa: D205
-    matrices = {name: matrix.cpu() for name, matrix in gallery.matrices().items()}
-    owner = gallery.image_of_text.cpu()
-    ranks = {name: ranks_from_similarity(matrix, owner) for name, matrix in matrices.items()}
-    fused = matrices["fused"]
-    ranks["two_stage"] = _two_stage(fused, gallery.images.embeds.cpu(), gallery.texts.embeds.cpu(), owner)
-    ranks["reranked"] = _reranked(fused, owner)
-    return ranks
-
-
-def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[tuple[str, str], Queries]:
-    """What each query gave by each score.
+def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[str, Queries]:
+    """What each query gave by each of the gallery's matrices; by `two_stage`, a shortlist by embeddings that the fused
+    score ranks; and by `reranked`, the fused score's best candidates in the order of reciprocal ranks.
 
     Args:
         gallery: Scored once, all pairs.
         image_ids: The name of each image of the gallery, N.
 
     Returns:
-        By score and protocol.
-    """
-    owner = gallery.image_of_text.cpu().numpy()
-    return {
-        (score, OWN): Queries.from_ranks(images.numpy(), texts.numpy(), owner, image_ids)
-        for score, (images, texts) in ranks_by_score(gallery).items()
+        Ranks by score, and of whole matrices mAP@R and R-Precision. An image and its own texts are positives of each
+        other, and nothing else.
+    """  # noqa: D205
+    owner = gallery.image_of_text.cpu()
+    matrices = {name: matrix.cpu() for name, matrix in gallery.matrices().items()}
+    own = own_positives(owner)
+    queries = {name: relevance_queries(_block_of(matrix), *own, owner, image_ids) for name, matrix in matrices.items()}
+    fused = matrices["fused"]
+    searches = {
+        "two_stage": two_stage_of(fused, gallery.images.embeds.cpu(), gallery.texts.embeds.cpu(), owner),
+        "reranked": _reranked(fused, owner),
     }
+    for name, (images, texts) in searches.items():
+        queries[name] = Queries.from_ranks(images.numpy(), texts.numpy(), owner.numpy(), image_ids)
+    return queries
+
+
+def _block_of(matrix: Float[Tensor, "N M"]) -> ScoreBlock:
+    return lambda images, texts: matrix[images][:, texts]
 
 
 def fold_queries(gallery: Gallery, fold_size: int | None, image_ids: Sequence[str]) -> dict[str, list[Queries]]:
@@ -81,9 +76,11 @@ def fold_queries(gallery: Gallery, fold_size: int | None, image_ids: Sequence[st
     return folds
 
 
-def _two_stage(
+def two_stage_of(
     fused: Float[Tensor, "N M"], images: Float[Tensor, "N D"], texts: Float[Tensor, "M D"], owner: Int[Tensor, " M"]
-) -> Ranks:
+) -> _Ranks:
+    """Ranks of a shortlist by embeddings in the order of the fused score."""
+
     def search(scores: Tensor, queries: Tensor, candidates: Tensor, of_query: Tensor, of_candidate: Tensor) -> Tensor:
         listed = shortlist(queries, candidates, max(1, math.floor(SHORTLISTED * len(candidates))))
         return two_stage_ranks(lambda q, c: scores[q][:, c], queries, candidates, listed, of_query, of_candidate)
@@ -92,6 +89,6 @@ def _two_stage(
     return search(fused, images, texts, numbers, owner), search(fused.T, texts, images, owner, numbers)
 
 
-def _reranked(fused: Float[Tensor, "N M"], owner: Int[Tensor, " M"]) -> Ranks:
+def _reranked(fused: Float[Tensor, "N M"], owner: Int[Tensor, " M"]) -> _Ranks:
     numbers = torch.arange(len(fused))
     return reranked_ranks(fused, numbers, owner, RERANKED), reranked_ranks(fused.T, owner, numbers, RERANKED)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -78,6 +79,6 @@ def _of_pair(
     )
 
 
-def _plain(values: Tensor) -> list:
+def _plain(values: Tensor) -> Any:
     """Rounded: pages show them as shades and in percent."""
     return values.double().mul(1e4).round().div(1e4).tolist()

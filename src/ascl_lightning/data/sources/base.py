@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8, UInt64
 
 from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.images import ImageBytes
+from ascl_lightning.data.variant_table import VariantLadder
 from ascl_lightning.errors import UserError
 
 Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "S S 3"]] | UInt8[np.ndarray, "N S S 3"]
@@ -163,6 +164,22 @@ class Source(ABC):
             Nothing, unless the source knows the truth about its pictures.
         """
         return {}
+
+    def exact_variants(
+        self, root: Path | None, split: str, text_rows: Sequence[int], seed: int
+    ) -> Sequence[VariantLadder]:
+        """Texts made from captions of a split, of which it is known whether they are true of their images.
+
+        Args:
+            root: As in `read`.
+            split: As in `read`.
+            text_rows: Rows of the captions, counted over all images.
+            seed: Of all draws.
+
+        Returns:
+            Nothing, unless the source knows the truth about its pictures.
+        """
+        return ()
 
 
 class MissingSplitError(UserError):

@@ -22,6 +22,8 @@ from ascl_lightning.data.sources.scene_truth import (
 )
 
 _ATTRIBUTES = ("shape", "colour", "size", "place")
+DETAILS = (*_ATTRIBUTES, "relation", "background", "count")
+"""Kinds of detail that can be wrong."""
 _VOCABULARIES: Mapping[str, tuple[Collection[str], ...]] = MappingProxyType(
     {
         "shape": (SHAPES,),
@@ -68,13 +70,16 @@ def says_more(caption: SceneCaption, sibling: SceneCaption) -> SceneCaption:
     return SceneCaption(caption.sentences + sibling.sentences)
 
 
-def detail_wrong(caption: SceneCaption, scene: SceneTruth, rng: np.random.Generator) -> SceneCaption:
+def detail_wrong(
+    caption: SceneCaption, scene: SceneTruth, rng: np.random.Generator, kinds: Collection[str] = DETAILS
+) -> SceneCaption:
     """Type I: replace one detail (shape, colour, size, place, relation, background or count) by a wrong one.
 
     Args:
         caption: A caption that is true of the scene.
         scene: One scene.
         rng: Chooses the detail, and what it becomes.
+        kinds: Of which `DETAILS` it may be.
 
     Returns:
         A caption that is false of the scene and differs from `caption` in one detail.
@@ -87,7 +92,8 @@ def detail_wrong(caption: SceneCaption, scene: SceneTruth, rng: np.random.Genera
     changes = [
         [_with_sentence(caption, index, changed) for changed in alternatives]
         for index, sentence in enumerate(caption.sentences)
-        for alternatives in _wrong(sentence)
+        for kind, alternatives in _wrong(sentence)
+        if kind in kinds
     ]
     for detail in rng.permutation(len(changes)):
         for alternative in rng.permutation(len(changes[detail])):
@@ -136,18 +142,21 @@ def _tidied(sentence: Sentence, change: dict[str, Any]) -> Sentence:
     return Sentence(**facts)
 
 
-def _wrong(sentence: Sentence) -> list[list[Sentence]]:
-    """For each detail, all sentences that have another in its stead, of the same kind and exactness."""
+def _wrong(sentence: Sentence) -> list[tuple[str, list[Sentence]]]:
+    """For each detail, its kind and all sentences that have another in its stead, of the same kind and exactness."""
     wrong = []
     for index, mention in enumerate(sentence.mentions):
         for name in _ATTRIBUTES:
             value = getattr(mention, name)
             others = [replace(mention, **{name: other}) for other in _others(name, value)]
-            wrong.append([replace(sentence, mentions=_with_mention(sentence, index, other)) for other in others])
-    wrong.append([replace(sentence, relation=other) for other in _others("relation", sentence.relation)])
-    wrong.append([replace(sentence, background=other) for other in _others("background", sentence.background)])
+            wrong.append(
+                (name, [replace(sentence, mentions=_with_mention(sentence, index, other)) for other in others])
+            )
+    relations = [replace(sentence, relation=other) for other in _others("relation", sentence.relation)]
+    backgrounds = [replace(sentence, background=other) for other in _others("background", sentence.background)]
+    wrong += [("relation", relations), ("background", backgrounds)]
     counts = [count for count in COUNTS if count >= len(sentence.mentions) and count != sentence.count]
-    wrong.append([replace(sentence, count=count) for count in counts if sentence.count is not None])
+    wrong.append(("count", [replace(sentence, count=count) for count in counts if sentence.count is not None]))
     return wrong
 
 

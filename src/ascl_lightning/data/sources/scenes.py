@@ -1,5 +1,6 @@
 """Scenes: rendered pictures of a few objects and captions that each tell part of them, with the truth known."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ from jaxtyping import Bool, Int
 from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.scene_captions import SceneCaption
 from ascl_lightning.data.sources.scene_grammar import draw_captions
+from ascl_lightning.data.sources.scene_ladders import scene_ladders
 from ascl_lightning.data.sources.scene_rendering import render
 from ascl_lightning.data.sources.scene_truth import SceneTruth, draw_scenes
+from ascl_lightning.data.variant_table import VariantLadder
 from ascl_lightning.errors import UserError
 
 _STREAMS = {"train": 0, "val": 1, "test": 2}
@@ -93,6 +96,17 @@ class Scenes(Source):
         captions = self._captions(truth, split)
         holds = np.stack([caption.holds(truth) for of_image in captions for caption in of_image])
         return ceiling_of_truth(holds, np.repeat(np.arange(len(truth)), self._captions_per_image))
+
+    def exact_variants(
+        self, root: Path | None, split: str, text_rows: Sequence[int], seed: int
+    ) -> Sequence[VariantLadder]:
+        """See `Source.exact_variants`; what each claims is in `scene_ladders`.
+
+        Raises:
+            UserError: If there is no such split.
+        """
+        truth = self.truth(split)
+        return scene_ladders(self._captions(truth, split), truth, text_rows, seed)
 
     def truth(self, split: str) -> SceneTruth:
         """What is in the scenes of a split, row by row with its images.

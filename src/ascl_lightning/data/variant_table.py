@@ -1,0 +1,201 @@
+"""Variants of the captions of a split, row by row, and the file that lets two models meet the same ones."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from zlib import crc32
+
+import numpy as np
+
+from ascl_lightning.errors import UserError
+
+VariantType = Literal["I", "II", "III"]
+UNCHANGED = "unchanged"
+_META = b"ascl_variants"
+_COLUMNS = ("text_row", "image_id", "operation", "level", "text")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class VariantStep:
+    """The texts that an operation makes of all captions at one of its levels.
+
+    Args:
+        level: How much it changes, in units of its ladder.
+        texts: One for each caption, cleaned; the caption itself where the operation cannot change it.
+    """
+
+    level: float
+    texts: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class VariantLadder:
+    """One operation at growing levels.
+
+    Args:
+        type: How its texts differ from their captions (METHOD section 1).
+        operation: Its name.
+        unit: What a level counts, in words.
+        unchanged: The level at which nothing changes.
+        steps: The other levels, from the least change to the most.
+        exact: Whether its texts are known to be true of the image (types II and III, but for `append_others`) or
+            false of it (type I, `append_others`).
+    """
+
+    type: VariantType
+    operation: str
+    unit: str
+    unchanged: float
+    steps: tuple[VariantStep, ...]
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Variants:
+    """What was made of the captions of a split.
+
+    Args:
+        seed: Of all draws.
+        text_rows: Row of each caption in its split.
+        captions: The captions as they are, cleaned.
+        ladders: Of each operation that changes at least one caption.
+        not_run: The reason for each other operation.
+    """
+
+    seed: int
+    text_rows: tuple[int, ...]
+    captions: tuple[str, ...]
+    ladders: tuple[VariantLadder, ...]
+    not_run: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        seed: int,
+        text_rows: Sequence[int],
+        captions: Sequence[str],
+        ladders: Sequence[VariantLadder],
+        not_run: Mapping[str, str],
+    ) -> "Variants":
+        """Without the operations that change no caption; the arguments are the fields."""
+        texts, kept, idle = tuple(captions), [], {}
+        for ladder in ladders:
+            if any(step.texts != texts for step in ladder.steps):
+                kept.append(ladder)
+            else:
+                idle[ladder.operation] = "it changes no caption here"
+        return cls(seed, tuple(text_rows), texts, tuple(kept), {**not_run, **idle})
+
+    def of_captions(self, text_rows: Sequence[int], captions: Sequence[str]) -> "Variants":
+        """Those of some captions.
+
+        Args:
+            text_rows: Their rows in the split.
+            captions: What they say, cleaned.
+
+        Raises:
+            UserError: If some are not here, or were other captions.
+        """
+        places = {row: place for place, row in enumerate(self.text_rows)}
+        if not places.keys() >= set(text_rows):
+            raise UserError(
+                f"the variants are of {len(self.text_rows)} captions and not of all {len(text_rows)}: set "
+                f"--report_card.captions to what they were made with, or leave --report_card.variants out"
+            )
+        chosen = [places[row] for row in text_rows]
+        if _pick(self.captions, chosen) != tuple(captions):
+            raise UserError("the variants are of other captions: leave --report_card.variants out to make them anew")
+        ladders = [
+            replace(ladder, steps=tuple(VariantStep(step.level, _pick(step.texts, chosen)) for step in ladder.steps))
+            for ladder in self.ladders
+        ]
+        return self.of(self.seed, text_rows, captions, ladders, self.not_run)
+
+    def save(self, path: Path, image_ids: Sequence[str]) -> None:
+        """Write a Parquet file: a row for each caption as it is, then for each operation, level and caption.
+
+        Args:
+            path: The file.
+            image_ids: Of each caption's image.
+        """
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        blocks = [(UNCHANGED, 0.0, self.captions)]
+        blocks += [(ladder.operation, step.level, step.texts) for ladder in self.ladders for step in ladder.steps]
+        size = len(self.text_rows)
+        values: tuple[list[Any], ...] = (
+            list(self.text_rows) * len(blocks),
+            list(image_ids) * len(blocks),
+            [operation for operation, _, _ in blocks for _ in range(size)],
+            [level for _, level, _ in blocks for _ in range(size)],
+            [text for _, _, texts in blocks for text in texts],
+        )
+        kinds = (pa.int64(), pa.string(), pa.string(), pa.float64(), pa.string())
+        columns = [pa.array(value, kind) for value, kind in zip(values, kinds, strict=True)]
+        table = pa.table(columns, names=list(_COLUMNS)).replace_schema_metadata({_META: json.dumps(self._meta())})
+        parquet.write_table(table, path, compression="zstd")
+
+    def _meta(self) -> dict[str, Any]:
+        ladders = [
+            {"levels": [step.level for step in ladder.steps]}
+            | {name: value for name, value in vars(ladder).items() if name != "steps"}
+            for ladder in self.ladders
+        ]
+        return {"seed": self.seed, "not_run": self.not_run, "ladders": ladders}
+
+    @classmethod
+    def load(cls, path: Path) -> "Variants":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: If there is no such file, or it holds something else.
+        """
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            table = parquet.read_table(path)
+            meta = json.loads(table.schema.metadata[_META])
+            columns = {name: table.column(name).to_pylist() for name in _COLUMNS}
+            size = columns["operation"].count(UNCHANGED)
+            blocks = iter([tuple(columns["text"][start : start + size]) for start in range(0, table.num_rows, size)])
+            captions = next(blocks)
+            ladders = []
+            for ladder in meta.pop("ladders"):
+                steps = tuple(VariantStep(level, next(blocks)) for level in ladder.pop("levels"))
+                ladders.append(VariantLadder(steps=steps, **ladder))
+            return cls(text_rows=tuple(columns["text_row"][:size]), captions=captions, ladders=tuple(ladders), **meta)
+        except OSError as error:
+            raise UserError(f"{path}: the variants cannot be read ({error})") from error
+        except (pa.ArrowInvalid, KeyError, TypeError, ValueError, StopIteration) as error:
+            raise UserError(f"{path}: no variants of captions; give a variants.parquet of a report card") from error
+
+
+def draws_of(seed: int, operation: str, row: int) -> np.random.Generator:
+    """Where the draws of an operation on the caption of a row come from, whatever else is drawn."""
+    return np.random.default_rng([seed, crc32(operation.encode()), row])
+
+
+def by_level(made: Sequence[Sequence[Value]], unchanged: Sequence[Value]) -> list[list[Value]]:
+    """From what was made of each caption, one after the other level, to what was made at each level.
+
+    Args:
+        made: Of each caption, at one level or more; one that has fewer than others stays as it is at its last.
+        unchanged: The captions, for those of which nothing was made.
+
+    Example:
+        >>> by_level([["a b", "a b c"], ["d e"], []], ["a", "d", "f"])
+        [['a b', 'd e', 'f'], ['a b c', 'd e', 'f']]
+    """
+    filled = [list(of_caption) or [text] for of_caption, text in zip(made, unchanged, strict=True)]
+    most = max(map(len, made), default=0)
+    return [[of_caption[min(level, len(of_caption) - 1)] for of_caption in filled] for level in range(most)]
+
+
+def _pick(values: Sequence[Value], places: Sequence[int]) -> tuple[Value, ...]:
+    return tuple(values[place] for place in places)

@@ -1,0 +1,70 @@
+"""What each query of a report card gave, in a file: from it every figure of the card follows."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Integer
+from pyarrow import parquet
+
+from ascl_lightning.metrics.report_card import CardFigures, Outcome
+
+_WORDS = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    {
+        "score": _WORDS,
+        "direction": _WORDS,
+        "operation": _WORDS,
+        "level": pa.float64(),
+        # row in the split, of an image or of a text
+        "query": pa.int64(),
+        # row in the split of the query's image
+        "image": pa.int64(),
+        # of an image: one of its texts
+        "changed": pa.bool_(),
+        "rank": pa.int64(),
+        # of a text with its image
+        "own_score": pa.float64(),
+    }
+)
+
+
+def write_rows(
+    path: Path,
+    figures: CardFigures,
+    image_of_text: Integer[np.ndarray, " M"],
+    image_rows: Integer[np.ndarray, " N"],
+    text_rows: Sequence[int],
+) -> None:
+    """Write a row for each query, operation, level and score; captions as they are, under the operation `unchanged`.
+
+    Args:
+        path: A Parquet file.
+        figures: What was measured.
+        image_of_text: Number of each caption's image.
+        image_rows: Row of each image in the split.
+        text_rows: Row of each caption in the split.
+    """
+    owner, tables = image_rows[image_of_text], []
+    for score, operation, level, changed, outcome in _outcomes(figures):
+        images = np.flatnonzero(outcome.image_ranks)
+        of_changed, none = np.isin(images, image_of_text[changed]), np.full(len(images), np.nan)
+        for direction, columns in (
+            ("image_to_text", (image_rows[images],) * 2 + (of_changed, outcome.image_ranks[images], none)),
+            ("text_to_image", (np.array(text_rows), owner, changed, outcome.text_ranks, outcome.own_scores)),
+        ):
+            size = len(columns[0])
+            about = [pa.array([word] * size).dictionary_encode() for word in (score, direction, operation)]
+            values = [pa.array(column, from_pandas=True) for column in (np.full(size, level), *columns)]
+            tables.append(pa.table([*about, *values], schema=SCHEMA))
+    parquet.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
+
+
+def _outcomes(figures: CardFigures) -> Iterator[tuple[str, str, float, Bool[np.ndarray, " M"], Outcome]]:
+    for score, outcome in figures.unchanged.items():
+        yield score, "unchanged", 0.0, np.zeros(len(outcome.text_ranks), bool), outcome
+    for ladder in figures.ladders:
+        for step in ladder.steps:
+            for score, outcome in step.outcomes.items():
+                yield score, ladder.operation, step.level, step.changed, outcome

@@ -1,0 +1,322 @@
+"""The asymmetry report card: how retrieval bears captions that say too little, too much or something wrong.
+
+All of it follows from the scores of a gallery's images with the captions as they are and with texts that were made from
+them. Figures are percentages, with 95% intervals from drawing images again (`metrics.bootstrap`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Integer
+from torch import Tensor
+
+from ascl_lightning.metrics.bootstrap import DRAWS, Interval
+from ascl_lightning.metrics.functional import ranks_from_similarity
+from ascl_lightning.metrics.queries import RECALL_AT
+from ascl_lightning.metrics.redraws import Drawn, Redraws
+
+TIE = 1e-5
+"""Scores that differ by no more are the same: the rounding of a cosine in single precision."""
+WORDS_OF_BIN, LAST_BIN = 4, 6
+"""Captions of 1 to 4 words, of 5 to 8 and so on, and in the last bin those of 25 and more."""
+
+DEFINITIONS: Mapping[str, str] = {
+    "I": "How often an image scores its caption higher than the same caption with one thing wrong, missing or out of "
+    "order, ties counting against; over the captions that an operation can change, and the mean over operations.",
+    "II": "Area under the curve of recall over the number of captions appended to a caption, divided by the recall of "
+    "the captions as they are: sums over operations, both directions, R@1, 5 and 10. At 100 more words cost nothing.",
+    "III": "Area under the curve of recall over what is kept of a caption, divided by the recall of the captions as "
+    "they are: sums over operations, both directions, R@1, 5 and 10. At 100 fewer words cost nothing.",
+}
+"""What the single figure of each type is."""
+AREA = "mean height of the curve: the area of its trapezoids over x, divided by the range of x"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one score makes of a gallery with one text in the place of each caption."""
+
+    image_ranks: Int[np.ndarray, " N"]
+    """Of each image's best text; 0 for an image without text."""
+    text_ranks: Int[np.ndarray, " M"]
+    """Of each text's image."""
+    own_scores: Float[np.ndarray, " M"]
+    """Of each text with its image."""
+
+    @classmethod
+    def of(cls, similarity: Float[Tensor, "N M"], image_of_text: Integer[Tensor, " M"]) -> "Outcome":
+        """From the scores of all images with all texts."""
+        images, texts = ranks_from_similarity(similarity, image_of_text)
+        own = similarity.gather(0, image_of_text[None]).squeeze(0)
+        return cls(images.numpy(), texts.numpy(), own.to(torch.float64).numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One level of an operation.
+
+    Args:
+        level: In units of the operation.
+        changed: Which captions it changes.
+        outcomes: By score.
+    """
+
+    level: float
+    changed: Bool[np.ndarray, " M"]
+    outcomes: Mapping[str, Outcome]
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """One operation at growing levels; see `data.variant_table.VariantLadder`."""
+
+    type: Literal["I", "II", "III"]
+    operation: str
+    unit: str
+    unchanged: float
+    exact: bool
+    steps: Sequence[Step]
+
+    @property
+    def changed(self) -> Bool[np.ndarray, " M"]:
+        """Captions that it changes at any level."""
+        return np.logical_or.reduce([step.changed for step in self.steps])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Recall at some levels, or lengths of captions."""
+
+    type: str
+    """`I`, `II`, `III` or `length`."""
+    name: str
+    """The operation."""
+    exact: bool
+    score: str
+    direction: str
+    metric: str
+    x_label: str
+    x: list[float]
+    y: list[float]
+    low: list[float]
+    high: list[float]
+    n: list[int]
+    """Queries at each x: those that the operation can change, in a curve over levels."""
+    area: float
+    """See `AREA`."""
+    area_low: float
+    area_high: float
+    slope: float
+    """Of the line with the least squared distance, each x as often as it has queries."""
+
+
+@dataclass(frozen=True)
+class Discrimination:
+    """How often a caption beats its variant on its own image."""
+
+    operation: str
+    exact: bool
+    score: str
+    n: int
+    """Captions that the operation can change."""
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class _Query:
+    """The queries of one direction that a curve is of."""
+
+    direction: str
+    numbers: Int[np.ndarray, " Q"]
+    images: Int[np.ndarray, " Q"]
+
+    def hits(self, outcome: Outcome, k: int) -> Float[np.ndarray, " Q"]:
+        ranks = outcome.image_ranks if self.direction == "image_to_text" else outcome.text_ranks
+        return 100.0 * (ranks[self.numbers] <= k)
+
+
+class CardFigures:
+    """Curves, discrimination and the single figure of each type.
+
+    Args:
+        unchanged: Outcome of the captions as they are, by score.
+        ladders: Of each operation.
+        image_of_text: Number of each caption's image.
+        num_words: Words of each caption.
+        draws: How often images are drawn for the intervals.
+    """
+
+    def __init__(
+        self,
+        unchanged: Mapping[str, Outcome],
+        ladders: Sequence[Ladder],
+        image_of_text: Integer[np.ndarray, " M"],
+        num_words: Integer[np.ndarray, " M"],
+        *,
+        draws: int = DRAWS,
+    ) -> None:
+        self.scores = list(unchanged)
+        self.ladders = ladders
+        self.unchanged = unchanged
+        self._owner = image_of_text
+        self._num_words = num_words
+        self._num_images = len(next(iter(unchanged.values())).image_ranks)
+        self._draws = draws
+
+    @cached_property
+    def _redraws(self) -> Redraws:
+        return Redraws(self._num_images, self._draws)
+
+    def curves(self) -> list[Curve]:
+        """Recall over the levels of each operation and over the words of a caption, for each score and direction."""
+        found: list[Curve] = []
+        for score in self.scores:
+            for ladder in self.ladders:
+                found += self._over_levels(ladder, score)
+            found += self._over_words(score)
+        return found
+
+    def discrimination(self) -> list[Discrimination]:
+        """Of each operation of type I, for each score."""
+        found = []
+        for score in self.scores:
+            for ladder in self._of_type("I"):
+                drawn, n = self._preferred(ladder, score)
+                interval = self._redraws.interval(drawn)
+                found.append(Discrimination(ladder.operation, ladder.exact, score, n, **vars(interval)))
+        return found
+
+    def figures(self) -> dict[str, dict[str, Interval]]:
+        """The single figure of each type that has operations, by score; see `DEFINITIONS`."""
+        figures: dict[str, dict[str, Interval]] = {}
+        for type_ in DEFINITIONS:
+            ladders = self._of_type(type_)
+            for score in self.scores if ladders else ():
+                interval = self._mean_preferred(ladders, score) if type_ == "I" else self._retained(ladders, score)
+                figures.setdefault(type_, {})[score] = interval
+        return figures
+
+    def _of_type(self, type_: str) -> list[Ladder]:
+        return [ladder for ladder in self.ladders if ladder.type == type_]
+
+    def _preferred(self, ladder: Ladder, score: str) -> tuple[Drawn, int]:
+        """Share of changed captions that beat their variant, and their number."""
+        (step,) = ladder.steps
+        margin = self.unchanged[score].own_scores - step.outcomes[score].own_scores
+        wins = 100.0 * (margin[step.changed] > TIE)
+        return self._redraws.means(wins[:, None], self._owner[step.changed])[:, 0], len(wins)
+
+    def _mean_preferred(self, ladders: Sequence[Ladder], score: str) -> Interval:
+        drawn = [self._preferred(ladder, score)[0] for ladder in ladders]
+        return self._redraws.interval(np.mean(drawn, axis=0))
+
+    def _retained(self, ladders: Sequence[Ladder], score: str) -> Interval:
+        areas, wholes = [], []
+        for ladder in ladders:
+            x = _levels(ladder)
+            for query in self._queries(ladder):
+                for k in RECALL_AT:
+                    means = self._recalls(ladder, score, query, k)
+                    areas.append(_area(x, means))
+                    wholes.append(means[:, 0])
+        area, whole = np.sum(areas, axis=0), np.sum(wholes, axis=0)
+        # nothing found, nothing kept
+        share = 100 * np.divide(area, whole, out=np.zeros_like(area), where=whole > 0)
+        return self._redraws.interval(share, is_share=False)
+
+    def _queries(self, ladder: Ladder) -> Iterator[_Query]:
+        """What an operation changes: texts, and images with such a text."""
+        texts = np.flatnonzero(ladder.changed)
+        images = np.unique(self._owner[texts])
+        yield _Query("image_to_text", images, images)
+        yield _Query("text_to_image", texts, self._owner[texts])
+
+    def _recalls(self, ladder: Ladder, score: str, query: _Query, k: int) -> Float[np.ndarray, "B L"]:
+        outcomes = [self.unchanged[score], *(step.outcomes[score] for step in ladder.steps)]
+        return self._redraws.means(np.stack([query.hits(outcome, k) for outcome in outcomes], axis=1), query.images)
+
+    def _over_levels(self, ladder: Ladder, score: str) -> Iterator[Curve]:
+        x = _levels(ladder)
+        for query in self._queries(ladder):
+            n = np.full(len(x), len(query.numbers))
+            about = (ladder.type, ladder.operation, ladder.exact, score, query.direction)
+            for k in RECALL_AT:
+                yield self._curve(about, k, ladder.unit, x, self._recalls(ladder, score, query, k), n)
+
+    def _over_words(self, score: str) -> Iterator[Curve]:
+        """By the words of a text; of an image, by the mean of its captions."""
+        texts_of = np.bincount(self._owner, minlength=self._num_images)
+        images = np.flatnonzero(texts_of)
+        of_image = np.bincount(self._owner, self._num_words, self._num_images)[images] / texts_of[images]
+        texts = np.arange(len(self._owner))
+        for query, words in (
+            (_Query("image_to_text", images, images), of_image),
+            (_Query("text_to_image", texts, self._owner), self._num_words.astype(float)),
+        ):
+            bins = np.minimum((np.ceil(words).astype(int) - 1) // WORDS_OF_BIN, LAST_BIN)
+            inside = bins[:, None] == np.unique(bins)
+            n = inside.sum(axis=0)
+            x = (words[:, None] * inside).sum(axis=0) / n
+            for k in RECALL_AT:
+                hits = query.hits(self.unchanged[score], k)[:, None] * inside
+                with np.errstate(invalid="ignore"):
+                    means = self._redraws.means(hits, query.images) / self._redraws.means(inside, query.images)
+                about = ("length", "caption_length", False, score, query.direction)
+                yield self._curve(about, k, "words of the caption", x, means, n)
+
+    def _curve(
+        self,
+        about: tuple[str, str, bool, str, str],
+        k: int,
+        x_label: str,
+        x: Float[np.ndarray, " L"],
+        means: Float[np.ndarray, "B L"],
+        n: Int[np.ndarray, " L"],
+    ) -> Curve:
+        points = [self._redraws.interval(column) for column in means.T]
+        area = self._redraws.interval(_area(x, means))
+        type_, name, exact, score, direction = about
+        return Curve(
+            type=type_,
+            name=name,
+            exact=exact,
+            score=score,
+            direction=direction,
+            metric=f"recall_at_{k}",
+            x_label=x_label,
+            x=x.tolist(),
+            y=[point.value for point in points],
+            low=[point.low for point in points],
+            high=[point.high for point in points],
+            n=n.tolist(),
+            area=area.value,
+            area_low=area.low,
+            area_high=area.high,
+            slope=_slope(x, means[0], n),
+        )
+
+
+def _levels(ladder: Ladder) -> Float[np.ndarray, " L"]:
+    return np.array([ladder.unchanged, *(step.level for step in ladder.steps)], float)
+
+
+def _area(x: Float[np.ndarray, " L"], heights: Float[np.ndarray, "B L"]) -> Drawn:
+    """Mean height of curves between the first and the last x; of a single point, its height."""
+    if len(x) == 1:
+        return heights[:, 0]
+    widths = np.abs(np.diff(x))
+    area: Drawn = ((heights[:, 1:] + heights[:, :-1]) / 2) @ widths / widths.sum()
+    return area
+
+
+def _slope(x: Float[np.ndarray, " L"], y: Float[np.ndarray, " L"], n: Int[np.ndarray, " L"]) -> float:
+    """Least squares with weights n; 0 of a single point."""
+    offset = x - np.average(x, weights=n)
+    spread = (n * offset**2).sum()
+    return float((n * offset * y).sum() / spread) if spread > 0 else 0.0

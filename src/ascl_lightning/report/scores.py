@@ -1,0 +1,133 @@
+"""The sections of figures: scores side by side, other protocols, and how single queries fare."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ascl_lightning.report.blocks import Cell, Chart, Estimate, Number, Section, Table, missing, pointer
+from ascl_lightning.report.charts import Series, interval_chart, line_chart
+from ascl_lightning.report.files import QUERIES, RESULTS, RunFiles
+
+DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
+INTERVAL = "In brackets: 95% interval over images, the captions of an image drawn together and the gallery fixed."
+_FIGURES = {
+    "recall_at_1": "R@1, %",
+    "recall_at_5": "R@5, %",
+    "recall_at_10": "R@10, %",
+    "median_rank": "median rank",
+    "mean_rank": "mean rank",
+    "map_at_r": "mAP@R, %",
+    "r_precision": "R-precision, %",
+    "ndcg": "nDCG, %",
+}
+_RSUM = "rSum"
+_PROTOCOLS = {"folds": "mean over folds", "eccv": "ECCV Caption", "cxc": "CxC"}
+_WORST = 10
+
+
+def label(name: str) -> str:
+    """A score's name as read."""
+    return name.replace("_", " ")
+
+
+def estimate(figure: Mapping[str, float], file: str, *keys: str | int, digits: int = 1) -> Estimate:
+    """A value with its interval, of `{"value", "low", "high"}` at a place in a JSON file."""
+    numbers = {name: Number(value, pointer(file, *keys, name), digits) for name, value in figure.items()}
+    return Estimate(numbers["value"], numbers.get("low"), numbers.get("high"))
+
+
+def scores_section(files: RunFiles) -> Section:
+    """Every score of the model on the same split, and what a scorer that knows the truth would reach."""
+    scores = files.results["scores"]
+    table = _score_table("Scores side by side", scores, ("scores",), files.results.get("ceiling") or {})
+    series = [
+        Series(words, range(len(scores)), *_columns(scores.values(), f"{direction}/recall_at_1"))
+        for direction, words in DIRECTIONS.items()
+    ]
+    title = "R@1 by score, with 95% intervals"
+    svg, said = interval_chart(title, [label(score) for score in scores], series, "R@1, %")
+    return Section("scores", "Scores", [Chart(title, RESULTS, svg, said, None), table])
+
+
+def protocols_section(files: RunFiles) -> Section:
+    """The same scores by other protocols, where the data allow them."""
+    blocks = [
+        _score_table(_PROTOCOLS.get(protocol, protocol), scores, ("protocols", protocol), {})
+        for protocol, scores in (files.results.get("protocols") or {}).items()
+    ]
+    return Section("protocols", "Other protocols", blocks)
+
+
+def queries_section(files: RunFiles) -> Section:
+    """Recall at every rank, and the queries that fare worst."""
+    rows = files.queries
+    if rows is None:
+        return Section("queries", "Ranks of single queries", [missing(QUERIES)])
+    charts, tables = [], []
+    for direction, words in DIRECTIONS.items():
+        own = [(number, row) for number, row in enumerate(rows) if _is_own(row, direction)]
+        charts.append(_rank_chart(own, words))
+        tables.append(_worst_table(own, words))
+    return Section("queries", "Ranks of single queries", [*charts, *tables])
+
+
+def _is_own(row: Mapping[str, Any], direction: str) -> bool:
+    return row["protocol"] == "own" and row["direction"] == direction
+
+
+def _score_table(title: str, scores: Mapping[str, Any], keys: tuple[str, ...], ceiling: Mapping[str, float]) -> Table:
+    every = {name.partition("/")[2] for figures in scores.values() for name in figures}
+    shown = [figure for figure in _FIGURES if figure in every]
+    rows = []
+    for score, figures in scores.items():
+        for direction, words in DIRECTIONS.items():
+            names = [*(f"{direction}/{figure}" for figure in shown), "rsum" if direction == "text_to_image" else ""]
+            cells: list[Cell] = [
+                estimate(figures[name], RESULTS, *keys, score, name) if name in figures else None for name in names
+            ]
+            rows.append((f"{label(score)}, {words}", cells))
+    for direction, words in DIRECTIONS.items() if ceiling else ():
+        names = [*(f"{direction}/{figure}" for figure in shown), "rsum" if direction == "text_to_image" else ""]
+        known = {name: Number(value, pointer(RESULTS, "ceiling", name)) for name, value in ceiling.items()}
+        rows.append((f"ceiling, {words}", [known.get(name) for name in names]))
+    note = INTERVAL + (" The ceiling is that of a scorer that knows the truth of the data." if ceiling else "")
+    return Table(title, RESULTS, [*(_FIGURES[figure] for figure in shown), _RSUM], rows, note)
+
+
+def _columns(scores: Any, name: str) -> tuple[list[float], list[float], list[float]]:
+    found = [figures[name] for figures in scores]
+    value, low, high = ([figure[part] for figure in found] for part in ("value", "low", "high"))
+    return value, low, high
+
+
+def _rank_chart(rows: Sequence[tuple[int, Mapping[str, Any]]], words: str) -> Chart:
+    by_score: dict[str, list[int]] = {}
+    for _, row in rows:
+        by_score.setdefault(row["score"], []).append(row["rank"])
+    highest = max((max(ranks) for ranks in by_score.values()), default=1)
+    steps = _steps(highest)
+    series = [
+        Series(label(score), steps, [100 * sum(rank <= k for rank in ranks) / len(ranks) for k in steps])
+        for score, ranks in by_score.items()
+    ]
+    title = f"Recall at every rank, {words}"
+    svg, said = line_chart(title, series, "k", "R@k, %", log_x=True)
+    return Chart(title, QUERIES, svg, said, None)
+
+
+def _steps(highest: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50 and so on, up to the highest."""
+    steps = [digit * 10**power for power in range(len(str(highest))) for digit in (1, 2, 5)]
+    return [step for step in steps if step < highest] + [highest]
+
+
+def _worst_table(rows: Sequence[tuple[int, Mapping[str, Any]]], words: str) -> Table:
+    ranked = [(number, row) for number, row in rows if row["score"] == "fused"]
+    worst = sorted(ranked, key=lambda of: -of[1]["rank"])[:_WORST]
+    cells = [
+        (
+            str(row["image_id"]),
+            [Number(row[name], f"{QUERIES}#{number}/{name}", 0) for name in ("query", "rank")],
+        )
+        for number, row in worst
+    ]
+    return Table(f"Worst queries, {words}", QUERIES, ["row in the split", "rank"], cells, "By the fused score.")

@@ -1,0 +1,202 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ascl_lightning.metrics.bootstrap import (
+    Difference,
+    compare,
+    figure_intervals,
+    fold_intervals,
+    holm,
+    mean_interval,
+)
+from ascl_lightning.metrics.functional import metrics_from_ranks
+from ascl_lightning.metrics.queries import Queries
+
+
+def make_queries(image_ranks, text_ranks, image_of_text, **shares):
+    ids = [f"image {i}" for i in range(len(image_ranks))]
+    numbers = (np.array(values, dtype=np.int64) for values in (image_ranks, text_ranks, image_of_text))
+    return Queries.from_ranks(*numbers, ids, **shares)
+
+
+def random_queries(seed, num_images=40):
+    """1 to 9 captions an image, some of which rank alike."""
+    generator = np.random.default_rng(seed)
+    image_of_text = np.repeat(np.arange(num_images), np.random.default_rng(1).integers(1, 10, num_images))
+    spread = generator.gamma(1.0, 8.0, num_images)
+    image_ranks = 1 + generator.poisson(spread)
+    return make_queries(image_ranks, 1 + generator.poisson(spread[image_of_text]), image_of_text)
+
+
+@st.composite
+def ranks(draw):
+    """Any ranks; images without text, which are no query, among them."""
+    image_of_text = draw(st.lists(st.integers(0, 5), min_size=1, max_size=20))
+    rank = st.integers(1, 30)
+    image_ranks = [draw(rank) if i in image_of_text else 0 for i in range(6)]
+    text_ranks = draw(st.lists(rank, min_size=len(image_of_text), max_size=len(image_of_text)))
+    return image_ranks, text_ranks, image_of_text
+
+
+@given(ranks=ranks())
+@settings(deadline=None)
+def test_values_are_those_of_the_ranks(ranks):
+    expected = metrics_from_ranks(*map(torch.tensor, ranks[:2]))
+
+    intervals = figure_intervals(make_queries(*ranks), draws=20)
+
+    assert {name: interval.value for name, interval in intervals.items()} == pytest.approx(expected)
+
+
+def test_an_interval_by_hand():
+    # 4 images of one text each, 1 hit: drawn with replacement, the number of hits is binomial (4, 1/4), so the standard
+    # error of the share is sqrt(1/4 * 3/4 / 4), that of 4 independent queries; Wilson's interval of 1 in 4 is known
+    interval = mean_interval(np.array([1.0, 0, 0, 0]), np.arange(4), draws=200_000)
+
+    assert interval.value == 0.25
+    assert interval.low == pytest.approx(0.0456, abs=5e-4)
+    assert interval.high == pytest.approx(0.6994, abs=2e-3)
+
+
+def test_captions_of_an_image_stay_together():
+    # five captions that always agree tell no more than one
+    values = np.array([1.0, 0, 0, 0, 1, 1, 0, 1])
+    alone = mean_interval(values, np.arange(8), draws=2000)
+
+    together = mean_interval(values.repeat(5), np.arange(8).repeat(5), draws=2000)
+
+    assert together == alone
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 3.6994), (100.0, 96.3006, 100.0)])
+def test_certain_recalls_are_not_certain(value, low, high):
+    # Wilson: 1.96^2 / (100 + 1.96^2) = 3.6994%
+    rank = 1 if value else 11
+    queries = make_queries([rank] * 100, [rank] * 100, range(100))
+
+    intervals = figure_intervals(queries, draws=50)
+
+    for name in ("image_to_text/recall_at_10", "text_to_image/recall_at_1"):
+        assert (intervals[name].low, intervals[name].high) == pytest.approx((low, high), abs=1e-4)
+    assert (intervals["rsum"].low, intervals["rsum"].high) == pytest.approx((6 * low, 6 * high), abs=6e-4)
+
+
+def test_the_draws_are_those_of_the_seed_whatever_the_blocks(monkeypatch):
+    queries = random_queries(0)
+    expected = figure_intervals(queries, draws=100)
+    monkeypatch.setattr("ascl_lightning.metrics.bootstrap._CELLS", 300)
+
+    assert figure_intervals(queries, draws=100) == expected
+    assert figure_intervals(queries, draws=100, seed=1) != expected
+
+
+def test_medians_are_those_of_the_drawn_ranks():
+    queries = random_queries(3)
+    rows = queries.text_to_image
+    generator = np.random.default_rng((0, 0))
+    medians = []
+    for drawn in generator.integers(40, size=(500, 40)):
+        ranks = np.concatenate([rows.rank[rows.image == image] for image in drawn])
+        medians.append(math.floor(np.median(ranks - 1)) + 1)
+
+    interval = figure_intervals(queries, draws=500)["text_to_image/median_rank"]
+
+    assert (interval.low, interval.high) == tuple(np.quantile(medians, (0.025, 0.975)))
+
+
+def test_folds_are_averaged():
+    first, second = make_queries([1, 2], [1, 2], [0, 1]), make_queries([2, 2], [2, 2], [0, 1])
+
+    intervals = fold_intervals([first, second], draws=50)
+
+    assert intervals["image_to_text/recall_at_1"].value == 25
+    assert intervals["image_to_text/mean_rank"].value == 1.75
+    assert fold_intervals([first], draws=50) == figure_intervals(first, draws=50)
+
+
+def test_shares_come_in_percent():
+    shares = {"ndcg": np.array([0.5, 1.0])}
+    queries = make_queries([1, 1], [1, 1], [0, 1], image_to_text=shares)
+
+    intervals = figure_intervals(queries, draws=50)
+
+    assert intervals["image_to_text/ndcg"].value == 75
+    assert "text_to_image/ndcg" not in intervals
+
+
+def test_a_run_does_not_differ_from_itself():
+    queries = random_queries(0)
+
+    for difference in compare(queries, queries, draws=100).values():
+        assert difference == Difference(difference.a, difference.a, 0.0, 0.0, 0.0, p_value=1.0, holm_p_value=1.0)
+
+
+def test_p_values_by_hand():
+    # B is better on all of 6 images: of the 64 ways to swap, 2 give a difference as large
+    a = make_queries([2] * 6, [2] * 6, list(range(6)))
+    b = make_queries([1] * 6, [1] * 6, range(6))
+
+    difference = compare(a, b, draws=100_000)["text_to_image/recall_at_1"]
+
+    assert (difference.a, difference.b, difference.value) == (0, 100, 100)
+    assert difference.p_value == pytest.approx(2 / 64, abs=2e-3)
+
+
+def test_swapped_figures_are_those_of_swapped_runs():
+    a, b = random_queries(0), random_queries(1)
+    observed = {name: d.value for name, d in compare(a, b, draws=1).items()}
+    as_large = dict.fromkeys(observed, 1)
+    generator = np.random.default_rng((0, 1))
+    for swap in generator.integers(2, size=(60, 40)).astype(bool):
+        mixed = [figure_intervals(one, draws=1) for one in (mix(a, b, swap), mix(b, a, swap))]
+        for name in observed:
+            as_large[name] += abs(mixed[1][name].value - mixed[0][name].value) >= abs(observed[name]) - 1e-9
+
+    differences = compare(a, b, draws=60)
+
+    assert {name: d.p_value for name, d in differences.items()} == {name: n / 61 for name, n in as_large.items()}
+
+
+def mix(a, b, swap):
+    """Queries of A, and those of B where an image is swapped."""
+    ranks = [np.where(swap[rows.image], getattr(b, way).rank, rows.rank) for way, rows in a.directions().items()]
+    return make_queries(*ranks, a.text_to_image.image)
+
+
+@given(
+    p_values=st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=1, max_size=8), alpha=st.floats(0.001, 0.999)
+)
+def test_holm_rejects_what_its_steps_reject(p_values, alpha):
+    rejected = set()
+    for step, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[i] * (len(p_values) - step) > alpha:
+            break
+        rejected.add(str(i))
+
+    adjusted = holm({str(i): p for i, p in enumerate(p_values)})
+
+    assert {name for name, p in adjusted.items() if p <= alpha} == rejected
+
+
+def test_other_queries_are_refused():
+    a, b = make_queries([1, 2], [1, 2], [0, 1]), make_queries([1, 2], [1, 2], [1, 0])
+
+    with pytest.raises(ValueError, match="text_to_image: the runs have other queries"):
+        compare(a, b)
+
+
+def test_errors():
+    nothing = make_queries([0], [], [])
+    with pytest.raises(ValueError, match="image_to_text: there is no query"):
+        figure_intervals(nothing)
+    with pytest.raises(ValueError, match="no fold"):
+        fold_intervals([])
+    with pytest.raises(ValueError, match="no query"):
+        mean_interval(np.array([]), np.array([], dtype=int))
+    with pytest.raises(ValueError, match=r"not within 0\.0 and 1\.0"):
+        mean_interval(np.array([1.0, math.nan]), np.arange(2))
