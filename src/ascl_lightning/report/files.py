@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ascl_lightning.errors import UserError
-from ascl_lightning.pages import data_address
 
 RESULTS = "results.json"
 CARD = "report_card.json"
@@ -95,6 +94,9 @@ class RunFiles:
 
     def picture(self, path: str | None) -> str | None:
         """A picture of the folder as a `data:` address; None where there is none."""
+        # torch comes with it, and commands that only read figures start at once without
+        from ascl_lightning.pages import data_address
+
         if path is None or not (self.folder / path).is_file():
             return None
         return data_address((self.folder / path).read_bytes(), "webp")

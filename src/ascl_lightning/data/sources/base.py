@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt64
+from jaxtyping import Int, Int64, UInt8, UInt64
 
 from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.images import ImageBytes, ends
@@ -69,9 +69,10 @@ class Split:
         features: What the towers gave for it, where that was extracted beforehand.
         passes: Numbers of consecutive images, and how often an epoch of training visits their pairs; none: each once.
         picture_digests: Hash of what each picture held that features were extracted of (`data/fingerprint.py`), (N,).
+        caption_ids: The data set's own number of each caption, one image's after another's, (C,); None: it has none.
 
     Raises:
-        ValueError: If the fields differ in length or an image id repeats.
+        ValueError: If the fields differ in length, an image id repeats, or a caption lacks its number.
     """
 
     image_ids: Sequence[str]
@@ -80,6 +81,7 @@ class Split:
     passes: tuple[tuple[int, float], ...] = ()
     features: SplitFeatures = field(default_factory=SplitFeatures)
     picture_digests: UInt64[np.ndarray, " N"] | None = None
+    caption_ids: Int64[np.ndarray, " C"] | None = None
 
     def __post_init__(self) -> None:
         lengths = len(self.image_ids), len(self.captions), len(self if self.images is None else self.images)
@@ -87,6 +89,8 @@ class Split:
             raise ValueError("{} image_ids, {} captions and {} images: one of each an image".format(*lengths))
         if not getattr(self.image_ids, "all_distinct", False) and len(set(self.image_ids)) != len(self.image_ids):
             raise ValueError("image_ids must be unique")
+        if self.caption_ids is not None and len(self.caption_ids) != self.num_captions.sum():
+            raise ValueError(f"{len(self.caption_ids)} caption_ids for {self.num_captions.sum()} captions")
 
     def __len__(self) -> int:
         """Number of images."""
@@ -98,7 +102,12 @@ class Split:
             [self.image_ids[row] for row in rows],
             [self.captions[row] for row in rows],
             None if self.images is None else Rows(self.images, rows),
+            caption_ids=None if self.caption_ids is None else self._caption_ids_of(rows, self.caption_ids),
         )
+
+    def _caption_ids_of(self, rows: Sequence[int], caption_ids: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " c"]:
+        ends = np.cumsum(self.num_captions)
+        return np.concatenate([caption_ids[ends[row] - len(self.captions[row]) : ends[row]] for row in rows])
 
     @property
     def num_captions(self) -> Int[np.ndarray, " N"]:
