@@ -38,6 +38,14 @@ COMMANDS = {
         "ascl_lightning.commands.report",
         "write one page of what a test or a validation left in its folder",
     ),
+    "compare": (
+        "ascl_lightning.commands.compare",
+        "differences between two runs of `ascl test` on the same data, with intervals and p-values",
+    ),
+    "summarize": (
+        "ascl_lightning.commands.summarize",
+        "mean, standard deviation and interval of every figure over runs with several seeds",
+    ),
     "dashboard": ("ascl_lightning.commands.dashboard", "lay out what runs log in a W&B project, as a view of it"),
     "advise": (
         "ascl_lightning.commands.advise",

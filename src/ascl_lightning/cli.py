@@ -31,7 +31,7 @@ from ascl_lightning.callbacks.loggers import (
     record_offline_if_unreachable,
 )
 from ascl_lightning.callbacks.non_finite import NonFiniteSteps
-from ascl_lightning.callbacks.parts import is_trial, run_folder
+from ascl_lightning.callbacks.parts import callbacks_of, is_trial, run_folder
 from ascl_lightning.callbacks.progress import TrainingProgress
 from ascl_lightning.callbacks.provenance import RecordProvenance
 from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
@@ -214,7 +214,7 @@ class AsclCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluates on the validation split."""
-        self.trainer.validate(**kwargs, weights_only=True)
+        self.trainer.validate(**kwargs, weights_only=True, verbose=False)
         self._write_report()
 
     def test(self, **kwargs: Any) -> None:
@@ -230,7 +230,10 @@ class AsclCLI(LightningCLI):
         """The page of the run, once every callback has left its files."""
         folder = None if is_trial(self.trainer) else run_folder(self.trainer)
         if folder is not None and self.trainer.is_global_zero:
-            rank_zero_info(f"Report: {write_report(folder)}")
+            page = write_report(folder)
+            rank_zero_info(f"Report: {page}")
+            for dashboard in callbacks_of(self.trainer, Dashboard):
+                dashboard.send_page(self.trainer, page)
 
     def _parse_ckpt_path(self) -> None:
         """In place of Lightning's, which would take configuration out of the checkpoint."""

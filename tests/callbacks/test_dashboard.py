@@ -188,8 +188,21 @@ def test_a_test_shows_its_figures_and_hands_on_its_files(recorded, test_run):
         len(figures) for scores in results["protocols"].values() for figures in scores.values()
     )
     handed_on = {entry.path for entry in test_run.artifact("evaluation").manifest.contents}
-    assert {"results.json", "queries.parquet"} <= handed_on
+    assert {"results.json", "queries.parquet", "report_card.json", "report_card.parquet"} <= handed_on
+    assert test_run.summary["test/leaks"] == "none found"
     assert test_run.summary["test/rsum"] == pytest.approx(results["metrics"]["test/rsum"])
+
+
+def test_a_test_shows_its_report_card(recorded, test_run):
+    (file,) = recorded.glob("runs/test/*/report_card.json")
+    card = json.loads(file.read_text())
+    _, table, _ = test_run.table("test/report_card")
+    found = {(figure, score): value for figure, score, value, _, _ in table}
+    for kind in ("I", "II", "III"):
+        for score, figure in card["types"][kind]["scores"].items():
+            assert found[f"type {kind}", score] == pytest.approx(figure["value"], nan_ok=True)
+    for of in card["discrimination"]:
+        assert found[f"T before {of['operation']}", of["score"]] == pytest.approx(of["value"])
 
 
 def test_everything_lies_with_the_runs(recorded, training):

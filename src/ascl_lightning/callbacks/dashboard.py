@@ -21,6 +21,7 @@ from ascl_lightning.callbacks.panels import (
     found_panels,
 )
 from ascl_lightning.callbacks.parts import callbacks_of, evaluated_split, retrieval_data, retrieval_module, run_folder
+from ascl_lightning.callbacks.report_card import REPORT_CARD
 from ascl_lightning.callbacks.results import RESULTS
 
 _EVALUATION_FILES = ("*.json", "*.parquet", "*.html")
@@ -36,7 +37,7 @@ class Dashboard(Callback):
     - At each validation `val/found/text_to_image` and `val/found/image_to_text`, what a few queries find;
       `val/attention`, the words of a few captions over their pictures; `val/asymmetry/comparisons`, as a table.
     - After training the best checkpoint, as an artifact with the alias `best`. After `ascl validate` and `ascl test`
-      the figures as a table, and the run's files of figures and pages as an artifact.
+      the figures as tables and the run's page; its files as an artifact.
 
     Losses, gradients' norm, temperature, rates and speed are scalars that every logger gets; the machine's load is
     W&B's own to measure. `LogConfig` sends the configuration; `data_fingerprint` beside it tells which images and
@@ -78,7 +79,7 @@ class Dashboard(Callback):
             metrics = {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
             }
-            if trainer.check_val_every_n_epoch is not None and trainer.val_check_batch >= trainer.num_training_batches:
+            if trainer.check_val_every_n_epoch is not None and trainer.val_check_batch == trainer.num_training_batches:
                 for name in sorted(metrics.keys() - self._against_epoch):
                     # by name: of patterns that overlap, such as Lightning's own `*`, W&B takes any
                     run.define_metric(name, step_metric="epoch")
@@ -103,25 +104,37 @@ class Dashboard(Callback):
         run.log_artifact(artifact, aliases=["best"])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the figures, and hands on the files."""
+        """Shows the figures."""
+        run = _run(trainer)
+        if run is None or not trainer.is_global_zero:
+            return
+        folder, split = run_folder(trainer), str(evaluated_split(trainer))
+        _send_fingerprints(trainer, run, [split])
+        if (folder / RESULTS).is_file():
+            results = _read(folder / RESULTS)
+            # what is of no value as a test says so beside its figures
+            run.summary.update({f"{split}/leaks": ", ".join(leak["kind"] for leak in results["leaks"]) or "none found"})
+            _log(trainer, run, split, [figures_panel(results)])
+        if (folder / REPORT_CARD).is_file():
+            _log(trainer, run, split, [report_card_panel(_read(folder / REPORT_CARD))])
+
+    def send_page(self, trainer: Trainer, page: Path) -> None:
+        """Shows the page of an evaluation, and hands on the files that it was made of.
+
+        Args:
+            trainer: Whose evaluation has ended.
+            page: Lies in the run's folder.
+        """
         run = _run(trainer)
         if run is None or not trainer.is_global_zero:
             return
         import wandb
 
-        folder = run_folder(trainer)
-        _send_fingerprints(trainer, run, [str(evaluated_split(trainer))])
-        if (folder / RESULTS).is_file():
-            results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-            _log(trainer, run, results["split"], [figures_panel(results)])
-        files = sorted(path for pattern in _EVALUATION_FILES for path in folder.glob(pattern))
-        if files:
-            artifact = wandb.Artifact(f"evaluation-{run.id}", type="evaluation")
-            for path in files:
-                artifact.add_file(str(path), policy="immutable", skip_cache=True)
-            run.log_artifact(artifact)
-        for page in folder.glob("*.html"):
-            run.log({f"{evaluated_split(trainer)}/{page.stem}": wandb.Html(page.read_text(encoding="utf-8"))})
+        artifact = wandb.Artifact(f"evaluation-{run.id}", type="evaluation")
+        for path in sorted(path for pattern in _EVALUATION_FILES for path in page.parent.glob(pattern)):
+            artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        run.log_artifact(artifact)
+        run.log({f"{evaluated_split(trainer)}/{page.stem}": wandb.Html(page.read_text(encoding="utf-8"))})
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, for a resumed run."""
@@ -157,6 +170,29 @@ def figures_panel(results: dict[str, Any]) -> Panel:
         for figure, value in figures.items()
     ]
     return Panel("figures", ("protocol", "score", "figure", "value", "low", "high"), rows)
+
+
+def report_card_panel(card: dict[str, Any]) -> Panel:
+    """The figure of each type of asymmetry, and how often captions beat what was made of them, a row each.
+
+    Args:
+        card: What `report_card.json` holds.
+    """
+    rows = [
+        [f"type {kind}", score, figure["value"], figure["low"], figure["high"]]
+        for kind, of_type in card["types"].items()
+        for score, figure in of_type["scores"].items()
+    ]
+    rows += [
+        [f"T before {found['operation']}", found["score"], found["value"], found["low"], found["high"]]
+        for found in card["discrimination"]
+    ]
+    return Panel("report_card", ("figure", "score", "value", "low", "high"), rows)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _run(trainer: Trainer) -> Any:

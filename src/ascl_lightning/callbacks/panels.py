@@ -14,6 +14,7 @@ from torch import Tensor
 from ascl_lightning.data.asymmetry import AsymmetrySample
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.datasets import TrainItem
 from ascl_lightning.data.images import to_square
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.views import SplitView
@@ -104,7 +105,7 @@ def first_batch_panel(data: RetrievalDataModule) -> Panel:
     items = [loader.dataset[key] for key in islice(next(iter(loader.batch_sampler)), NUM_PAIRS)]
     types = {of.name: of.type for of in (*data.asymmetry.positives, *data.asymmetry.negatives)}
     columns = ("picture", "T", "T+", "T+ by", "T-", "T- by", "(T+)-", "(T+)- by")
-    rows = [[_fed(item.picture), *_texts(data.texts_of(item), types)] for item in items]
+    rows = [[_fed(data, item), *_texts(data.texts_of(item), types)] for item in items]
     return Panel("first_batch", columns, rows)
 
 
@@ -169,8 +170,11 @@ def _square(view: SplitView, row: int) -> Image.Image:
     return _small(to_square(picture, view.spec))
 
 
-def _fed(picture: Any) -> Image.Image | None:
-    return _small(picture) if isinstance(picture, np.ndarray) else None
+def _fed(data: RetrievalDataModule, item: TrainItem) -> Image.Image | None:
+    """As training sees it; as it lies in the data, where features stand in its place."""
+    if isinstance(item.picture, np.ndarray):
+        return _small(item.picture)
+    return None if data.streams else _picture(data.view("train"), item.image_row)
 
 
 def _small(pixels: np.ndarray) -> Image.Image:
