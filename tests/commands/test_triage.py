@@ -64,7 +64,7 @@ def test_the_summary_counts_what_the_rows_say(triaged: Path) -> None:
     for kind, of_kind in said["kinds"].items():
         flagged = [row for row in rows if kind in row["flags"]]
         assert of_kind["pairs"] == len(flagged)
-        # the table keeps single precision
+        # the table keeps single precision, and where there is no threshold nothing is flagged
         assert all(row[kind] >= of_kind["threshold"] - 1e-5 for row in flagged)
         assert [example["caption"] for example in of_kind["examples"]][:1] == (
             [max(flagged, key=lambda row: row[kind])["caption"]] if flagged else []

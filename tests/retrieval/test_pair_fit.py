@@ -5,6 +5,7 @@ import pytest
 import torch
 from tests.planted import planted_gallery
 
+from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.gallery import Gallery, Items
 from ascl_lightning.retrieval.pair_fit import fit_threshold, pair_fit
 
@@ -77,7 +78,7 @@ def test_images_without_captions_are_not_drawn_and_one_is_too_few() -> None:
     # each caption has its own picture and one other: of the two random pairs neither fits as well
     np.testing.assert_allclose(found.chance, [1 / 3, 1 / 3], atol=1e-6)
     np.testing.assert_allclose(found.fits, [0, 0])
-    with pytest.raises(ValueError, match="1 images have captions"):
+    with pytest.raises(UserError, match="1 images have captions"):
         pair_fit(planted_gallery(["dog", "cat"], [["dog"], []]))
 
 

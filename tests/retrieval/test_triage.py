@@ -99,3 +99,11 @@ def test_a_clean_split_has_hardly_any_flags() -> None:
 
 def test_the_outer_fence_of_nothing_is_out_of_reach() -> None:
     assert outer_fence(np.zeros(0)) == np.inf
+
+
+def test_where_nothing_fits_everything_is_still_judged() -> None:
+    """Each of 40 pictures has the captions of the next."""
+    pictures, captions = planted_split(40, seed=2)
+    found = judged(pictures, captions[1:] + captions[:1])
+    assert len(found) == 120
+    assert all(len(words) == len(support) for words, support in zip(found.words, found.support, strict=True))

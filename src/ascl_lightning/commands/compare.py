@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
-from ascl_lightning.commands.runs import heading, label, nested, open_runs
+from ascl_lightning.commands.runs import figure_table, heading, label, nested, open_runs
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.bootstrap import Difference, compare
 from ascl_lightning.metrics.queries import Queries, read_queries
@@ -95,8 +95,7 @@ def _write(path: Path, a: RunFiles, b: RunFiles, differences: _Differences) -> N
 
 def _table(title: str, differences: Mapping[str, Difference]) -> Table:
     """Significant rows are bold and end in a star."""
-    names = ("A", "B", "B - A", "95% interval", "p", "p (Holm)", "")
-    table = Table("", *(Column(name, justify="right") for name in names), title=title)
+    table = figure_table(title, "A", "B", "B - A", "95% interval", "p", "p (Holm)", "")
     for name, difference in differences.items():
         is_found = difference.holm_p_value <= SIGNIFICANT
         table.add_row(

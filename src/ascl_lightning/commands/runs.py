@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rich import box
+from rich.table import Column, Table
+
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.queries import DIRECTIONS
 from ascl_lightning.report.files import RESULTS, RunFiles
@@ -87,6 +90,12 @@ def heading(protocol: str, score: str) -> str:
     """
     words = score.replace("_", " ")
     return words if protocol == OWN else f"{words}, {protocol}"
+
+
+def figure_table(title: str, *columns: str) -> Table:
+    """An empty table with a row's label and these columns, which stays within 80 characters."""
+    right = (Column(name, justify="right", no_wrap=True) for name in columns)
+    return Table(Column(no_wrap=True), *right, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def label(figure: str) -> str:

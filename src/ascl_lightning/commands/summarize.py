@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
-from ascl_lightning.commands.runs import figures, heading, label, open_runs
+from ascl_lightning.commands.runs import figure_table, figures, heading, label, open_runs
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.seeds import Spread, spread
 from ascl_lightning.report.files import RunFiles
@@ -23,7 +23,7 @@ def run(args: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="ascl summarize",
-        description="Mean, standard deviation and 95%% interval (Student's t) of every figure over runs of `ascl test` "
+        description="Mean, standard deviation and 95% interval (Student's t) of every figure over runs of `ascl test` "
         "or `ascl validate` on the same data, one run for each seed of the training.",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, such as runs/test/version_0")
@@ -61,8 +61,7 @@ def summarize(runs: Sequence[RunFiles]) -> dict[tuple[str, str], dict[str, Sprea
 
 
 def _table(title: str, spreads: Mapping[str, Spread]) -> Table:
-    names = ("mean", "deviation", "95% interval")
-    table = Table("", *(Column(name, justify="right") for name in names), title=title)
+    table = figure_table(title, "mean", "deviation", "95% interval")
     for name, of_figure in spreads.items():
         ends = f"{of_figure.low:.1f} to {of_figure.high:.1f}"
         table.add_row(label(name), f"{of_figure.mean:.1f}", f"{of_figure.deviation:.2f}", ends)

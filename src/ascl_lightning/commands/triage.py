@@ -89,7 +89,8 @@ def summary(found: Triage, table: "pa.Table", split: str, checkpoint: str) -> di
         "pairs": len(found),
         "flagged": int(found.flagged.sum()),
         "kinds": {
-            kind: {"threshold": found.thresholds[kind], "pairs": int(flags.sum()), "examples": examples(kind)}
+            # JSON has no infinity
+            kind: {"threshold": _finite(found.thresholds[kind]), "pairs": int(flags.sum()), "examples": examples(kind)}
             for kind, flags in found.flags.items()
         },
     }
@@ -101,10 +102,18 @@ def summary_tables(said: dict[str, Any]) -> list[Table]:
     shown = Table("Image", "Caption", "Why", title="The worst of each kind", show_lines=True)
     for kind, of_kind in said["kinds"].items():
         share = of_kind["pairs"] / said["pairs"]
-        counts.add_row(kind, f"{of_kind['pairs']:,}", f"{100 * share:.1f}%", f"{of_kind['threshold']:.3g}")
+        counts.add_row(kind, f"{of_kind['pairs']:,}", f"{100 * share:.1f}%", _said(of_kind["threshold"]))
         for row in of_kind["examples"]:
             shown.add_row(Text(row["image_id"]), Text(row["caption"]), Text(row["reason"]))
     return [counts, shown]
+
+
+def _finite(threshold: float) -> float | None:
+    return threshold if np.isfinite(threshold) else None
+
+
+def _said(threshold: float | None) -> str:
+    return "nothing is" if threshold is None else f"{threshold:.3g}"
 
 
 def run(args: Sequence[str]) -> None:

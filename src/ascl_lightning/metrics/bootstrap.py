@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float, Integer, Num
+from jaxtyping import Bool, Float, Integer, Num
 
 from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT, Queries
 from ascl_lightning.metrics.resampling import Means, Sample, redrawn, stacked, swapped_figures
@@ -62,7 +62,7 @@ class Difference:
 
 
 def mean_interval(
-    values: Num[np.ndarray, " Q"],
+    values: Num[np.ndarray, " Q"] | Bool[np.ndarray, " Q"],
     clusters: Integer[np.ndarray, " Q"],
     *,
     bounds: tuple[float, float] | None = (0.0, 1.0),

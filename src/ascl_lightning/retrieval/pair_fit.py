@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.gallery import Gallery
 
 HIGHEST_THRESHOLD = 2.33
@@ -50,14 +51,16 @@ def pair_fit(gallery: Gallery, seed: int = 0, images_per_block: int = IMAGES_PER
         images_per_block: Most images of a block.
 
     Raises:
-        ValueError: If fewer than 2 images have captions.
+        UserError: If fewer than 2 images have captions.
     """
     texts_of = torch.argsort(gallery.image_of_text, stable=True).cpu()
     counts = torch.bincount(gallery.image_of_text, minlength=len(gallery.images.ids)).cpu()
     starts = counts.cumsum(0) - counts
     visited = np.random.default_rng(seed).permutation(torch.nonzero(counts)[:, 0].numpy())
     if len(visited) < 2:
-        raise ValueError(f"{len(visited)} images have captions: there is nothing to compare them with")
+        raise UserError(
+            f"{len(visited)} images have captions; give a split of 2 or more, to compare them with each other"
+        )
     found = np.empty((4, len(texts_of)), np.float32)
     for images in np.array_split(visited, -(-len(visited) // images_per_block)):
         texts = torch.cat([texts_of[starts[image] : starts[image] + counts[image]] for image in images])

@@ -27,12 +27,7 @@ from ascl_lightning.data.text import Tokenizer
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.retrieval.pair_fit import fit_threshold, pair_fit
-from ascl_lightning.retrieval.word_support import (
-    UNSUPPORTED,
-    PairSupport,
-    UsualSupport,
-    pair_support,
-)
+from ascl_lightning.retrieval.word_support import UNSUPPORTED, PairSupport, UsualSupport, pair_support
 
 KINDS = ("mismatched", "duplicate", "over_long", "under_specified")
 LEAST = {"over_long": UNSUPPORTED, "under_specified": 0.01}
@@ -48,7 +43,7 @@ class Triage:
         score: The score that the model ranks by.
         chance: Share of random pairs that fit at least as well.
         numbers: Of each kind the number of each pair.
-        thresholds: Of each kind; above it a pair is flagged.
+        thresholds: Of each kind; above it a pair is flagged. inf: none is.
         flags: Of each kind which pairs are flagged.
         words: The words of each pair that the model read.
         support: Support of each in the picture.
@@ -103,7 +98,7 @@ def triage(
         seed: Of what pairs are compared with.
 
     Raises:
-        ValueError: If fewer than 2 images have captions.
+        UserError: If fewer than 2 images have captions.
     """
     fit, texts = pair_fit(gallery, seed), torch.arange(len(captions), device=gallery.image_of_text.device)
     own = pair_support(similarity, tokenizer, gallery, captions, gallery.image_of_text, texts)
@@ -111,7 +106,8 @@ def triage(
     other = pair_support(similarity, tokenizer, gallery, captions, strangers, texts)
     thresholds = {"mismatched": -fit_threshold(fit.fit), "duplicate": 1.0}
     belongs = -fit.fit <= thresholds["mismatched"]
-    counted = belongs[own.pairs]
+    # where nothing fits there is nothing better to learn from
+    counted = belongs[own.pairs] if belongs.any() else np.ones(len(own.pairs), np.bool_)
     usual = UsualSupport.of(own.words[counted], own.support[counted], other.support[counted])
     doubts = _by_pair(usual.doubt(own.words, own.support), own)
     words = _by_pair(own.words, own)

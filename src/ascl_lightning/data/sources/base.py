@@ -106,8 +106,8 @@ class Split:
         )
 
     def _caption_ids_of(self, rows: Sequence[int], caption_ids: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " c"]:
-        ends = np.cumsum(self.num_captions)
-        return np.concatenate([caption_ids[ends[row] - len(self.captions[row]) : ends[row]] for row in rows])
+        of_images = np.split(caption_ids, np.cumsum(self.num_captions)[:-1])
+        return np.concatenate([caption_ids[:0], *(of_images[row] for row in rows)])
 
     @property
     def num_captions(self) -> Int[np.ndarray, " N"]:
