@@ -30,11 +30,27 @@ COMMANDS = {
         "ascl_lightning.commands.interpolate",
         "validate between the pretrained and the fine-tuned weights (WiSE-FT) and keep the best",
     ),
+    "triage": (
+        "ascl_lightning.commands.triage",
+        "flag training pairs whose caption says too much, too little or something else than the picture",
+    ),
     "report": (
         "ascl_lightning.commands.report",
         "write one page of what a test or a validation left in its folder",
     ),
+    "compare": (
+        "ascl_lightning.commands.compare",
+        "differences between two runs of `ascl test` on the same data, with intervals and p-values",
+    ),
+    "summarize": (
+        "ascl_lightning.commands.summarize",
+        "mean, standard deviation and interval of every figure over runs with several seeds",
+    ),
     "dashboard": ("ascl_lightning.commands.dashboard", "lay out what runs log in a W&B project, as a view of it"),
+    "advise": (
+        "ascl_lightning.commands.advise",
+        "look a query up, and say which of its words no candidate supports",
+    ),
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
 

@@ -214,7 +214,7 @@ class AsclCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluates on the validation split."""
-        self.trainer.validate(**kwargs, weights_only=True)
+        self.trainer.validate(**kwargs, weights_only=True, verbose=False)
         self._write_report()
 
     def test(self, **kwargs: Any) -> None:

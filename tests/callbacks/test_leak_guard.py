@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -10,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from tests.datasets import write_karpathy
+from tests.layouts import write_shards
 
 from ascl_lightning import cli
 from ascl_lightning.__main__ import main
@@ -175,11 +178,11 @@ def test_re_ranking_by_sibling_captions_is_refused(trained, tmp_path, guards, ca
     write_karpathy(tmp_path / "data", {"test": 6}, captions=5, first=100)
 
     def of_siblings(similarity, k=15):
-        best_images = similarity.argsort(1, descending=True)[:, :k]
-        ranks = similarity.argsort(0, descending=True).argsort(0)
+        best_images = similarity.argsort(dim=1, descending=True)[:, :k]
+        ranks = similarity.argsort(dim=0, descending=True).argsort(dim=0)
         if len(similarity) == 30:  # captions are queries
             ranks = ranks.view(6, 5, -1).amin(1).repeat_interleave(5, 0)
-        return best_images.gather(1, ranks.gather(1, best_images).argsort(1, stable=True))
+        return best_images.gather(1, ranks.gather(1, best_images).argsort(dim=1, stable=True))
 
     monkeypatch.setattr(rerank, "reciprocal_rerank", of_siblings)
     flags = ["--ckpt_path", str(best(trained))]
@@ -248,6 +251,38 @@ def test_extracted_features_know_the_pictures_that_they_are_of(trained, tmp_path
     assert guards[-1].findings == []
     assert "names and captions were compared" in guards[-1].unchecked[0]
     assert len(FeatureTable(out / "test" / "images")) == 5
+
+
+def test_of_a_streamed_training_the_captions_are_known(tmp_path, guards):
+    content = {
+        split: [(f"{split}-{row}.png", (f"the {split} picture {row}", "a picture")) for row in range(6)]
+        for split in ("train", "val", "test")
+    }
+    write_shards(tmp_path, content)
+    shards = {split: f"{split}-*.tar" for split in content}
+    source = {"class_path": "WebDataset", "init_args": {"shards": shards, "captions": "json", "streaming": True}}
+    flags = [f"--data.source={json.dumps(source)}"]
+    assert ascl("fit", tmp_path, tmp_path, *flags) == 0
+    assert ascl("test", tmp_path, tmp_path, *flags, "--ckpt_path", "best") == 0
+    assert guards[0].findings == []
+    (streamed,) = guards[0].unchecked
+    assert "the training images were streamed" in streamed
+    assert guards[0].notes == ["6 of the 12 test captions stand in training too"]
+
+
+@pytest.mark.slow
+def test_two_processes_refuse_together(trained, tmp_path):
+    data = with_test_pictures_of(trained / "data", "train", tmp_path / "data")
+    flags = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--ckpt_path", str(best(trained))]
+    roots = ["--trainer.default_root_dir", str(tmp_path / "runs"), "--data.root"]
+    command = [sys.executable, "-m", "ascl_lightning", "test", "--config", TINY, *flags, *roots]
+    ended = [
+        subprocess.run([*command, *more], capture_output=True, text=True, timeout=300, check=False)
+        for more in ([str(trained / "data")], [str(data)], [str(data), "--allow-leak"])
+    ]
+    assert [run.returncode for run in ended] == [0, 2, 0], ended[0].stderr
+    assert "were trained on" in ended[1].stderr
+    assert "of no value as a test" in ended[2].stderr
 
 
 @pytest.mark.parametrize("command", ["fit", "validate"])

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from ascl_lightning.callbacks import weights
 from ascl_lightning.callbacks.weights import _save_weights, weights_as_checkpoint
+from ascl_lightning.data.fingerprint import SplitDigest
+from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.errors import UserError
 
 
@@ -30,6 +33,19 @@ def test_the_same_weights_give_the_same_bytes(tmp_path):
         _save_weights(checkpoint, tmp_path / f"{number}.safetensors")
         written.add((tmp_path / f"{number}.safetensors").read_bytes())
     assert len(written) == 1
+
+
+def test_what_the_record_of_the_data_has_no_room_for_is_said_to_be_unknown(tmp_path, monkeypatch):
+    provenance = Provenance().trained(SplitDigest.of_stream([("a dog",)]), None).state()
+    checkpoint = {"state_dict": {"w": torch.ones(2)}, "RetrievalDataModule": {"provenance": provenance}}
+    path = tmp_path / "model.safetensors"
+    _save_weights(checkpoint, path)
+    assert weights_as_checkpoint(path)["RetrievalDataModule"] == {"provenance": provenance}
+    monkeypatch.setattr(weights, "_METADATA_ROOM", 100)
+    _save_weights(checkpoint, path)
+    read = Provenance.from_state(weights_as_checkpoint(path)["RetrievalDataModule"]["provenance"])
+    assert read.trainings == ()
+    assert "too many images" in read.gaps[0]
 
 
 def test_a_model_without_a_vocabulary_of_its_own_has_none(tmp_path):

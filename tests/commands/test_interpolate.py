@@ -61,6 +61,8 @@ def test_the_best_interpolation_is_written_and_its_weights_lie_between(tuned, tm
             full = f"model.{tower}.{name}"
             torch.testing.assert_close(written[full], (1 - weight) * value + weight * end[full])
     assert torch.equal(written["loss.temperature.log_temperature"], end["loss.temperature.log_temperature"])
+    said, tuned_on = (torch.load(path, weights_only=True)["RetrievalDataModule"] for path in (out, best(tuned)))
+    assert said["provenance"] == tuned_on["provenance"], "it was chosen on the same split by the same metric"
 
 
 def figures(shown: str) -> dict[str, list[str]]:

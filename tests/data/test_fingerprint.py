@@ -4,10 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.datasets import write_picture
+from tests.layouts import LAYOUTS
 
-from ascl_lightning.data.fingerprint import END_BYTES, SplitDigest, picture_digests
-from ascl_lightning.data.images import ImageBytes
+from ascl_lightning.data.fingerprint import SplitDigest, picture_digests
+from ascl_lightning.data.images import END_BYTES, ImageBytes
 from ascl_lightning.data.sources import Split
+from ascl_lightning.data.sources.base import Rows
+from ascl_lightning.data.sources.mixture import Joined
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
 
@@ -61,6 +64,30 @@ def test_only_the_ends_of_a_file_are_read(tmp_path: Path):
         (tmp_path / name).write_bytes(ends + middle + ends)
     first, second = picture_digests(Split(["a", "b"], [(), ()], [tmp_path / "a", tmp_path / "b"]))
     assert first == second
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_tells_pictures_apart_as_their_files_do(tmp_path: Path, layout: str):
+    content = {"train": [("a.png", ("one", "two")), ("b.png", ("three",)), ("c.png", ("four",))]}
+    read = LAYOUTS[layout].write(tmp_path, content).read(tmp_path, "train")
+    whole = [read.images[row] for row in range(len(read))]
+    expected = picture_digests(Split(list(read.image_ids), list(read.captions), whole))
+    assert len(set(expected.tolist())) == 3
+    assert picture_digests(read).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "hub_parquet"])
+def test_pictures_inside_other_files_are_not_read_whole(tmp_path: Path, layout: str, monkeypatch):
+    content = {"train": [("a.png", ("one",)), ("b.png", ("two",)), ("c.png", ("three",))]}
+    read = LAYOUTS[layout].write(tmp_path, content).read(tmp_path, "train")
+    expected = picture_digests(read).tolist()
+    selected = read.select([2, 0])
+    joined = Split(["d", "e", "f", "g"], [()] * 4, Joined([PICTURES[:2], selected.images]))
+    inside = read.images._values if isinstance(read.images, Rows) else read.images
+    monkeypatch.setattr(type(inside), "__getitem__", None)
+    assert picture_digests(read).tolist() == expected
+    of_pixels = picture_digests(split([0, 1])).tolist()
+    assert picture_digests(joined).tolist() == [*of_pixels, expected[2], expected[0]]
 
 
 def test_a_picture_that_cannot_be_read_is_unknown(tmp_path: Path):

@@ -186,6 +186,12 @@ def test_streams_need_one_caption_an_image(tmp_path):
         streamed(tmp_path, 5, captions_per_image=None)
 
 
+def test_pairs_of_a_stream_cannot_be_left_out(tmp_path):
+    (tmp_path / "list.jsonl").write_text('{"image_id": "0001", "caption": "image 1 caption 0"}')
+    with pytest.raises(UserError, match=r"read it whole, or leave out --data\.exclude"):
+        streamed(tmp_path, 5, exclude=str(tmp_path / "list.jsonl"))
+
+
 def test_a_shard_that_changed_is_an_error(tmp_path):
     made = streamed(tmp_path, 20)
     for path in tmp_path.glob("train-*.tar"):

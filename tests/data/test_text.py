@@ -248,6 +248,15 @@ def test_pieces_belong_to_their_words(tmp_path: Path) -> None:
     assert tokenizer.word_positions([]).shape == (0, 1)
 
 
+def test_a_word_is_known_that_has_tokens_of_its_own(tmp_path: Path) -> None:
+    words = WordTokenizer(Vocabulary(("a", "dog", "runs")), max_length=3, vocab_size=4)
+    # "runs" has id 4, for which an encoder of 4 ids has no room
+    assert [words.knows(word) for word in ("a", "dog", "runs", "umbrella")] == [True, True, False, False]
+    pieces = PretrainedTokenizer(str(write_bert(tmp_path / "bert")), max_length=7)
+    # "umbrella" falls into letters, an emoji into nothing
+    assert [pieces.knows(word) for word in ("dog", "umbrella", "☂")] == [True, True, False]
+
+
 @pytest.mark.parametrize("marks_spaces", ["bytes", "metaspace"])
 def test_a_piece_that_begins_with_a_space_belongs_to_the_word_after_it(tmp_path: Path, marks_spaces: str) -> None:
     """Byte-level and SentencePiece vocabularies keep the space in the piece: "a dog" is "a", " dog"."""

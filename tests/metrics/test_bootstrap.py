@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ascl_lightning.metrics.bootstrap import (
     Difference,
+    Interval,
     compare,
     figure_intervals,
     fold_intervals,
@@ -89,7 +90,7 @@ def test_certain_recalls_are_not_certain(value, low, high):
 def test_the_draws_are_those_of_the_seed_whatever_the_blocks(monkeypatch):
     queries = random_queries(0)
     expected = figure_intervals(queries, draws=100)
-    monkeypatch.setattr("ascl_lightning.metrics.bootstrap._CELLS", 300)
+    monkeypatch.setattr("ascl_lightning.metrics.resampling._CELLS", 300)
 
     assert figure_intervals(queries, draws=100) == expected
     assert figure_intervals(queries, draws=100, seed=1) != expected
@@ -188,6 +189,54 @@ def test_other_queries_are_refused():
 
     with pytest.raises(ValueError, match="text_to_image: the runs have other queries"):
         compare(a, b)
+
+
+def test_unbounded_means_have_bootstrap_t_intervals():
+    # by its definition: each draw's own mean and standard error, image by image
+    generator = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(30), generator.integers(1, 4, 30))
+    values = np.exp(generator.standard_normal(len(clusters)))
+
+    def mean_and_error(images):
+        sums = np.array([values[clusters == image].sum() for image in images])
+        counts = np.array([(clusters == image).sum() for image in images])
+        mean = sums.sum() / counts.sum()
+        return mean, math.sqrt(np.square(sums - mean * counts).sum()) / counts.sum()
+
+    value, error = mean_and_error(range(30))
+    drawn = [mean_and_error(images) for images in np.random.default_rng((0,)).integers(30, size=(200, 30))]
+    t = [(mean - value) / its_error for mean, its_error in drawn]
+
+    interval = mean_interval(values, clusters, bounds=None, draws=200)
+
+    assert interval.value == pytest.approx(value)
+    assert interval.low == pytest.approx(value - np.quantile(t, 0.975) * error)
+    assert interval.high == pytest.approx(value - np.quantile(t, 0.025) * error)
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 50])
+def test_ranks_that_are_all_the_same(num_images):
+    ranks = [3] * num_images
+    intervals = figure_intervals(make_queries(ranks, ranks, list(range(num_images))), draws=50)
+
+    for figure in ("mean_rank", "median_rank"):
+        assert intervals[f"text_to_image/{figure}"] == Interval(3.0, 3.0, 3.0)
+
+
+def test_no_rank_is_before_the_first():
+    queries = make_queries([1] * 9 + [3], [1] * 9 + [30], list(range(10)))
+
+    assert figure_intervals(queries, draws=500)["text_to_image/mean_rank"].low >= 1
+
+
+def test_a_direction_may_lack_the_queries_of_many_images():
+    # one image of three is a query of this direction: draws without it have none
+    queries = make_queries([2] + [0] * 2, [1, 2, 3], [0, 1, 2])
+
+    intervals = figure_intervals(queries, draws=100)
+
+    assert intervals["image_to_text/median_rank"] == Interval(2.0, 2.0, 2.0)
+    assert intervals["image_to_text/recall_at_1"].value == 0
 
 
 def test_errors():

@@ -1,11 +1,15 @@
+import numpy as np
 import torch
 from torch import Tensor
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.metrics import RetrievalMetrics
 from ascl_lightning.metrics.functional import ranks_from_similarity
+from ascl_lightning.metrics.protocols import ProtocolPositives
+from ascl_lightning.metrics.relevance import Positives
+from ascl_lightning.retrieval import side_by_side
 from ascl_lightning.retrieval.rerank import reranked_ranks
-from ascl_lightning.retrieval.side_by_side import fold_queries, queries_by_score
+from ascl_lightning.retrieval.side_by_side import fold_queries, protocol_queries, queries_by_score
 
 NUM_IMAGES, NUM_TEXTS = 40, 130
 
@@ -75,3 +79,33 @@ def test_folds_rank_their_own_items_alone() -> None:
         assert fold.text_to_image.rank.tolist() == ranks[1].tolist()
         assert fold.image_to_text.image_id.tolist() == ids[start : start + 3]
     assert fold_queries(gallery, 8, ids) == fold_queries(gallery, None, ids) == {}
+
+
+def test_protocols_have_positives_of_their_own(monkeypatch) -> None:
+    """Text 0 is the text of image 0 alone, and by the protocol that of images 0 and 1."""
+    matrix = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
+    metric = RetrievalMetrics(lambda i, t: matrix[i.pooled[:, 0].long()][:, t.pooled[:, 0].long()])
+    metric.update(numbered(2), torch.arange(2), numbered(2), torch.arange(2), torch.arange(2), *torch.zeros(2, 2, 2))
+    asked = []
+
+    def positives(protocol: str, image_ids: list[str], owner: Tensor, caption_ids: np.ndarray | None) -> object:
+        asked.append((image_ids, caption_ids))
+        texts_of = Positives(torch.tensor([0, 1]), torch.tensor([0, 0]))
+        return ProtocolPositives(texts_of, Positives(torch.tensor([0, 0]), torch.tensor([0, 1])))
+
+    monkeypatch.setattr(side_by_side, "coco_positives", positives)
+    queries = protocol_queries(metric.gallery(), ["a", "b"], np.array([7, 8]))
+
+    assert list(queries) == [(score, protocol) for protocol in ("eccv", "cxc") for score in ("fused", "independent")]
+    of_images, of_texts = queries["fused", "eccv"].image_to_text, queries["fused", "eccv"].text_to_image
+    assert of_images.rank.tolist() == [2, 1]  # text 1 lies before text 0 for image 0, behind it for image 1
+    assert (of_texts.query.tolist(), of_texts.rank.tolist()) == ([0], [1])  # image 1 answers text 0 as well
+    assert of_texts.map_at_r.tolist() == [1.0]
+    assert asked[0][0] == ["a", "b"]
+    assert asked[0][1].tolist() == [7, 8]
+
+
+def test_other_data_than_the_coco_test_set_have_no_protocols() -> None:
+    metric = RetrievalMetrics(lambda i, t: i.pooled @ t.pooled.T)
+    metric.update(numbered(2), torch.arange(2), numbered(2), torch.arange(2), torch.arange(2), *torch.zeros(2, 2, 2))
+    assert protocol_queries(metric.gallery(), ["a", "b"], None) == {}

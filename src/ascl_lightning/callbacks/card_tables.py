@@ -19,7 +19,7 @@ def type_table(card: Mapping[str, Any]) -> Table:
     columns = (Column(score.replace("_", " "), justify="right", no_wrap=True) for score in card["scores"])
     table = Table(Column(no_wrap=True), *columns, title="Asymmetry report card, %", box=box.SIMPLE_HEAD)
     for type_, of_type in card["types"].items():
-        figures = (of_type["scores"][score] for score in card["scores"])
+        figures = (of_type["value"][score] for score in card["scores"])
         table.add_row(_NAMES[type_], *("{value:.1f} ({low:.1f}-{high:.1f})".format(**figure) for figure in figures))
     return table
 

@@ -13,7 +13,15 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
-from ascl_lightning.callbacks.parts import evaluated_split, is_trial, retrieval_data, retrieval_module, run_folder
+from ascl_lightning.callbacks.parts import (
+    callbacks_of,
+    evaluated_split,
+    is_trial,
+    retrieval_data,
+    retrieval_module,
+    run_folder,
+)
+from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.callbacks.shown import Direction, ShownQueries
 from ascl_lightning.data.features import write_whole
 from ascl_lightning.metrics.functional import ranks_from_similarity
@@ -33,7 +41,8 @@ _THUMBNAIL = 192
 class Evidence(Callback):
     """Writes `examples.json`, `attention.json`, `histograms.json`, `latency.json` and `pictures/` to the run's folder.
 
-    At the end of `ascl validate` and `ascl test`, by the score that the model ranks by.
+    At the end of `ascl validate` and `ascl test`, by the score that the model ranks by. T+ and T- are those of a
+    `ReportCard` that comes before it and ran.
     """
 
     def __init__(self) -> None:
@@ -55,7 +64,10 @@ class Evidence(Callback):
             longest = sorted(full.times, key=lambda of: -of.milliseconds)[:_SLOWEST]
             examples[direction] = shown.examples(direction, ranks, [of.query for of in longest])
             searches += [full.described(), two_stage.described()]
-        histograms = score_histograms(similarity, image_of_text, {})
+        made = {
+            name: scores for card in callbacks_of(trainer, ReportCard) for name, scores in card.variant_scores.items()
+        }
+        histograms = score_histograms(similarity, image_of_text, made)
         self._files = {
             "examples.json": {"score": "fused", **examples},
             "attention.json": shown.attention(module.model.similarity, data.tokenizer()),

@@ -8,9 +8,11 @@ from rich.progress import track
 
 from ascl_lightning.callbacks.parts import retrieval_data, retrieval_module
 from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import FeatureTable, SplitFeatures
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.encoder import Encoder
+from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.modules.extraction import SplitExtraction, fingerprint
 
 
@@ -82,12 +84,7 @@ class FrozenFeatures(Callback):
         view.use(SplitFeatures(found.images or view.features.images, found.texts or view.features.texts))
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        model = retrieval_module(pl_module).model
-        training = trainer.state.fn == "fit"
-        for view in retrieval_data(trainer).views.values():
-            texts = view.features.texts
-            _check_table(view.features.images, model.image_encoder, "image", training)
-            _check_table(None if texts is None else texts.table, model.text_encoder, "text", training)
+        check_features(retrieval_data(trainer), retrieval_module(pl_module).model, trainer.state.fn == "fit")
 
     def _make_folder(self, trainer: Trainer) -> str:
         if self._folder is not None:
@@ -98,6 +95,23 @@ class FrozenFeatures(Callback):
         if self._temporary is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="features-", dir=trainer.default_root_dir)
         return self._temporary.name
+
+
+def check_features(datamodule: RetrievalDataModule, model: ImageTextModel, training: bool = False) -> None:
+    """Makes sure that features which the source brings are of the model's own towers.
+
+    Args:
+        datamodule: Its splits that were read so far are looked at.
+        model: The model.
+        training: Whether it is to be trained.
+
+    Raises:
+        UserError: If they are of other towers, or of one that is to be trained.
+    """
+    for view in datamodule.views.values():
+        texts = view.features.texts
+        _check_table(view.features.images, model.image_encoder, "image", training)
+        _check_table(None if texts is None else texts.table, model.text_encoder, "text", training)
 
 
 def _check_table(table: FeatureTable | None, encoder: Encoder, kind: str, training: bool) -> None:

@@ -56,7 +56,7 @@ class _Measured:
             "types": {
                 type_: {
                     "definition": DEFINITIONS[type_],
-                    "scores": {name: asdict(figure) for name, figure in of.items()},
+                    "value": {score: asdict(figure) for score, figure in of.items()},
                 }
                 for type_, of in self.figures.figures().items()
             },

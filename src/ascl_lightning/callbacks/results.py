@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from rich.console import Console
 
 from ascl_lightning.callbacks.leak_guard import LeakGuard
@@ -27,10 +28,13 @@ from ascl_lightning.callbacks.parts import (
 from ascl_lightning.callbacks.tables import interval_table
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import write_whole
+from ascl_lightning.data.sources import Split
 from ascl_lightning.data.text import clean_caption
+from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.bootstrap import Interval, figure_intervals, fold_intervals
+from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.queries import Queries, write_queries
-from ascl_lightning.retrieval.side_by_side import fold_queries, queries_by_score
+from ascl_lightning.retrieval.side_by_side import fold_queries, protocol_queries, queries_by_score
 
 RESULTS, QUERIES = "results.json", "queries.parquet"
 OWN = "own"
@@ -42,13 +46,12 @@ _Figures = dict[str, Interval]
 class _Measured:
     """What one evaluation gave."""
 
-    split: str
     queries: dict[tuple[str, str], Queries]
     """By score and protocol."""
     scores: dict[str, _Figures]
     protocols: dict[str, dict[str, _Figures]]
-    ceiling: dict[str, float]
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
+    ceiling: dict[str, float] = field(default_factory=dict)
 
 
 class EvaluationResults(Callback):
@@ -66,36 +69,30 @@ class EvaluationResults(Callback):
         if split is None:
             return
         module, data = retrieval_module(pl_module), retrieval_data(trainer)
+        ceiling = data.ceiling(split)
+        module.log_dict({f"{split}/ceiling/{name}": value for name, value in ceiling.items()}, rank_zero_only=True)
         start = time.perf_counter()
         gallery = module.evaluation.gallery()
         gallery.matrices()
-        scored = time.perf_counter()
-        ids = [data.view(split).split.image_ids[row] for row in gallery.images.ids.tolist()]
-        queries = queries_by_score(gallery, ids)
-        ranked = time.perf_counter()
-        scores = {score: figure_intervals(of_score) for score, of_score in queries.items()}
-        folds = fold_queries(gallery, module.evaluation.fold_size, ids)
-        protocols = {"folds": {score: fold_intervals(of_score) for score, of_score in folds.items()}} if folds else {}
-        ceiling = data.ceiling(split)
-        module.log_dict({f"{split}/ceiling/{name}": value for name, value in ceiling.items()}, rank_zero_only=True)
-        seconds = {"scoring": scored - start, "ranking": ranked - scored, "intervals": time.perf_counter() - ranked}
-        self._measured = _Measured(
-            split, {(score, OWN): of_score for score, of_score in queries.items()}, scores, protocols, ceiling, seconds
-        )
+        scoring = time.perf_counter() - start
+        self._measured = _measured(gallery, data.view(split).split, module.evaluation.fold_size)
+        self._measured.ceiling = ceiling
+        self._measured.seconds["scoring"] = scoring
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank 0 writes and prints."""
-        if self._measured is None or is_trial(trainer):
+        split = evaluated_split(trainer)
+        if self._measured is None or split is None or is_trial(trainer):
             return
         folder, measured = run_folder(trainer), self._measured
         self._measured = None
         if not trainer.is_global_zero:
             return
-        results = _results(trainer, measured, folder)
+        results = _results(trainer, measured, split, folder)
         write_queries(folder / QUERIES, measured.queries)
         write_whole(folder / RESULTS, json.dumps(results, indent=2) + "\n")
         console = Console()
-        title = "Validation split" if measured.split == "val" else "Test split"
+        title = "Validation split" if split == "val" else "Test split"
         if results["leaks"]:
             title += " (of no value as a test: it leaks)"
         console.print(interval_table(title, measured.scores, measured.ceiling))
@@ -107,21 +104,46 @@ class EvaluationResults(Callback):
     on_validation_end = on_test_end
 
 
-def _results(trainer: Trainer, measured: _Measured, folder: Path) -> dict[str, Any]:
+def _measured(gallery: Gallery, split: Split, fold_size: int | None) -> _Measured:
+    start = time.perf_counter()
+    ids = [split.image_ids[row] for row in gallery.images.ids.tolist()]
+    queries = {(score, OWN): of_score for score, of_score in queries_by_score(gallery, ids).items()}
+    queries |= _other_positives(gallery, ids, split)
+    ranked = time.perf_counter()
+    scores: dict[str, dict[str, _Figures]] = {}
+    for (score, protocol), of_score in queries.items():
+        scores.setdefault(protocol, {})[score] = figure_intervals(of_score)
+    folds = fold_queries(gallery, fold_size, ids)
+    if folds:
+        scores["folds"] = {score: fold_intervals(of_score) for score, of_score in folds.items()}
+    seconds = {"ranking": ranked - start, "intervals": time.perf_counter() - ranked}
+    return _Measured(queries, scores.pop(OWN), scores, seconds)
+
+
+def _other_positives(gallery: Gallery, ids: list[str], split: Split) -> dict[tuple[str, str], Queries]:
+    caption_ids = None if split.caption_ids is None else split.caption_ids[gallery.texts.ids.cpu().numpy()]
+    try:
+        return protocol_queries(gallery, ids, caption_ids)
+    except UserError as error:
+        rank_zero_warn(f"left out: {error}")
+        return {}
+
+
+def _results(trainer: Trainer, measured: _Measured, split: str, folder: Path) -> dict[str, Any]:
     """What `results.json` holds."""
     data, checkpoint = retrieval_data(trainer), trainer.ckpt_path
-    num_images, num_texts = data.size(measured.split)
+    num_images, num_texts = data.size(split)
     config = folder / CONFIG
     guards = callbacks_of(trainer, LeakGuard)
     return {
-        "split": measured.split,
+        "split": split,
         "num_images": num_images,
         "num_texts": num_texts,
-        "truncated_texts": _num_truncated(data, measured.split),
+        "truncated_texts": _num_truncated(data, split),
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "training": _training_folder(checkpoint),
         "config": str(config) if config.is_file() else None,
-        "data": data.digest(measured.split).fingerprint,
+        "data": data.digest(split).fingerprint,
         "leaks": [asdict(leak) for guard in guards for leak in guard.findings],
         "unchecked": [text for guard in guards for text in guard.unchecked],
         "notes": [text for guard in guards for text in guard.notes],

@@ -17,6 +17,7 @@ from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset, TrainItem
+from ascl_lightning.data.exclusion import leave_out
 from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.provenance import Provenance
@@ -67,6 +68,8 @@ class RetrievalDataModule(LightningDataModule):
         eval_batch_size: Images a batch in evaluation; each brings all its captions.
         augment: Crop training pictures at random. (Nothing is mirrored: captions say left and right.)
         bucket_by_length: Make training batches of captions of similar length, which saves padding.
+        exclude: File of training pairs to leave out: the `triage.parquet` of `ascl triage`, of which those that are
+            flagged, or any Parquet file or JSON lines of `image_id` and `caption`. Other splits stay as they are.
         max_bad_share: Share of the training images that may be unreadable: they are skipped, counted and replaced.
             Above it the run ends with their list. In evaluation one is too many.
         num_workers: Processes that load data.
@@ -89,6 +92,7 @@ class RetrievalDataModule(LightningDataModule):
         eval_batch_size: int = 128,
         augment: bool = False,
         bucket_by_length: bool = False,
+        exclude: str | None = None,
         max_bad_share: float = 0.01,
         num_workers: int = 0,
         seed: int = 0,
@@ -114,6 +118,8 @@ class RetrievalDataModule(LightningDataModule):
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._bucket_by_length = bucket_by_length
+        self._exclude = exclude
+        self._excluded: dict[str, Any] | None = None
         self._bad_images = BadImages(max_bad_share)
         self.views: dict[str, SplitView] = {}
         """The splits that were read so far."""
@@ -174,7 +180,10 @@ class RetrievalDataModule(LightningDataModule):
         """Images and captions of one split, as the source has them."""
         if self.root is not None and not self.root.is_dir():
             raise UserError(f"there is no folder '{self.root}': set --data.root to the folder that holds the data")
-        return self.source.read(self.root, split)
+        whole = self.source.read(self.root, split)
+        if split == "train" and self._exclude is not None:
+            whole, self._excluded = leave_out(Path(self._exclude), whole)
+        return whole
 
     def mine_vocabulary(self) -> Vocabulary:
         """The words of the training captions, the most frequent first."""
@@ -268,6 +277,8 @@ class RetrievalDataModule(LightningDataModule):
         """What was mined from the training captions, for tests that have no training split; how far training came."""
         carried = {"vocabulary": self.vocabulary, "provenance": self.provenance}
         state: dict[str, Any] = {name: value.state() for name, value in carried.items() if value is not None}
+        if self._excluded is not None:
+            state["excluded"] = self._excluded
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             state["position"] = asdict(self._reached(self.trainer))
         return state
@@ -299,6 +310,8 @@ class RetrievalDataModule(LightningDataModule):
     def _setup_training(self) -> None:
         shards = self.source.shards(self.root, "train")
         if shards is not None:
+            if self._exclude is not None:
+                raise UserError("a streamed source tells no ids of images: read it whole, or leave out --data.exclude")
             if self._captions_per_image != 1:
                 raise UserError("a streamed source visits each image once an epoch: set --data.captions_per_image 1")
             self._stream = Stream.count(shards, self.seed)

@@ -5,25 +5,20 @@ alike, and reads every picture for it.
 """
 
 import base64
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
-from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.preflight.pictures import side_by_side
 from ascl_lightning.data.preflight.resemblance import digest
 from ascl_lightning.data.sources import Split
+from ascl_lightning.data.sources.base import ends_of_picture
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
-
-END_BYTES = 4096
-"""What is read of a file at its beginning and at its end."""
 
 _ROWS_AT_ONCE = 64
 _COLUMNS = {"ids": "<u8", "pictures": "<u8", "captions": "<u8", "num_captions": "<i8"}
@@ -142,23 +137,10 @@ def picture_digests(split: Split) -> UInt64[np.ndarray, " N"]:
 
 def _picture_digest(images: Any, row: int) -> int:
     try:
-        image = images[row]
-        return digest(image) if isinstance(image, np.ndarray) else _hash(_ends(image))
+        content = ends_of_picture(images, row)
+        return digest(content) if isinstance(content, np.ndarray) else _hash(content)
     except (OSError, UserError):
         return 0  # training skips it, and evaluation ends with a list of such
-
-
-def _ends(image: Path | ImageBytes) -> bytes:
-    """Size, beginning and end of an encoded picture."""
-    if isinstance(image, ImageBytes):
-        size, head, tail = len(image.data), image.data[:END_BYTES], image.data[-END_BYTES:]
-    else:
-        with image.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(END_BYTES)
-            file.seek(max(0, size - END_BYTES))
-            tail = file.read(END_BYTES)
-    return b"%d " % size + head + tail
 
 
 def _of_captions(

@@ -1,10 +1,12 @@
 """The one door through which a picture enters: from a file of any usual kind to square uint8 pixels."""
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ MAX_PIXELS = 64_000_000
 
 BACKGROUND = (255, 255, 255, 255)
 """White, on which transparent pictures are laid."""
+
+END_BYTES = 4096
+"""What `ends` reads of a picture at its beginning and at its end."""
 
 CROP_AREA = (0.5, 1.0)
 """Share of the picture that a random crop keeps."""
@@ -82,6 +87,28 @@ def image_size(source: Path | ImageBytes) -> tuple[int, int]:
     """
     with _opened(source) as image:
         return image.size
+
+
+def ends(source: Path | ImageBytes) -> bytes:
+    """Size, beginning and end of an encoded picture: what tells it from others without reading it.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    if isinstance(source, ImageBytes):
+        return ends_of_part(io.BytesIO(source.data), 0, len(source.data))
+    with source.open("rb", buffering=0) as file:
+        return ends_of_part(file, 0, os.fstat(file.fileno()).st_size)
+
+
+def ends_of_part(file: Any, start: int, size: int) -> bytes:
+    """What `ends` gives of a picture that lies inside an open file, from byte `start` on."""
+    length = min(size, END_BYTES)
+    parts = []
+    for place in (start, start + size - length):
+        file.seek(place)
+        parts.append(bytes(file.read(length)))
+    return b"%d " % size + b"".join(parts)
 
 
 def open_square(

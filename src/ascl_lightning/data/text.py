@@ -171,6 +171,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def knows(self, word: str) -> bool:
+        """Whether a cleaned word reads otherwise than a word that was never seen."""
+        ...
+
 
 class WordTokenizer:
     """One token for each word of a mined vocabulary; no special tokens. A text without words reads as one unknown word.
@@ -208,6 +212,10 @@ class WordTokenizer:
         lengths = torch.tensor([len(text.split()) for text in texts], dtype=torch.long).clamp(max=self.max_length)
         positions = torch.arange(max(1, int(lengths.max()) if len(texts) else 1))
         return torch.where(positions < lengths[:, None], positions, -1)
+
+    def knows(self, word: str) -> bool:
+        """See `Tokenizer.knows`."""
+        return self._id_of(word) != UNKNOWN_ID
 
     def _id_of(self, word: str) -> int:
         word_id = self.vocabulary.id_of(word)
@@ -273,6 +281,11 @@ class PretrainedTokenizer:
         ]
         width = len(rows[0]) if rows else 1
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), width)
+
+    def knows(self, word: str) -> bool:
+        """See `Tokenizer.knows`; what is in no vocabulary falls into pieces that are, where the tokenizer has them."""
+        unknown = getattr(self._backend.model, "unk_token", None)
+        return unknown is None or unknown not in self._backend.encode(word).tokens
 
 
 def _load_pretrained(name: str) -> Any:  # transformers' classes are untyped here

@@ -101,14 +101,15 @@ class Variants:
             UserError: If some are not here, or were other captions.
         """
         places = {row: place for place, row in enumerate(self.text_rows)}
-        if not places.keys() >= set(text_rows):
-            raise UserError(
-                f"the variants are of {len(self.text_rows)} captions and not of all {len(text_rows)}: set "
-                f"--report_card.captions to what they were made with, or leave --report_card.variants out"
-            )
-        chosen = [places[row] for row in text_rows]
-        if _pick(self.captions, chosen) != tuple(captions):
+        chosen = [places[row] for row in text_rows if row in places]
+        here = [text for row, text in zip(text_rows, captions, strict=True) if row in places]
+        if _pick(self.captions, chosen) != tuple(here):
             raise UserError("the variants are of other captions: leave --report_card.variants out to make them anew")
+        if len(chosen) < len(text_rows):
+            raise UserError(
+                f"of {len(text_rows)} captions {len(text_rows) - len(chosen)} have no variants in the file: set "
+                f"--report_card.captions to what it was made with, or leave --report_card.variants out"
+            )
         ladders = [
             replace(ladder, steps=tuple(VariantStep(step.level, _pick(step.texts, chosen)) for step in ladder.steps))
             for ladder in self.ladders

@@ -53,7 +53,7 @@ class _Recipe:
     operation: str
     unit: str
     unchanged: float
-    levels: Sequence[float]
+    levels: Sequence[int]
     make: _Make
 
 
@@ -105,7 +105,7 @@ def _chosen(split: Sequence[tuple[str, ...]], text_rows: Sequence[int]) -> list[
 def _ladder(recipe: _Recipe, chosen: Sequence[_Caption], seed: int) -> VariantLadder:
     made = [recipe.make(of, draws_of(seed, recipe.operation, of.row)) for of in chosen]
     levels = zip(recipe.levels, by_level(made, [of.text for of in chosen]), strict=False)
-    steps = [VariantStep(level, tuple(texts)) for level, texts in levels]
+    steps = [VariantStep(float(level), tuple(texts)) for level, texts in levels]
     return VariantLadder(recipe.type, recipe.operation, recipe.unit, recipe.unchanged, tuple(steps))
 
 
@@ -121,10 +121,10 @@ def _recipes(split: Sequence[tuple[str, ...]], wordnet: str | None) -> list[_Rec
         *(SwapNumber(), SwapRelation()),
     ]
     return [
-        _Recipe("III", "keep_words", "% of words kept", 100, KEPT, _shortened),
-        _Recipe("II", "append_siblings", "captions appended", 0, appended, _with_siblings),
-        _Recipe("II", "append_others", "captions appended", 0, appended, _with_others(split)),
-        *(_Recipe("I", edit.name, EDITED, 0, (1,), _edited(edit, vocabulary)) for edit in edits),
+        _Recipe("III", "keep_words", "% of words kept", 100.0, KEPT, _shortened),
+        _Recipe("II", "append_siblings", "captions appended", 0.0, appended, _with_siblings),
+        _Recipe("II", "append_others", "captions appended", 0.0, appended, _with_others(split)),
+        *(_Recipe("I", edit.name, EDITED, 0.0, (1,), _edited(edit, vocabulary)) for edit in edits),
     ]
 
 

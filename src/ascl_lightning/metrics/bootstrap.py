@@ -6,26 +6,26 @@ the same images, meet the same ones.
 
 A figure that is a share, such as a recall, has the interval of Wilson (1927) for as many independent queries as would
 have the standard error that the draws show: unlike their quantiles it has a width at 0 and 100%, where no draw differs
-from another, and covers near them (benchmarks/coverage.py). Ranks and differences have quantiles of the draws.
+from another, and covers near them. Means without bounds, such as the mean rank, have bootstrap-t intervals, since a few
+ranks far behind skew them. Median ranks and differences have quantiles of the draws. benchmarks/coverage.py measures.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float, Integer, Num
+from jaxtyping import Bool, Float, Integer, Num
 
-from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT, SHARES, DirectionQueries, Queries
+from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT, Queries
+from ascl_lightning.metrics.resampling import Means, Sample, redrawn, stacked, swapped_figures
 
 DRAWS = 2000
 """Of which 50 lie beyond either end of an interval."""
 
 _ENDS = (0.025, 0.975)
 _Z = NormalDist().inv_cdf(_ENDS[1])
-_CELLS = 1 << 20
-"""Weights held at once: a block of draws has so many numbers."""
 _TOLERANCE = 1e-9
 
 
@@ -62,7 +62,7 @@ class Difference:
 
 
 def mean_interval(
-    values: Num[np.ndarray, " Q"],
+    values: Num[np.ndarray, " Q"] | Bool[np.ndarray, " Q"],
     clusters: Integer[np.ndarray, " Q"],
     *,
     bounds: tuple[float, float] | None = (0.0, 1.0),
@@ -96,8 +96,9 @@ def mean_interval(
         raise ValueError(f"a value is not within {low} and {high}")
     _, image = np.unique(clusters, return_inverse=True)
     num_images = int(image.max()) + 1
-    means = _Means({"mean": values.astype(np.float64)}, image, num_images)
-    drawn = _stacked(means.of(weights) for weights in redrawn(num_images, len(values), draws, (seed,)))
+    means = Means({"mean": values.astype(np.float64)}, image, num_images)
+    weightings = redrawn(num_images, len(values), draws, (seed,))
+    drawn = stacked((means.pivoted if bounds is None else means.of)(weights) for weights in weightings)
     return interval_of_draws(float(np.mean(values)), drawn["mean"], bounds, num_images)
 
 
@@ -135,11 +136,11 @@ def fold_intervals(folds: Sequence[Queries], *, draws: int = DRAWS, seed: int = 
     """
     if not folds:
         raise ValueError("there is no fold, so nothing to measure")
-    samples = [_Sample.of(queries) for queries in folds]
+    samples = [Sample.of(queries) for queries in folds]
     values = [sample.value() for sample in samples]
-    drawn = [sample.drawn(draws, (seed, fold)) for fold, sample in enumerate(samples)]
+    drawn = [sample.pivoted(draws, (seed, fold)) for fold, sample in enumerate(samples)]
     num_images = sum(sample.num_images for sample in samples)
-    return {
+    intervals = {
         name: interval_of_draws(
             float(np.mean([fold[name] for fold in values])),
             np.mean([fold[name] for fold in drawn], axis=0),
@@ -148,6 +149,11 @@ def fold_intervals(folds: Sequence[Queries], *, draws: int = DRAWS, seed: int = 
         )
         for name in values[0]
     }
+    # nothing ranks before the first
+    best = {
+        name: replace(interval, low=max(1.0, interval.low)) for name, interval in intervals.items() if "rank" in name
+    }
+    return intervals | best
 
 
 def compare(a: Queries, b: Queries, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Difference]:
@@ -171,10 +177,10 @@ def compare(a: Queries, b: Queries, *, draws: int = DRAWS, seed: int = 0) -> dic
         ValueError: If the runs have other queries, or a direction has no query.
     """
     _check_same_queries(a, b)
-    sample_a, sample_b = _Sample.of(a), _Sample.of(b)
+    sample_a, sample_b = Sample.of(a), Sample.of(b)
     values_a, values_b = sample_a.value(), sample_b.value()
     drawn_a, drawn_b = sample_a.drawn(draws, (seed, 0)), sample_b.drawn(draws, (seed, 0))
-    swapped = _swapped(sample_a, sample_b, draws, (seed, 1))
+    swapped = swapped_figures(sample_a, sample_b, draws, (seed, 1))
     names = [name for name in values_a if name in values_b]
     p_values = {name: _p_value(values_b[name] - values_a[name], swapped[name]) for name in names}
     adjusted = holm(p_values)
@@ -212,162 +218,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
-
-
-Figures = dict[str, np.ndarray]
-"""Figures of B weightings of the images, (B,) each."""
-
-
-class _Means:
-    """Means over queries under any weights of the images."""
-
-    def __init__(self, values: Mapping[str, np.ndarray], image: np.ndarray, num_images: int) -> None:
-        self._names = list(values)
-        columns = [np.bincount(image, weights=column, minlength=num_images) for column in values.values()]
-        self._sums = np.stack([*columns, np.bincount(image, minlength=num_images)], axis=1)
-
-    def of(self, weights: Float[np.ndarray, "B N"]) -> Figures:
-        totals = weights @ self._sums
-        with np.errstate(invalid="ignore"):  # a draw of images that are all without a query
-            means = totals[:, :-1] / totals[:, -1:]
-        return dict(zip(self._names, means.T, strict=True))
-
-
-class _Medians:
-    """Median of ranks under any weights of the images (METHOD section 5)."""
-
-    def __init__(self, ranks: np.ndarray, image: np.ndarray, num_images: int) -> None:
-        order = np.argsort(ranks, kind="stable")
-        self._ranks = ranks[order]
-        self._image = image[order]
-        self._counts = np.bincount(image, minlength=num_images)
-        # five standard errors of the number of drawn queries before a place
-        spread = 5 * math.sqrt(np.square(self._counts).sum())
-        middle = len(ranks) / 2
-        self._window = slice(max(0, int(middle - spread)), min(len(ranks), int(middle + spread) + 1))
-
-    def of(self, weights: Float[np.ndarray, "B N"]) -> Float[np.ndarray, " B"]:
-        total = weights @ self._counts
-        # a draw of images that are all without a query has no median; any other weights serve to find that out
-        weights = np.where(total[:, None] > 0, weights, 1.0) if (total == 0).any() else weights
-        sizes = np.where(total > 0, total, len(self._ranks))
-        # the two middle places, which are one where the number is odd
-        places = np.stack([(sizes - 1) // 2, sizes // 2])
-        found = self._at(places, weights, self._window)
-        if found is None:
-            found = self._at(places, weights, slice(0, len(self._ranks)))
-        assert found is not None
-        return np.where(total > 0, found.sum(axis=0) // 2, np.nan)
-
-    def _at(
-        self, places: Float[np.ndarray, "2 B"], weights: Float[np.ndarray, "B N"], window: slice
-    ) -> Integer[np.ndarray, "2 B"] | None:
-        """Ranks at these places of the weighted and sorted ranks; None where one lies outside of the window."""
-        before = weights @ np.bincount(self._image[: window.start], minlength=len(self._counts))
-        reached = weights[:, self._image[window]].cumsum(axis=1) + before[:, None]
-        if (before > places[0]).any() or (reached[:, -1] <= places[1]).any():
-            return None
-        return self._ranks[window][np.stack([(reached <= place[:, None]).sum(axis=1) for place in places])]
-
-
-@dataclass(frozen=True)
-class _Direction:
-    """The queries of one direction, with their images numbered as in the sample."""
-
-    values: Mapping[str, np.ndarray]
-    ranks: np.ndarray
-    image: np.ndarray
-
-    @classmethod
-    def of(cls, rows: DirectionQueries, images: np.ndarray) -> "_Direction":
-        columns = rows.columns()
-        values = {f"recall_at_{k}": 100.0 * (rows.rank <= k) for k in RECALL_AT}
-        values["mean_rank"] = rows.rank.astype(np.float64)
-        values |= {name: 100.0 * columns[name] for name in SHARES if name in columns}
-        return cls(values, rows.rank, np.searchsorted(images, rows.image))
-
-
-class _Sample:
-    """The queries of a run, ready to be weighed by image."""
-
-    def __init__(self, directions: Mapping[str, _Direction], num_images: int) -> None:
-        self.num_images = num_images
-        self.directions = directions
-        self._means = {name: _Means(way.values, way.image, num_images) for name, way in directions.items()}
-        self._medians = {name: _Medians(way.ranks, way.image, num_images) for name, way in directions.items()}
-
-    @classmethod
-    def of(cls, queries: Queries) -> "_Sample":
-        for name, rows in queries.directions().items():
-            if len(rows) == 0:
-                raise ValueError(f"{name}: there is no query, so nothing to measure")
-        images = np.unique(np.concatenate([rows.image for rows in queries.directions().values()]))
-        return cls({name: _Direction.of(rows, images) for name, rows in queries.directions().items()}, len(images))
-
-    @property
-    def num_cells(self) -> int:
-        """Numbers that one weighting takes."""
-        return max(self.num_images, *(len(way.ranks) for way in self.directions.values()))
-
-    def figures(self, weights: Float[np.ndarray, "B N"]) -> Figures:
-        figures: Figures = {}
-        rsum = np.zeros(len(weights))
-        for name in DIRECTIONS:
-            means = self._means[name].of(weights)
-            figures |= {f"{name}/{figure}": column for figure, column in means.items()}
-            figures[f"{name}/median_rank"] = self._medians[name].of(weights)
-            rsum += sum(means[f"recall_at_{k}"] for k in RECALL_AT)
-        return figures | {"rsum": rsum}
-
-    def value(self) -> dict[str, float]:
-        """Every image once."""
-        return {name: float(column[0]) for name, column in self.figures(np.ones((1, self.num_images))).items()}
-
-    def drawn(self, draws: int, seed: tuple[int, ...]) -> Figures:
-        blocks = redrawn(self.num_images, self.num_cells, draws, seed)
-        return _stacked(self.figures(weights) for weights in blocks)
-
-
-def _swapped(a: _Sample, b: _Sample, draws: int, seed: tuple[int, ...]) -> Figures:
-    """Differences, b - a, between what the runs become when each image is swapped between them by chance."""
-    num_images = a.num_images
-    both = _Sample(
-        {name: _joined(a.directions[name], b.directions[name], num_images) for name in DIRECTIONS}, 2 * num_images
-    )
-    generator = np.random.default_rng(seed)
-    blocks = []
-    for size in _block_sizes(draws, both.num_cells):
-        swap = generator.integers(2, size=(size, num_images)).astype(np.float64)
-        in_b = both.figures(np.hstack([swap, 1 - swap]))
-        in_a = both.figures(np.hstack([1 - swap, swap]))
-        blocks.append({name: in_b[name] - in_a[name] for name in in_b})
-    return _stacked(blocks)
-
-
-def _joined(a: _Direction, b: _Direction, num_images: int) -> _Direction:
-    """The queries of both runs; the images of b are numbered after those of a."""
-    values = {name: np.concatenate([a.values[name], b.values[name]]) for name in a.values if name in b.values}
-    return _Direction(values, np.concatenate([a.ranks, b.ranks]), np.concatenate([a.image, b.image + num_images]))
-
-
-def redrawn(num_images: int, num_cells: int, draws: int, seed: tuple[int, ...]) -> Iterator[Float[np.ndarray, "B N"]]:
-    """How often each image is drawn, a block of draws at a time; the draws do not depend on the blocks."""
-    generator = np.random.default_rng(seed)
-    for size in _block_sizes(draws, num_cells):
-        cells = generator.integers(num_images, size=(size, num_images)) + num_images * np.arange(size)[:, None]
-        counts = np.bincount(cells.ravel(), minlength=size * num_images)
-        yield counts.reshape(size, num_images).astype(np.float64)
-
-
-def _block_sizes(draws: int, num_cells: int) -> Iterator[int]:
-    block = max(1, _CELLS // num_cells)
-    for start in range(0, draws, block):
-        yield min(block, draws - start)
-
-
-def _stacked(blocks: Iterable[Figures]) -> Figures:
-    blocks = list(blocks)
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def interval_of_draws(

@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
-from ascl_lightning.metrics.bootstrap import DRAWS, Interval, interval_of_draws, redrawn
+from ascl_lightning.metrics.bootstrap import DRAWS, Interval, interval_of_draws
+from ascl_lightning.metrics.resampling import redrawn
 
 Drawn = Float[np.ndarray, "B"]
 """A figure as it is, and then of each draw of the images."""

@@ -260,8 +260,8 @@ class CardFigures:
             (_Query("text_to_image", texts, self._owner), self._num_words.astype(float)),
         ):
             bins = np.minimum((np.ceil(words).astype(int) - 1) // WORDS_OF_BIN, LAST_BIN)
-            inside = bins[:, None] == np.unique(bins)
-            n = inside.sum(axis=0)
+            inside = (bins[:, None] == np.unique(bins)).astype(float)
+            n = inside.sum(axis=0).astype(int)
             x = (words[:, None] * inside).sum(axis=0) / n
             for k in RECALL_AT:
                 hits = query.hits(self.unchanged[score], k)[:, None] * inside

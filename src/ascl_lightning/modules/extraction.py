@@ -28,7 +28,7 @@ from ascl_lightning.data.features import (
     write_shard,
     write_whole,
 )
-from ascl_lightning.data.sources.extracted import PICTURES
+from ascl_lightning.data.sources.extracted import NUMBERS, PICTURES
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.model import ImageTextModel
@@ -95,6 +95,9 @@ class SplitExtraction:
             self._rows.save(self.folder / "texts" / "rows")
         split = self._view.split
         np.save(self.folder / PICTURES, self._datamodule.digest(self._split).pictures)
+        (self.folder / NUMBERS).unlink(missing_ok=True)
+        if split.caption_ids is not None:
+            np.save(self.folder / NUMBERS, split.caption_ids)
         rows = enumerate(zip(split.image_ids, split.captions, strict=True))
         lines = ({"image": str(i), "image_id": name, "captions": list(captions)} for i, (name, captions) in rows)
         write_whole(self.folder / CAPTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -11,12 +11,12 @@ class Number:
 
     Args:
         value: As in the file.
-        source: Its place: a file and a JSON pointer (`results.json#/scores/...`), or a file, row and column
-            (`queries.parquet#7/rank`).
+        source: Its place: a file and a JSON pointer (`results.json#/scores/...`); a CSV file, row and column
+            (`metrics.csv#7/train/loss`); or a query and column (`queries.parquet#fused/own/image_to_text/7/rank`).
         digits: Shown behind the point.
     """
 
-    value: float
+    value: int | float
     source: str
     digits: int = 1
 

@@ -30,8 +30,11 @@ _STYLE: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.6,
 }
-_INCHES = (4.7, 3.1)
+_INCHES = (4.1, 2.9)
 _LABEL_ROOM = 0.075
+
+
+Values = Sequence[int | float]
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,10 @@ class Series:
     """A line: y over x, perhaps with an interval at each point."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
+    x: Values
+    y: Values
+    low: Values | None = None
+    high: Values | None = None
 
     def described(self) -> str:
         """From where to where, in words."""
@@ -127,9 +130,7 @@ def interval_chart(
     return _svg(figure), f"{title}; {x_label}. " + ". ".join(said)
 
 
-def histogram_chart(
-    title: str, edges: Sequence[float], counts: dict[str, Sequence[int]], x_label: str
-) -> tuple[str, str]:
+def histogram_chart(title: str, edges: Values, counts: dict[str, list[int]], x_label: str) -> tuple[str, str]:
     """Shares of several kinds over equal bins: outlines of different lines, the first two hatched.
 
     Args:

@@ -186,7 +186,7 @@ def _pair(files: RunFiles, number: int, pair: Mapping[str, Any], grid: int | Non
     )
 
 
-def _where(attention: Sequence[float], grid: int | None) -> str:
+def _where(attention: Sequence[int | float], grid: int | None) -> str:
     """The region with the most attention, in words."""
     best = max(range(len(attention)), key=attention.__getitem__)
     place = f"region {best + 1}" if grid is None else f"row {best // grid + 1}, column {best % grid + 1}"
@@ -223,7 +223,7 @@ def _latency(files: RunFiles) -> list[Block]:
     return [Chart(title, LATENCY, svg, said, Table(title, LATENCY, columns, rows), note)]
 
 
-def _slowest(search: int, queries: Sequence[Mapping[str, float]]) -> Number:
+def _slowest(search: int, queries: Sequence[Mapping[str, Any]]) -> Number:
     place = max(range(len(queries)), key=lambda of: queries[of]["milliseconds"])
     source = pointer(LATENCY, "searches", search, "queries", place, "milliseconds")
     return Number(queries[place]["milliseconds"], source, 2)

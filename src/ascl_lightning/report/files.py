@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ascl_lightning.errors import UserError
-from ascl_lightning.pages import data_address
+from ascl_lightning.metrics.queries import Queries, read_queries
 
 RESULTS = "results.json"
 CARD = "report_card.json"
@@ -62,22 +62,14 @@ class RunFiles:
         return self._read.get(name)
 
     @cached_property
-    def queries(self) -> list[dict[str, Any]] | None:
-        """Rows of `queries.parquet`; None where it is not there.
+    def queries(self) -> dict[tuple[str, str], Queries]:
+        """What `queries.parquet` holds, by score and protocol; nothing where it is not there.
 
         Raises:
             UserError: If it cannot be read.
         """
-        from pyarrow import ArrowException, parquet
-
         path = self.folder / QUERIES
-        if not path.is_file():
-            return None
-        try:
-            rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-        except (OSError, ArrowException) as error:
-            raise UserError(f"{path}: cannot be read ({error}); run the test again") from error
-        return rows
+        return read_queries(path) if path.is_file() else {}
 
     @property
     def training(self) -> Path | None:
@@ -97,6 +89,9 @@ class RunFiles:
         """A picture of the folder as a `data:` address; None where there is none."""
         if path is None or not (self.folder / path).is_file():
             return None
+        # torch comes with it, and commands that only read figures start at once without
+        from ascl_lightning.pages import data_address
+
         return data_address((self.folder / path).read_bytes(), "webp")
 
     def every_file(self) -> list[tuple[str, int]]:

@@ -3,6 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Integer
+
+from ascl_lightning.metrics.queries import DirectionQueries
 from ascl_lightning.report.blocks import Cell, Chart, Estimate, Number, Section, Table, missing, pointer
 from ascl_lightning.report.charts import Series, interval_chart, line_chart
 from ascl_lightning.report.files import QUERIES, RESULTS, RunFiles
@@ -29,7 +33,7 @@ def label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def estimate(figure: Mapping[str, float], file: str, *keys: str | int, digits: int = 1) -> Estimate:
+def estimate(figure: Mapping[str, int | float], file: str, *keys: str | int, digits: int = 1) -> Estimate:
     """A value with its interval, of `{"value", "low", "high"}` at a place in a JSON file."""
     numbers = {name: Number(value, pointer(file, *keys, name), digits) for name, value in figure.items()}
     return Estimate(numbers["value"], numbers.get("low"), numbers.get("high"))
@@ -59,22 +63,20 @@ def protocols_section(files: RunFiles) -> Section:
 
 def queries_section(files: RunFiles) -> Section:
     """Recall at every rank, and the queries that fare worst."""
-    rows = files.queries
-    if rows is None:
+    by_score = {score: of.directions() for (score, protocol), of in files.queries.items() if protocol == "own"}
+    if not by_score:
         return Section("queries", "Ranks of single queries", [missing(QUERIES)])
     charts, tables = [], []
     for direction, words in DIRECTIONS.items():
-        own = [(number, row) for number, row in enumerate(rows) if _is_own(row, direction)]
-        charts.append(_rank_chart(own, words))
-        tables.append(_worst_table(own, words))
+        charts.append(_rank_chart({score: of[direction].rank for score, of in by_score.items()}, words))
+        score = next(iter(by_score))
+        tables.append(_worst_table(by_score[score][direction], score, direction, words))
     return Section("queries", "Ranks of single queries", [*charts, *tables])
 
 
-def _is_own(row: Mapping[str, Any], direction: str) -> bool:
-    return row["protocol"] == "own" and row["direction"] == direction
-
-
-def _score_table(title: str, scores: Mapping[str, Any], keys: tuple[str, ...], ceiling: Mapping[str, float]) -> Table:
+def _score_table(
+    title: str, scores: Mapping[str, Any], keys: tuple[str, ...], ceiling: Mapping[str, int | float]
+) -> Table:
     every = {name.partition("/")[2] for figures in scores.values() for name in figures}
     shown = [figure for figure in _FIGURES if figure in every]
     rows = []
@@ -99,15 +101,11 @@ def _columns(scores: Any, name: str) -> tuple[list[float], list[float], list[flo
     return value, low, high
 
 
-def _rank_chart(rows: Sequence[tuple[int, Mapping[str, Any]]], words: str) -> Chart:
-    by_score: dict[str, list[int]] = {}
-    for _, row in rows:
-        by_score.setdefault(row["score"], []).append(row["rank"])
-    highest = max((max(ranks) for ranks in by_score.values()), default=1)
-    steps = _steps(highest)
+def _rank_chart(ranks: Mapping[str, Integer[np.ndarray, " Q"]], words: str) -> Chart:
+    steps = _steps(max(int(of_score.max()) for of_score in ranks.values()))
     series = [
-        Series(label(score), steps, [100 * sum(rank <= k for rank in ranks) / len(ranks) for k in steps])
-        for score, ranks in by_score.items()
+        Series(label(score), steps, [100 * float((of_score <= k).mean()) for k in steps])
+        for score, of_score in ranks.items()
     ]
     title = f"Recall at every rank, {words}"
     svg, said = line_chart(title, series, "k", "R@k, %", log_x=True)
@@ -120,14 +118,13 @@ def _steps(highest: int) -> list[int]:
     return [step for step in steps if step < highest] + [highest]
 
 
-def _worst_table(rows: Sequence[tuple[int, Mapping[str, Any]]], words: str) -> Table:
-    ranked = [(number, row) for number, row in rows if row["score"] == "fused"]
-    worst = sorted(ranked, key=lambda of: -of[1]["rank"])[:_WORST]
-    cells = [
-        (
-            str(row["image_id"]),
-            [Number(row[name], f"{QUERIES}#{number}/{name}", 0) for name in ("query", "rank")],
-        )
-        for number, row in worst
-    ]
-    return Table(f"Worst queries, {words}", QUERIES, ["row in the split", "rank"], cells, "By the fused score.")
+def _worst_table(queries: DirectionQueries, score: str, direction: str, words: str) -> Table:
+    rows: list[tuple[str, Sequence[Cell]]] = []
+    for place in np.argsort(-queries.rank, kind="stable")[:_WORST]:
+        query = int(queries.query[place])
+        source = f"{QUERIES}#{score}/own/{direction}/{query}"
+        numbers = Number(query, f"{source}/query", 0), Number(int(queries.rank[place]), f"{source}/rank", 0)
+        rows.append((str(queries.image_id[place]), numbers))
+    return Table(
+        f"Worst queries, {words}", QUERIES, ["row in the split", "rank"], rows, f"By the {label(score)} score."
+    )

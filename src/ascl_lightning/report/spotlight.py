@@ -11,7 +11,7 @@ from ascl_lightning.pages import data_address
 _DARKEST = 0.82
 
 
-def spotlight(attention: Sequence[float], grid: int) -> str:
+def spotlight(attention: Sequence[int | float], grid: int) -> str:
     """A picture of grid x grid pixels, to be laid over another: the less attention, the darker.
 
     Args:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from ascl_lightning.metrics.functional import ScoreBlock, ranks_from_similarity
 from ascl_lightning.metrics.gallery import Gallery
+from ascl_lightning.metrics.protocols import PROTOCOLS, coco_positives
 from ascl_lightning.metrics.queries import Queries
 from ascl_lightning.metrics.relevance import own_positives, relevance_queries
 from ascl_lightning.retrieval.rerank import reranked_ranks
@@ -45,6 +47,33 @@ def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[str, Qu
     }
     for name, (images, texts) in searches.items():
         queries[name] = Queries.from_ranks(images.numpy(), texts.numpy(), owner.numpy(), image_ids)
+    return queries
+
+
+def protocol_queries(
+    gallery: Gallery, image_ids: Sequence[str], caption_ids: Int64[np.ndarray, " M"] | None
+) -> dict[tuple[str, str], Queries]:
+    """What each query gave by the positives of `metrics.protocols`, by each of the gallery's matrices.
+
+    Args:
+        gallery: Scored once, all pairs.
+        image_ids: The name of each image of the gallery, N.
+        caption_ids: The number of each text's annotation, (M,); None: unknown.
+
+    Returns:
+        By score and protocol; nothing where the gallery is not the COCO 5K test set.
+
+    Raises:
+        UserError: If it is, and its positives cannot be had (`coco_positives` says why).
+    """
+    owner = gallery.image_of_text.cpu()
+    queries = {}
+    for protocol in PROTOCOLS:
+        positives = coco_positives(protocol, image_ids, owner, caption_ids)
+        if positives is not None:
+            both = positives.image_to_text, positives.text_to_image
+            for name, matrix in gallery.matrices().items():
+                queries[name, protocol] = relevance_queries(_block_of(matrix.cpu()), *both, owner, image_ids)
     return queries
 
 

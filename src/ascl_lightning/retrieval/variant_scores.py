@@ -16,7 +16,7 @@ CardScore = Literal["independent", "local", "global", "fused", "two_stage"]
 
 
 EncodeTexts = Callable[[Sequence[str]], Items]
-"""Encodes distinct texts as the gallery's captions were: items with the texts' places as their ids."""
+"""Encodes distinct texts as the gallery's captions were; the items are numbered as the texts."""
 
 
 class VariantScores:

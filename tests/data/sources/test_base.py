@@ -39,6 +39,17 @@ def test_split_refuses_fields_that_do_not_fit(
         Split(ids, captions, images)
 
 
+def test_a_split_refuses_numbers_that_do_not_fit_its_captions() -> None:
+    with pytest.raises(ValueError, match="2 caption_ids for 3 captions"):
+        Split(["a", "b"], [("x", "y"), ("z",)], None, caption_ids=np.array([1, 2]))
+
+
+@pytest.mark.parametrize(("rows", "numbers"), [([1, 0], [3, 1, 2]), ([2], []), ([], [])])
+def test_selected_images_keep_the_numbers_of_their_captions(rows: list[int], numbers: list[int]) -> None:
+    split = Split(["a", "b", "c"], [("x", "y"), ("z",), ()], None, caption_ids=np.array([1, 2, 3]))
+    assert split.select(rows).caption_ids.tolist() == numbers
+
+
 def test_nobody_knows_the_ceiling_by_default() -> None:
     assert Two().ceiling(None, "train") == {}
 

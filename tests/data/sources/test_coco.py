@@ -43,6 +43,14 @@ def test_each_split_has_its_file_and_folder(tmp_path: Path) -> None:
         source.read(tmp_path, "test")
 
 
+def test_captions_have_the_numbers_of_their_annotations(tmp_path: Path) -> None:
+    annotations = json.loads(write_coco(tmp_path, {"train": 4}, captions=[3, 0, 1])["train"].read_text())["annotations"]
+    split = CocoCaptions(*TRAIN).read(tmp_path, "train")
+    pairs = zip(split.caption_ids.tolist(), (text for texts in split.captions for text in texts), strict=True)
+    assert dict(pairs) == {annotation["id"]: annotation["caption"] for annotation in annotations}
+    assert split.select([2, 0]).caption_ids.tolist() == [split.caption_ids[3], *split.caption_ids[:3]]
+
+
 @pytest.mark.parametrize(
     ("size", "val_share", "test_share", "expected"),
     [(20, 0.1, 0.25, (13, 2, 5)), (20, 0.001, 0.0, (19, 1, 0)), (3, 0.01, 0.01, (1, 1, 1)), (10, 0.0, 0.3, (7, 0, 3))],

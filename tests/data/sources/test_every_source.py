@@ -1,5 +1,6 @@
 """The same assertions over every source of files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from tests.datasets import write_picture
 from tests.layouts import LAYOUTS, Content, picture_of, write_mixture
 
+from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import Source, Split
 from ascl_lightning.errors import UserError
 
@@ -105,3 +107,17 @@ def all_names() -> list[str]:
 
 def by_id(split: Split) -> dict[str, tuple[str, ...]]:
     return dict(zip(split.image_ids, split.captions, strict=True))
+
+
+def test_a_listed_pair_is_left_out_of_training_alone(source: Source, tmp_path: Path) -> None:
+    whole = source.read(tmp_path, "train")
+    pairs = [(name, text) for name, texts in zip(whole.image_ids, whole.captions, strict=True) for text in texts]
+    listed = [{"image_id": name, "caption": text} for name, text in pairs[1::3]]
+    file = tmp_path / "left-out.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in listed), encoding="utf-8")
+    datamodule = RetrievalDataModule(source, str(tmp_path), exclude=str(file))
+    kept = datamodule.read("train")
+    left = [(name, text) for name, texts in zip(kept.image_ids, kept.captions, strict=True) for text in texts]
+    assert left == [pair for number, pair in enumerate(pairs) if number % 3 != 1]
+    assert list(kept.image_ids) == list(whole.image_ids)
+    assert list(datamodule.read("val").captions) == list(source.read(tmp_path, "val").captions)

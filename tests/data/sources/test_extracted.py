@@ -51,6 +51,17 @@ def test_an_image_without_tokens_could_not_be_read_and_is_not_visited(tmp_path: 
     assert list(ExtractedFeatures().read(tmp_path, "train").captions) == [(), (), ("three",)]
 
 
+def test_captions_keep_their_numbers(tmp_path: Path) -> None:
+    np.save(write(tmp_path, "train") / "caption_ids.npy", np.array([7, 8, 9]))
+    np.save(write(tmp_path, "test", images=(0, 2, 1)) / "caption_ids.npy", np.array([7, 8, 9]))
+    np.save(write(tmp_path, "val") / "caption_ids.npy", np.array([7, 8]))
+    assert ExtractedFeatures().read(tmp_path, "train").caption_ids.tolist() == [7, 8, 9]
+    assert ExtractedFeatures().read(tmp_path, "test").caption_ids.tolist() == [9]
+    with pytest.raises(UserError, match=r"caption_ids\.npy: does not hold 3 values"):
+        ExtractedFeatures().read(tmp_path, "val")
+    assert ExtractedFeatures().read(write(tmp_path / "old").parent, "train").caption_ids is None
+
+
 def test_texts_are_encoded_while_training_where_their_features_are_missing(tmp_path: Path) -> None:
     shutil.rmtree(write(tmp_path) / "texts")
     features = ExtractedFeatures().read(tmp_path, "train").features

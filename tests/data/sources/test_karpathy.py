@@ -39,6 +39,18 @@ def test_any_number_of_captions(tmp_path: Path) -> None:
     assert [len(captions) for captions in split.captions] == [0, 1, 3, 7, 0]
 
 
+def test_captions_have_the_numbers_of_their_sentences(tmp_path: Path) -> None:
+    sentences = [{"raw": "a dog", "sentid": 770337}, {"raw": "a cat", "sentid": 38}]
+    source = write(tmp_path, sentences=sentences)
+    assert source.read(tmp_path, "train").caption_ids.tolist() == [770337, 38]
+
+
+@pytest.mark.parametrize("number", [{}, {"sentid": "770337"}, {"sentid": None}, {"sentid": 1 << 70}])
+def test_numbers_of_captions_may_be_missing(tmp_path: Path, number: dict[str, Any]) -> None:
+    source = write(tmp_path, sentences=[{"raw": "a dog", "sentid": 1}, {"raw": "a cat"} | number])
+    assert source.read(tmp_path, "train").caption_ids is None
+
+
 def test_captions_keep_emoji_and_right_to_left(tmp_path: Path) -> None:
     texts = ["כלב רץ בשלג 🐕‍🦺", "كلب أسود\u200f", "  spaced \n"]
     source = write(tmp_path, sentences=[{"raw": text} for text in texts])

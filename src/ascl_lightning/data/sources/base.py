@@ -7,15 +7,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt64
+from jaxtyping import Int, Int64, UInt8, UInt64
 
 from ascl_lightning.data.features import SplitFeatures
-from ascl_lightning.data.images import ImageBytes
+from ascl_lightning.data.images import ImageBytes, ends
 from ascl_lightning.data.variant_table import VariantLadder
 from ascl_lightning.errors import UserError
 
 Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "S S 3"]] | UInt8[np.ndarray, "N S S 3"]
-"""Where each picture lies, its encoded bytes (read when asked for), or the pictures themselves."""
+"""Where each picture lies, its encoded bytes (read when asked for), or the pictures themselves.
+
+One that would have to read encoded bytes has a method `ends(row)`, for `ends_of_picture`.
+"""
+
+
+def ends_of_picture(images: Any, row: int) -> bytes | UInt8[np.ndarray, "S S 3"]:
+    """Size, beginning and end of an encoded picture, without reading the rest of it; pixels where it is not encoded.
+
+    Args:
+        images: `Images`; a check of that type would look one up.
+        row: Which of them.
+
+    Raises:
+        OSError: If it cannot be read.
+        UserError: Likewise.
+    """
+    if hasattr(images, "ends"):
+        found: bytes = images.ends(row)
+        return found
+    image = images[row]
+    return image if isinstance(image, np.ndarray) else ends(image)
 
 
 class Rows(Sequence[Any]):
@@ -32,6 +53,10 @@ class Rows(Sequence[Any]):
         """The value at a place of the selection."""
         return self._values[self._rows[row]]
 
+    def ends(self, row: int) -> bytes | np.ndarray:
+        """See `ends_of_picture`."""
+        return ends_of_picture(self._values, self._rows[row])
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -44,9 +69,10 @@ class Split:
         features: What the towers gave for it, where that was extracted beforehand.
         passes: Numbers of consecutive images, and how often an epoch of training visits their pairs; none: each once.
         picture_digests: Hash of what each picture held that features were extracted of (`data/fingerprint.py`), (N,).
+        caption_ids: The data set's own number of each caption, one image's after another's, (C,); None: it has none.
 
     Raises:
-        ValueError: If the fields differ in length or an image id repeats.
+        ValueError: If the fields differ in length, an image id repeats, or a caption lacks its number.
     """
 
     image_ids: Sequence[str]
@@ -55,6 +81,7 @@ class Split:
     passes: tuple[tuple[int, float], ...] = ()
     features: SplitFeatures = field(default_factory=SplitFeatures)
     picture_digests: UInt64[np.ndarray, " N"] | None = None
+    caption_ids: Int64[np.ndarray, " C"] | None = None
 
     def __post_init__(self) -> None:
         lengths = len(self.image_ids), len(self.captions), len(self if self.images is None else self.images)
@@ -62,6 +89,8 @@ class Split:
             raise ValueError("{} image_ids, {} captions and {} images: one of each an image".format(*lengths))
         if not getattr(self.image_ids, "all_distinct", False) and len(set(self.image_ids)) != len(self.image_ids):
             raise ValueError("image_ids must be unique")
+        if self.caption_ids is not None and len(self.caption_ids) != self.num_captions.sum():
+            raise ValueError(f"{len(self.caption_ids)} caption_ids for {self.num_captions.sum()} captions")
 
     def __len__(self) -> int:
         """Number of images."""
@@ -73,7 +102,12 @@ class Split:
             [self.image_ids[row] for row in rows],
             [self.captions[row] for row in rows],
             None if self.images is None else Rows(self.images, rows),
+            caption_ids=None if self.caption_ids is None else self._caption_ids_of(rows, self.caption_ids),
         )
+
+    def _caption_ids_of(self, rows: Sequence[int], caption_ids: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " c"]:
+        of_images = np.split(caption_ids, np.cumsum(self.num_captions)[:-1])
+        return np.concatenate([caption_ids[:0], *(of_images[row] for row in rows)])
 
     @property
     def num_captions(self) -> Int[np.ndarray, " N"]:

@@ -5,16 +5,24 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ascl_lightning.data.sources.base import Source, Split, missing_split
-from ascl_lightning.data.sources.files import FolderImages, claim, data_folder, image_folder, name_inside, read_json
+from ascl_lightning.data.sources.files import (
+    FolderImages,
+    all_numbers,
+    claim,
+    data_folder,
+    image_folder,
+    name_inside,
+    read_json,
+)
 from ascl_lightning.errors import UserError
 
 
 class CocoCaptions(Source):
     """`captions_*.json` of COCO 2014 or 2017, one file and one folder of images a split.
 
-    An image's id is its COCO id. An image without annotations is an image without captions. Where there is only a
-    training file, `val_share` and `test_share` set parts of it aside; which images depends on their ids and the seed
-    alone, never on their order in the file.
+    An image's id is its COCO id, and a caption's number that of its annotation. An image without annotations is an
+    image without captions. Where there is only a training file, `val_share` and `test_share` set parts of it aside;
+    which images depends on their ids and the seed alone, never on their order in the file.
 
     Args:
         annotations: For each split the caption file, under the root.
@@ -74,21 +82,25 @@ def _read_file(file: Path, folder: Path | None) -> Split:
     places: dict[str, str] = {}
     names: list[str] = []
     captions: dict[str, list[str]] = {}
+    numbers: dict[str, list[int | None]] = {}
     for image in content.records("images"):
         image_id = image.identifier("id")
         claim(places, image_id, image, "id")
         if folder is not None:
             names.append(name_inside(folder, image, "file_name"))
-        captions[image_id] = []
+        captions[image_id], numbers[image_id] = [], []
     if not captions:
         content.fail("images", "is empty")
     for annotation in content.records("annotations"):
         image_id = annotation.identifier("image_id")
         if image_id not in captions:
             annotation.fail("image_id", f"names the image {image_id}, which is not among the file's images")
-        captions[image_id].extend(annotation.caption("caption"))
+        for text in annotation.caption("caption"):
+            captions[image_id].append(text)
+            numbers[image_id].append(annotation.number("id"))
     images = None if folder is None else FolderImages(folder, names)
-    return Split(list(captions), [tuple(texts) for texts in captions.values()], images)
+    caption_ids = all_numbers([number for of_image in numbers.values() for number in of_image])
+    return Split(list(captions), [tuple(texts) for texts in captions.values()], images, caption_ids=caption_ids)
 
 
 def _draw(image_ids: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:

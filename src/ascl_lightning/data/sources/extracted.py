@@ -14,6 +14,8 @@ from ascl_lightning.errors import UserError
 _CAPTIONS = "captions.jsonl"
 PICTURES = "pictures.npy"
 """Hashes of the pictures that were encoded."""
+NUMBERS = "caption_ids.npy"
+"""Numbers that the data set gives its captions, where it does."""
 
 
 class ExtractedFeatures(Source):
@@ -35,16 +37,17 @@ class ExtractedFeatures(Source):
             raise UserError(f"{folder}: holds no features of images; run `ascl extract` with an image encoder")
         if len(features.images) != len(captions):
             raise UserError(f"{folder}: {len(captions)} images and {len(features.images)} rows; extract again")
+        digests = _saved(folder / PICTURES, len(captions), np.uint64)
+        numbers = _saved(folder / NUMBERS, int(captions.num_captions.sum()), np.int64)
         empty = features.images.is_empty
         if empty.any():
             kept = [() if bad else texts for bad, texts in zip(empty, captions.captions, strict=True)]
             if features.texts is not None:
                 rows = features.texts.rows.select(np.repeat(~empty, captions.num_captions))
                 features = replace(features, texts=replace(features.texts, rows=rows))
+            numbers = None if numbers is None else numbers[np.repeat(~empty, captions.num_captions)]
             captions = replace(captions, captions=kept)
-        return replace(
-            captions, images=None, features=features, picture_digests=_picture_digests(folder, len(captions))
-        )
+        return replace(captions, images=None, features=features, picture_digests=digests, caption_ids=numbers)
 
 
 def _captions(folder: Path) -> Split:
@@ -55,17 +58,17 @@ def _images(folder: Path) -> FeatureTable | None:
     return FeatureTable(folder / "images") if (folder / "images").is_dir() else None
 
 
-def _picture_digests(folder: Path, num_images: int) -> np.ndarray | None:
-    """None where an earlier version extracted."""
-    if not (folder / PICTURES).is_file():
+def _saved(file: Path, size: int, dtype: type) -> np.ndarray | None:
+    """None where the data had none, or an earlier version extracted."""
+    if not file.is_file():
         return None
     try:
-        digests: np.ndarray = np.load(folder / PICTURES)
+        values: np.ndarray = np.load(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / PICTURES}: cannot be read ({error}); extract again") from error
-    if (digests.shape, digests.dtype) != ((num_images,), np.dtype(np.uint64)):
-        raise UserError(f"{folder / PICTURES}: does not hold a hash of each of {num_images} images; extract again")
-    return digests
+        raise UserError(f"{file}: cannot be read ({error}); extract again") from error
+    if (values.shape, values.dtype) != ((size,), np.dtype(dtype)):
+        raise UserError(f"{file}: does not hold {size} values, one for each image or caption; extract again")
+    return values
 
 
 def _texts(folder: Path) -> TextFeatures | None:

@@ -12,6 +12,9 @@ from glob import glob
 from pathlib import Path
 from typing import NoReturn, overload
 
+import numpy as np
+from jaxtyping import Int64
+
 from ascl_lightning.errors import UserError
 
 MAX_BYTES = 1 << 28
@@ -94,6 +97,11 @@ class Record:
             return str(value)
         return self._checked_text(value, field)
 
+    def number(self, field: str) -> int | None:
+        """A whole number that 64 bits hold; None where there is none."""
+        value = self._fields.get(field)
+        return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63 else None
+
     def records(self, field: str) -> Iterator["Record"]:
         """The objects of a list, one by one."""
         for i, value in enumerate(self._list(field)):
@@ -131,6 +139,11 @@ class Record:
             # JSON can spell half of a surrogate pair, which tokenizers and loggers cannot write
             self.fail(field, "holds half of a character (an unpaired surrogate)")
         return value
+
+
+def all_numbers(numbers: Sequence[int | None]) -> Int64[np.ndarray, " C"] | None:
+    """The numbers as an array; None where one is missing."""
+    return None if None in numbers else np.array(numbers, dtype=np.int64)
 
 
 def data_folder(root: Path | None, holds: str) -> Path:

@@ -9,7 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ascl_lightning.data.images import ImageBytes
+import pyarrow as pa
+
+from ascl_lightning.data.images import ImageBytes, ends, ends_of_part
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
 from ascl_lightning.data.sources.files import MAX_BYTES, Record, name_inside
 from ascl_lightning.errors import UserError
@@ -266,6 +268,7 @@ class _HubImages(Sequence[Path | ImageBytes]):
 
     def __init__(self, dataset: Any, pictures: _Pictures, where: str) -> None:
         self._dataset = dataset.select_columns([pictures.image])
+        self._columns = self._dataset.with_format("arrow")
         self._pictures = pictures
         self._where = where
 
@@ -279,6 +282,16 @@ class _HubImages(Sequence[Path | ImageBytes]):
             UserError: If the row holds none, or a path that leads out of the data.
         """
         return self._pictures.of(self._dataset[row][self._pictures.image], f"{self._where}, row {row}")
+
+    def ends(self, row: int) -> bytes:
+        """See `ends_of_picture`; of a table on disk, only the pages in which they lie are read."""
+        value = self._columns[row].column(0)[0]
+        if isinstance(value, pa.StructScalar):
+            value = value.get("bytes")
+        if not isinstance(value, pa.BinaryScalar) or value.as_buffer() is None:
+            return ends(self[row])
+        buffer = value.as_buffer()
+        return ends_of_part(pa.BufferReader(buffer), 0, buffer.size)
 
 
 def _opened(path: str) -> Any:

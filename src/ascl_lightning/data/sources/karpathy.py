@@ -7,6 +7,7 @@ from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.files import (
     FolderImages,
     Record,
+    all_numbers,
     claim,
     data_folder,
     image_folder,
@@ -18,8 +19,8 @@ from ascl_lightning.data.sources.files import (
 class KarpathyJson(Source):
     """`dataset_flickr8k.json`, `dataset_flickr30k.json` or `dataset_coco.json` beside a folder of images.
 
-    An image's id is its file name. Where the file gives a `filepath` (MSCOCO: `train2014`, `val2014`), that is a
-    sub-folder of the image folder.
+    An image's id is its file name, a caption's number its `sentid`. Where the file gives a `filepath` (MSCOCO:
+    `train2014`, `val2014`), that is a sub-folder of the image folder.
 
     Args:
         annotations: The JSON file, under the root.
@@ -52,14 +53,18 @@ class KarpathyJson(Source):
 def _to_split(records: list[Record], folder: Path | None) -> Split:
     places: dict[str, str] = {}
     captions: list[tuple[str, ...]] = []
+    numbers: list[int | None] = []
     names: list[str] = []
     folders: set[str] = set()
     for image in records:
         claim(places, image.text("filename"), image, "filename")
-        captions.append(tuple(text for sentence in image.records("sentences") for text in sentence.caption("raw")))
+        kept = [(text, said.number("sentid")) for said in image.records("sentences") for text in said.caption("raw")]
+        captions.append(tuple(text for text, _ in kept))
+        numbers.extend(number for _, number in kept)
         if folder is not None:
             names.append(_name(image, folder, folders))
-    return Split(list(places), captions, None if folder is None else FolderImages(folder, names))
+    images = None if folder is None else FolderImages(folder, names)
+    return Split(list(places), captions, images, caption_ids=all_numbers(numbers))
 
 
 def _name(image: Record, folder: Path, folders: set[str]) -> str:

@@ -6,7 +6,9 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
-from ascl_lightning.data.sources.base import MissingSplitError, Source, Split, missing_split
+import numpy as np
+
+from ascl_lightning.data.sources.base import MissingSplitError, Source, Split, ends_of_picture, missing_split
 from ascl_lightning.errors import UserError
 
 
@@ -72,13 +74,21 @@ class Joined(Sequence[Any]):
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self._parts = parts
-        self._ends = list(accumulate(len(part) for part in parts))
+        self._bounds = list(accumulate(len(part) for part in parts))
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._bounds[-1]
 
     def __getitem__(self, row: Any) -> Any:
         """The value at a place of the whole."""
+        part, place = self._find(row)
+        return part[place]
+
+    def ends(self, row: int) -> bytes | np.ndarray:
+        """See `ends_of_picture`."""
+        return ends_of_picture(*self._find(row))
+
+    def _find(self, row: Any) -> tuple[Any, int]:
         row = range(len(self))[row]
-        part = bisect_right(self._ends, row)
-        return self._parts[part][row - (self._ends[part - 1] if part else 0)]
+        number = bisect_right(self._bounds, row)
+        return self._parts[number], row - (self._bounds[number - 1] if number else 0)

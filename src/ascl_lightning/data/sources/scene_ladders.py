@@ -103,8 +103,8 @@ def scene_ladders(
     for operation, levels in claims_of_ladders(captions, truth, text_rows, seed).items():
         type_, unit = _KINDS[operation]
         steps = [
-            VariantStep(level, tuple(clean_caption(claim.text, max_words=None) for claim in at_level))
+            VariantStep(float(level), tuple(clean_caption(claim.text, max_words=None) for claim in at_level))
             for level, at_level in enumerate(levels, start=1)
         ]
-        ladders.append(VariantLadder(type_, operation, unit, 0, tuple(steps), exact=True))
+        ladders.append(VariantLadder(type_, operation, unit, 0.0, tuple(steps), exact=True))
     return ladders

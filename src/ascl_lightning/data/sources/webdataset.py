@@ -14,7 +14,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from ascl_lightning.data.images import ImageBytes
+from ascl_lightning.data.images import ImageBytes, ends_of_part
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
 from ascl_lightning.data.sources.files import MAX_BYTES, Record, claim, data_folder, files_named, parse_json
 from ascl_lightning.errors import UserError
@@ -292,3 +292,9 @@ class _TarImages(Sequence[ImageBytes]):
         if len(data) != size:
             raise UserError(f"{name}: the picture has {len(data)} bytes of {size}")
         return ImageBytes(data, name)
+
+    def ends(self, row: int) -> bytes:
+        """See `ends_of_picture`."""
+        number, offset, size = self._members[row]
+        with Path(self._archives[number]).open("rb", buffering=0) as file:
+            return ends_of_part(file, offset, size)

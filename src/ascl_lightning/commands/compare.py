@@ -1,0 +1,112 @@
+"""`ascl compare`: whether two runs on the same data differ by more than their queries' luck."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ascl_lightning.commands.runs import figure_table, heading, label, nested, open_runs
+from ascl_lightning.errors import UserError
+from ascl_lightning.metrics.bootstrap import Difference, compare
+from ascl_lightning.metrics.queries import Queries, read_queries
+from ascl_lightning.report.files import QUERIES, RunFiles
+
+SIGNIFICANT = 0.05
+_Differences = dict[tuple[str, str], dict[str, Difference]]
+
+
+def run(args: Sequence[str]) -> None:
+    """Prints the difference of each figure of each score that both runs have.
+
+    Args:
+        args: The command line, `compare` first.
+
+    Raises:
+        UserError: If a folder is not that of a run, the runs are of other data, or they share no score.
+    """
+    parser = argparse.ArgumentParser(
+        prog="ascl compare",
+        description="Differences between two runs of `ascl test` or `ascl validate` on the same data. Intervals come "
+        "from drawing images again for both runs alike, p-values from swapping the runs image by image; Holm's "
+        "correction is for all figures of a score.",
+    )
+    parser.add_argument("run_a", metavar="RUN_A", help="folder of a run, such as runs/test/version_0")
+    parser.add_argument("run_b", metavar="RUN_B", help="folder of the run that is compared with it")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures to this file")
+    given = parser.parse_args(args[1:])
+    a, b = open_runs([given.run_a, given.run_b])
+    differences = compare_runs(a, b)
+    if given.json is not None:
+        _write(given.json, a, b, differences)
+    console = Console()
+    for (protocol, score), of_score in differences.items():
+        console.print(_table(heading(protocol, score), of_score))
+    console.print(f"A: {a.folder}\nB: {b.folder}", soft_wrap=True)
+    for name, one in (("A", a), ("B", b)):
+        for leak in one.results.get("leaks") or []:
+            console.print(f"{name} has a leak: {leak['message']}", soft_wrap=True)
+    if given.json is not None:
+        console.print(f"Figures: {given.json}", soft_wrap=True)
+
+
+def compare_runs(a: RunFiles, b: RunFiles) -> _Differences:
+    """Differences, b - a, by protocol and score.
+
+    Args:
+        a: A run.
+        b: A run on the same data.
+
+    Raises:
+        UserError: If the queries of a run cannot be read, they are not those of the other, or no score is shared.
+    """
+    queries_a, queries_b = (read_queries(run.folder / QUERIES) for run in (a, b))
+    shared = [key for key in queries_a if key in queries_b]
+    if not shared:
+        raise UserError(
+            f"the runs share no score: '{a.folder}' has {_names(queries_a)}, and '{b.folder}' has {_names(queries_b)}"
+        )
+    try:
+        return {
+            (protocol, score): compare(queries_a[score, protocol], queries_b[score, protocol])
+            for score, protocol in shared
+        }
+    except ValueError as error:
+        raise UserError(f"'{a.folder}' and '{b.folder}' cannot be compared: {error}") from error
+
+
+def _names(queries: Mapping[tuple[str, str], Queries]) -> str:
+    return ", ".join(heading(protocol, score) for score, protocol in queries) or "none"
+
+
+def _write(path: Path, a: RunFiles, b: RunFiles, differences: _Differences) -> None:
+    plain = {
+        key: {name: asdict(difference) for name, difference in of_score.items()}
+        for key, of_score in differences.items()
+    }
+    try:
+        path.write_text(json.dumps({"a": str(a.folder), "b": str(b.folder), **nested(plain)}, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--json {path}: cannot be written: {error.strerror}") from error
+
+
+def _table(title: str, differences: Mapping[str, Difference]) -> Table:
+    """Significant rows are bold and end in a star."""
+    table = figure_table(title, "A", "B", "B - A", "95% interval", "p", "p (Holm)", "")
+    for name, difference in differences.items():
+        is_found = difference.holm_p_value <= SIGNIFICANT
+        table.add_row(
+            label(name),
+            f"{difference.a:.1f}",
+            f"{difference.b:.1f}",
+            f"{difference.value:+.1f}",
+            f"{difference.low:+.1f} to {difference.high:+.1f}",
+            f"{difference.p_value:.4f}",
+            f"{difference.holm_p_value:.4f}",
+            "*" if is_found else "",
+            style="bold" if is_found else None,
+        )
+    return table

@@ -1,0 +1,55 @@
+"""What commands share that look at a split through a trained model."""
+
+from pathlib import Path
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
+from ascl_lightning.callbacks.frozen_features import check_features
+from ascl_lightning.checkpoints import find_checkpoint
+from ascl_lightning.cli import readable_errors
+from ascl_lightning.commands.base import CommandCLI
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.text import clean_caption
+from ascl_lightning.errors import UserError
+from ascl_lightning.metrics.gallery import Gallery
+from ascl_lightning.modules.encoding import encode_split
+
+
+class TrainedCLI(CommandCLI):
+    """Reads the same configs as training, and the weights of a checkpoint."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the checkpoint."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--ckpt_path", type=str, required=True, help="Trained checkpoint: a path, or best or last.")
+
+    def load(self) -> str:
+        """Brings the checkpoint's weights into the model, and what it mined into the data module.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            UserError: If there is none, it does not fit the model, or no score of the model reads words.
+        """
+        path = find_checkpoint(self.config.ckpt_path, Path(self.config.trainer.default_root_dir))
+        assert path is not None
+        if not self.model.model.similarity.uses_tokens:
+            raise UserError("no score of this model reads single words: set similarity.local_weight above 0 and train")
+        with readable_errors():
+            content = AtomicCheckpointIO().load_checkpoint(path)
+            self.model.load_state_dict(content["state_dict"])
+        self.datamodule.load_state_dict(content.get(RetrievalDataModule.__qualname__, {}))
+        return path
+
+    def encode(self, split: str) -> tuple[Gallery, list[str]]:
+        """A split, encoded, and its captions by number, cleaned.
+
+        Raises:
+            UserError: If there is no such split, a picture cannot be read, or its features are of other towers.
+        """
+        view = self.datamodule.view(split)
+        check_features(self.datamodule, self.model.model)
+        gallery = encode_split(self.trainer, self.model, self.datamodule, split)
+        return gallery, [clean_caption(caption) for of_image in view.split.captions for caption in of_image]

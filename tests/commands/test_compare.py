@@ -1,0 +1,113 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from tests.runs import make_queries, write_run
+
+from ascl_lightning.__main__ import main
+from ascl_lightning.metrics.bootstrap import compare
+
+WEAK, STRONG = make_queries(0, 6), make_queries(1, 0.3)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    a = write_run(tmp_path / "a", {("fused", "own"): WEAK, ("local", "own"): WEAK, ("fused", "eccv"): WEAK})
+    b = write_run(tmp_path / "b", {("fused", "own"): STRONG, ("fused", "eccv"): WEAK, ("global", "own"): STRONG})
+    return a, b
+
+
+def test_figures_of_shared_scores(runs, tmp_path, capsys):
+    assert main(["compare", *map(str, runs), "--json", str(tmp_path / "out.json")]) == 0
+
+    out = json.loads((tmp_path / "out.json").read_text())
+    printed = capsys.readouterr().out
+    expected = compare(WEAK, STRONG)["image_to_text/recall_at_1"]
+    assert out["scores"].keys() == {"fused"}
+    assert out["protocols"].keys() == {"eccv"}
+    assert out["scores"]["fused"]["image_to_text/recall_at_1"] == {
+        "a": expected.a,
+        "b": expected.b,
+        "value": expected.b - expected.a,
+        "low": expected.low,
+        "high": expected.high,
+        "p_value": expected.p_value,
+        "holm_p_value": expected.holm_p_value,
+    }
+    assert (out["a"], out["b"]) == tuple(map(str, runs))
+    row = next(line for line in printed.splitlines() if "i2t R@1 " in line)
+    for cell in (f"{expected.a:.1f}", f"{expected.b:.1f}", f"{expected.value:+.1f}", f"{expected.p_value:.4f}", "*"):
+        assert cell in row
+    assert "fused, eccv" in printed
+
+
+def test_a_run_does_not_differ_from_itself(runs, tmp_path, capsys):
+    assert main(["compare", str(runs[0]), str(runs[0]), "--json", str(tmp_path / "out.json")]) == 0
+
+    for of_score in json.loads((tmp_path / "out.json").read_text())["scores"].values():
+        for difference in of_score.values():
+            assert (difference["value"], difference["low"], difference["high"]) == (0, 0, 0)
+            assert difference["p_value"] == difference["holm_p_value"] == 1
+    assert "*" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ({"split": "val"}, "the split is test in the one and val in the other"),
+        ({"num_images": 59}, "its number of images is 60 in the one and 59 in the other"),
+        ({"data": {"images": "cd"}}, "the fingerprint of images is ab in the one and cd in the other"),
+    ],
+)
+def test_other_data_are_refused(tmp_path, capsys, results, message):
+    a = write_run(tmp_path / "a", {("fused", "own"): WEAK}, data={"images": "ab", "captions": "01"})
+    b = write_run(tmp_path / "b", {("fused", "own"): WEAK}, **results)
+
+    assert main(["compare", str(a), str(b)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_queries_are_refused(tmp_path, capsys):
+    a = write_run(tmp_path / "a", {("fused", "own"): WEAK})
+    b = write_run(tmp_path / "b", {("fused", "own"): make_queries(0, 6, num_images=59)})
+
+    assert main(["compare", str(a), str(b)]) == 2
+    assert "cannot be compared: image_to_text: the runs have other queries" in capsys.readouterr().err
+
+
+def test_runs_that_share_no_score(tmp_path, capsys):
+    a, b = (write_run(tmp_path / score, {(score, "own"): WEAK}) for score in ("two_stage", "local"))
+
+    assert main(["compare", str(a), str(b)]) == 2
+    assert f"'{a}' has two stage, and '{b}' has local" in capsys.readouterr().err
+
+
+def test_a_leak_is_told(tmp_path, capsys):
+    leaks = [{"kind": "selection", "message": "the checkpoint was chosen on this split"}]
+    a = write_run(tmp_path / "a", {("fused", "own"): WEAK})
+    b = write_run(tmp_path / "b", {("fused", "own"): STRONG}, leaks=leaks)
+
+    assert main(["compare", str(a), str(b)]) == 0
+    assert "B has a leak: the checkpoint was chosen on this split" in capsys.readouterr().out
+
+
+def test_folders_and_files_that_cannot_be_used(runs, tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "nowhere"), str(runs[0])]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert main(["compare", *map(str, runs), "--json", str(tmp_path / "no" / "folder.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    (runs[0] / "queries.parquet").unlink()
+    assert main(["compare", *map(str, runs)]) == 2
+    assert "queries.parquet" in capsys.readouterr().err
+
+
+def test_torch_is_not_needed(runs):
+    code = f"""
+import sys
+from ascl_lightning.__main__ import main
+main(["compare", {str(runs[0])!r}, {str(runs[1])!r}])
+main(["summarize", {str(runs[0])!r}, {str(runs[1])!r}])
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

@@ -1,0 +1,63 @@
+import json
+import math
+
+import pytest
+from tests.runs import make_queries, write_run
+
+from ascl_lightning.__main__ import main
+from ascl_lightning.commands.runs import open_runs
+from ascl_lightning.commands.summarize import summarize
+
+QUERIES = {("fused", "own"): make_queries(0, 6), ("fused", "eccv"): make_queries(1, 6)}
+
+
+def write_figures(folder, recall, protocols=("eccv",), **results):
+    figures = {"image_to_text/recall_at_1": {"value": recall, "low": 0.0, "high": 100.0}}
+    of_protocols = {protocol: {"fused": figures} for protocol in protocols}
+    return write_run(folder, QUERIES, scores={"fused": figures}, protocols=of_protocols, **results)
+
+
+def test_spread_over_seeds(tmp_path, capsys):
+    runs = [str(write_figures(tmp_path / str(recall), recall)) for recall in (70.0, 74.0)]
+
+    assert main(["summarize", *runs]) == 0
+
+    # t with one degree of freedom, times half the difference
+    reach = 2 * math.tan(0.475 * math.pi)
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if "i2t R@1" in line)
+    for cell in ("72.0", "2.83", f"{72 - reach:.1f} to {72 + reach:.1f}"):
+        assert cell in row
+    assert "fused, eccv" in printed
+    assert "2 runs: " in printed
+
+
+def test_only_what_all_runs_have(tmp_path):
+    a = write_figures(tmp_path / "a", 70.0)
+    b = write_figures(tmp_path / "b", 71.0, protocols=())
+
+    assert list(summarize(open_runs([str(a), str(b)]))) == [("own", "fused")]
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [({"split": "val"}, "the split is test"), ({"scores": {"local": {}}}, "share no score")],
+)
+def test_runs_that_do_not_go_together(tmp_path, capsys, results, message):
+    a = write_run(tmp_path / "a", {("fused", "own"): QUERIES["fused", "own"]})
+    b = write_run(tmp_path / "b", {("fused", "own"): QUERIES["fused", "own"]}, **results)
+
+    assert main(["summarize", str(a), str(b)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_errors(tmp_path, capsys):
+    run = write_figures(tmp_path / "a", 70.0)
+    assert main(["summarize", str(run)]) == 2
+    assert "give two runs or more" in capsys.readouterr().err
+    assert main(["summarize", str(run), str(run)]) == 2
+    assert "give two runs or more" in capsys.readouterr().err
+    broken = write_figures(tmp_path / "b", 70.0)
+    (broken / "results.json").write_text(json.dumps(json.loads((run / "results.json").read_text()) | {"scores": [1]}))
+    assert main(["summarize", str(run), str(broken)]) == 2
+    assert "does not hold figures" in capsys.readouterr().err
