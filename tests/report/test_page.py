@@ -63,7 +63,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self._open[-1:] == ["data"]:
             self.numbers.append((self._number["value"], self._number["data-source"], data))
-        elif "td" in self._open and re.search(r"\d", data) and "words" not in self._open:
+        elif "td" in self._open and re.search(r"\d", data):
             self.loose.append(data)
 
 
