@@ -65,7 +65,7 @@ def card() -> dict[str, Any]:
         "scores": ["fused", "independent"],
         "split": "test",
         "seed": 0,
-        "types": {"III": {"definition": "area under recall over the share of words kept", "scores": value}},
+        "types": {"III": {"definition": "area under recall over the share of words kept", "value": value}},
         "area": "mean height of the curve",
         "curves": [
             *(curve, curve | {"metric": "recall_at_5"}, independent, by_length),

@@ -50,10 +50,10 @@ def _cut_texts(truncated: Mapping[str, Any]) -> list[tuple[str, Cell]]:
 
 
 def _types_table(types: Mapping[str, Any]) -> Table:
-    scores = list(next(iter(types.values()))["scores"])
+    scores = list(next(iter(types.values()))["value"])
     rows: list[tuple[str, Sequence[Cell]]] = []
     for name, of in types.items():
-        estimates = [estimate(of["scores"][score], CARD, "types", name, "scores", score) for score in scores]
+        estimates = [estimate(of["value"][score], CARD, "types", name, "value", score) for score in scores]
         rows.append((f"Type {name}", [of["definition"], *estimates]))
     return Table("One figure for each type", CARD, ["what it is", *map(label, scores)], rows, INTERVAL)
 
