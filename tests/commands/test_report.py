@@ -34,6 +34,10 @@ def test_a_test_ends_with_its_page_and_every_number_is_in_a_file(tested):
     assert "types II and III" in page.text, "the losses of the training run"
 
 
+def test_a_training_leaves_no_evidence_of_its_validations(tested):
+    assert not list((tested.parents[1] / "fit").rglob("examples.json"))
+
+
 def test_the_command_makes_the_same_page_of_the_files_alone(tested, capsys):
     first = (tested / "report.html").read_text()
     (tested / "report.html").unlink()
