@@ -35,6 +35,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "data": {"images": "0123abcd", "captions": "89abcdef"},
         "leaks": [],
         "unchecked": ["overlap of images: the checkpoint names no training data"],
+        "notes": ["the checkpoint is of another machine"],
         "scores": {"fused": figures(40.5, 3.0), "independent": figures(30.25, 7.0)},
         "protocols": {"folds": {"fused": figures(60.0, 2.0)}},
         "ceiling": {"image_to_text/recall_at_1": 99.0, "text_to_image/recall_at_1": 98.0, "rsum": 590.0},
@@ -64,7 +65,7 @@ def card() -> dict[str, Any]:
         "scores": ["fused", "independent"],
         "split": "test",
         "seed": 0,
-        "types": {"III": {"definition": "area under recall over the share of words kept", "scores": value}},
+        "types": {"III": {"definition": "area under recall over the share of words kept", "value": value}},
         "area": "mean height of the curve",
         "curves": [
             *(curve, curve | {"metric": "recall_at_5"}, independent, by_length),

@@ -34,26 +34,27 @@ def card_section(files: RunFiles) -> Section:
     if card["not_run"]:
         rows = [(label(of["operation"]), of["reason"]) for of in card["not_run"]]
         blocks.append(Listing("Not run", CARD, rows))
+    if cut := _cut_texts(card["truncated"]):
+        blocks.append(Listing("Captions and variants that the tokenizer cut: what lies beyond is not seen", CARD, cut))
     return Section("card", "Asymmetry report card", blocks)
 
 
+def _cut_texts(truncated: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    """Of the captions as they are, and of each operation's levels; what was not cut is left out."""
+    rows: list[tuple[str, Cell]] = []
+    for name, of in truncated.items():
+        for keys, count in [((), of)] if isinstance(of, int) else [((level,), count) for level, count in of.items()]:
+            if count:
+                rows.append((" ".join([label(name), *keys]), Number(count, pointer(CARD, "truncated", name, *keys), 0)))
+    return rows
+
+
 def _types_table(types: Mapping[str, Any]) -> Table:
-    scores = list(dict.fromkeys(score for of in types.values() for score in of["scores"]))
-    rows: list[tuple[str, Sequence[Cell]]] = [
-        (
-            f"Type {name}",
-            [
-                of["definition"],
-                *(
-                    estimate(of["scores"][score], CARD, "types", name, "scores", score)
-                    if score in of["scores"]
-                    else None
-                    for score in scores
-                ),
-            ],
-        )
-        for name, of in types.items()
-    ]
+    scores = list(next(iter(types.values()))["value"])
+    rows: list[tuple[str, Sequence[Cell]]] = []
+    for name, of in types.items():
+        estimates = [estimate(of["value"][score], CARD, "types", name, "value", score) for score in scores]
+        rows.append((f"Type {name}", [of["definition"], *estimates]))
     return Table("One figure for each type", CARD, ["what it is", *map(label, scores)], rows, INTERVAL)
 
 
