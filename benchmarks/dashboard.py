@@ -22,7 +22,7 @@ from ascl_lightning.callbacks.dashboard import Dashboard
 from ascl_lightning.callbacks.progress import TrainingProgress
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EPOCHS = 4
+EPOCHS = 3
 STEP_HOOKS = ("on_before_optimizer_step", "on_train_batch_end")
 HOOKS = [
     *((TrainingProgress, hook) for hook in STEP_HOOKS),

@@ -199,7 +199,7 @@ def test_a_test_shows_its_report_card(recorded, test_run):
     _, table, _ = test_run.table("test/report_card")
     found = {(figure, score): value for figure, score, value, _, _ in table}
     for kind in ("I", "II", "III"):
-        for score, figure in card["types"][kind]["scores"].items():
+        for score, figure in card["types"][kind]["value"].items():
             assert found[f"type {kind}", score] == pytest.approx(figure["value"], nan_ok=True)
     for of in card["discrimination"]:
         assert found[f"T before {of['operation']}", of["score"]] == pytest.approx(of["value"])

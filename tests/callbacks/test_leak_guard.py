@@ -280,7 +280,9 @@ def test_two_processes_refuse_together(trained, tmp_path):
         subprocess.run([*command, *more], capture_output=True, text=True, timeout=300, check=False)
         for more in ([str(trained / "data")], [str(data)], [str(data), "--allow-leak"])
     ]
-    assert [run.returncode for run in ended] == [0, 2, 0], ended[0].stderr
+    # a rank that is slow to end beside one that failed is killed
+    assert [run.returncode == 0 for run in ended] == [True, False, True], ended[0].stderr
+    assert not list((tmp_path / "runs").glob("test/version_1/results.json"))
     assert "were trained on" in ended[1].stderr
     assert "of no value as a test" in ended[2].stderr
 

@@ -20,7 +20,7 @@ def digest(rows: range, words: str = "dog", pictures: bool = True, names: str = 
     return SplitDigest.of(Split([f"{names}{row}" for row in rows], captions, images if pictures else None))
 
 
-def tested_on(tested: SplitDigest) -> Test:
+def as_test(tested: SplitDigest) -> Test:
     return Test("test", [f"test{row}" for row in range(len(tested.ids))], tested)
 
 
@@ -32,14 +32,14 @@ def trained_and_selected() -> Provenance:
 
 
 def test_other_images_are_no_leak():
-    test = tested_on(digest(range(14, 20), names="image"))
+    test = as_test(digest(range(14, 20), names="image"))
     provenance = trained_and_selected()
     assert provenance.leaks(test) == []
     assert provenance.unchecked(test) == []
 
 
 def test_images_that_were_trained_and_selected_on_are_named_and_counted():
-    test = tested_on(digest(range(6, 16), names="other"))  # 4 that trained, 4 that selected, 2 others
+    test = as_test(digest(range(6, 16), names="other"))  # 4 that trained, 4 that selected, 2 others
     trained, selected = reversed(trained_and_selected().leaks(test))
     assert (trained.kind, selected.kind) == ("training_images", "selection_images")
     assert trained.message == "4 of the 10 test images (test0, test1, test2, ...) were trained on"
@@ -49,13 +49,13 @@ def test_images_that_were_trained_and_selected_on_are_named_and_counted():
 
 def test_the_same_names_with_other_pictures_are_no_leak():
     images = digest(range(20, 30)).pictures
-    test = tested_on(replace(TRAIN, pictures=images))
+    test = as_test(replace(TRAIN, pictures=images))
     assert trained_and_selected().leaks(test) == []
 
 
 def test_a_monitor_of_the_split_under_test_is_a_leak():
     provenance = Provenance().selected(Selection("val", ("val/rsum", "test/rsum"), VAL))
-    (leak,) = provenance.leaks(tested_on(digest(range(30, 33))))
+    (leak,) = provenance.leaks(as_test(digest(range(30, 33))))
     assert leak.kind == "selection_metric"
     assert "test/rsum" in leak.message
 
@@ -64,8 +64,8 @@ def test_words_of_no_training_caption_that_stand_in_the_test_captions_were_mined
     vocabulary = Vocabulary(("dog", "a", "zebra", "quokka", "yak"))
     provenance = Provenance().trained(TRAIN, vocabulary)
     assert provenance.foreign_words == ("zebra", "quokka", "yak")
-    assert provenance.leaks(tested_on(digest(range(30, 33), words="dog"))) == []
-    (leak,) = provenance.leaks(tested_on(digest(range(30, 33), words="quokka zebra")))
+    assert provenance.leaks(as_test(digest(range(30, 33), words="dog"))) == []
+    (leak,) = provenance.leaks(as_test(digest(range(30, 33), words="quokka zebra")))
     assert leak.kind == "vocabulary"
     assert leak.message.startswith("2 words of the vocabulary")
     assert "'zebra', 'quokka'" in leak.message
@@ -75,9 +75,9 @@ def test_a_vocabulary_that_came_with_earlier_weights_is_theirs():
     """Trained on yaks, then on dogs: the word was mined from training captions, though not from these."""
     yaks = digest(range(40, 45), words="yak")
     provenance = Provenance().trained(yaks, Vocabulary(("yak",))).trained(TRAIN, Vocabulary(("yak",)))
-    assert provenance.leaks(tested_on(digest(range(50, 53), words="yak"))) == []
+    assert provenance.leaks(as_test(digest(range(50, 53), words="yak"))) == []
     assert len(provenance.trainings) == 2
-    (leak,) = provenance.leaks(tested_on(yaks))
+    (leak,) = provenance.leaks(as_test(yaks))
     assert leak.kind == "training_images"
 
 
@@ -89,7 +89,7 @@ def test_a_resume_adds_nothing():
 
 def test_weights_of_unknown_data_cannot_be_said_to_have_a_foreign_vocabulary():
     provenance = Provenance(gaps=("the data before",)).trained(TRAIN, Vocabulary(("yak",)))
-    test = tested_on(digest(range(50, 53), words="yak"))
+    test = as_test(digest(range(50, 53), words="yak"))
     assert provenance.leaks(test) == []
     assert provenance.unchecked(test) == ["the data before"]
 
@@ -97,22 +97,22 @@ def test_weights_of_unknown_data_cannot_be_said_to_have_a_foreign_vocabulary():
 def test_what_features_and_streams_hide_is_said():
     without = digest(range(10), pictures=False)
     provenance = Provenance().trained(without, None)
-    same_names = tested_on(replace(digest(range(5), words="cat"), captions=np.arange(1, 11, dtype=np.uint64)))
+    same_names = as_test(replace(digest(range(5), words="cat"), captions=np.arange(1, 11, dtype=np.uint64)))
     assert provenance.leaks(same_names) == []
     compared, namesakes = provenance.unchecked(same_names)
     assert "0 of 5 test images, 10 of 10" in compared
     assert "5 of the 5 test images (test0, test1, test2, ...)" in namesakes
-    (leak,) = provenance.leaks(tested_on(digest(range(8, 12))))
+    (leak,) = provenance.leaks(as_test(digest(range(8, 12))))
     assert leak.message == "2 of the 4 test images (test0, test1) were trained on", "by name and caption"
     streamed = Provenance().trained(SplitDigest.of_stream([("a dog",)] * 3), None)
-    (hidden,) = streamed.unchecked(tested_on(digest(range(3))))
+    (hidden,) = streamed.unchecked(as_test(digest(range(3))))
     assert "streamed" in hidden
 
 
 def test_captions_that_stand_in_training_too_are_counted():
-    (note,) = trained_and_selected().notes(tested_on(digest(range(14, 18), words="cat")))
+    (note,) = trained_and_selected().notes(as_test(digest(range(14, 18), words="cat")))
     assert note.startswith("4 of the 8 test captions")  # `a dog`, of each image
-    assert Provenance().notes(tested_on(TRAIN)) == []
+    assert Provenance().notes(as_test(TRAIN)) == []
 
 
 def test_a_state_is_plain_and_comes_back(tmp_path):
@@ -121,7 +121,7 @@ def test_a_state_is_plain_and_comes_back(tmp_path):
     for read in (json.loads(json.dumps(state)), torch.load(tmp_path / "record.pt", weights_only=True)):
         back = Provenance.from_state(read)
         assert back.state() == state
-        assert [leak.kind for leak in back.leaks(tested_on(TRAIN))] == ["training_images"]
+        assert [leak.kind for leak in back.leaks(as_test(TRAIN))] == ["training_images"]
 
 
 @pytest.mark.parametrize(

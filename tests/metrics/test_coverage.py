@@ -39,9 +39,9 @@ def test_captions_that_were_taken_for_independent_would_not_do():
 
 
 def make_queries(generator, num_images, num_runs=1):
-    """Equally good runs on the same images, some of which are hard for all."""
+    """Equally good runs on the same images, some of which are hard for all; R@1 is about 3%, R@10 about 90%."""
     image_of_text = np.repeat(np.arange(num_images), generator.integers(1, 10, num_images))
-    hardness = generator.normal(2.5, 0.6, num_images)
+    hardness = generator.normal(1.4, 0.6, num_images)
 
     def ranks(of):
         return 1 + np.exp(of + 0.5 * generator.standard_normal(len(of))).astype(np.int64)

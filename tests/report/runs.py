@@ -35,6 +35,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "data": {"images": "0123abcd", "captions": "89abcdef"},
         "leaks": [],
         "unchecked": ["overlap of images: the checkpoint names no training data"],
+        "notes": ["the checkpoint is of another machine"],
         "scores": {"fused": figures(40.5, 3.0), "independent": figures(30.25, 7.0)},
         "protocols": {"folds": {"fused": figures(60.0, 2.0)}},
         "ceiling": {"image_to_text/recall_at_1": 99.0, "text_to_image/recall_at_1": 98.0, "rsum": 590.0},
@@ -45,38 +46,38 @@ def results(**changes: Any) -> dict[str, Any]:
 def card() -> dict[str, Any]:
     """What `report_card.json` holds."""
     curve = {
-        "type": "III",
-        "name": "words kept",
-        "score": "fused",
-        "direction": "text_to_image",
-        "metric": "recall_at_1",
-        "x_label": "% of the words",
-        "x": [100, 75, 50, 25],
-        "y": [40.0, 35.5, 22.0, 9.5],
-        "low": [38.0, 33.0, 20.0, 8.0],
-        "high": [42.0, 38.0, 24.0, 11.0],
-        "n": [5000, 5000, 5000, 5000],
-        "area": 27.6,
-        "area_low": 26.0,
-        "area_high": 29.0,
+        **{"type": "III", "name": "keep_words", "exact": False, "score": "fused", "direction": "text_to_image"},
+        **{"metric": "recall_at_1", "x_label": "% of the words", "x": [100.0, 75.0, 50.0, 25.0]},
+        **{"y": [40.0, 35.5, 22.0, 9.5], "low": [38.0, 33.0, 20.0, 8.0], "high": [42.0, 38.0, 24.0, 11.0]},
+        **{"n": [5000] * 4, "area": 27.6, "area_low": 26.0, "area_high": 29.0, "slope": 0.4},
     }
-    independent = curve | {"score": "independent", "y": [30.0, 26.0, 15.0, 6.0], "low": None, "high": None}
-    by_length = curve | {"type": "length", "name": "caption_length", "x": [5, 10], "y": [50.0, 30.0]}
-    by_length |= {"low": [45.0, 20.0], "high": [55.0, 40.0]}
-    value = {"fused": {"value": 70.0, "low": 68.0, "high": 72.0}, "independent": {"value": 60.0}}
+    independent = curve | {"score": "independent", "y": [30.0, 26.0, 15.0, 6.0], "low": [29.0] * 4, "high": [31.0] * 4}
+    by_length = curve | {"type": "length", "name": "caption_length", "x_label": "words of the caption"}
+    by_length |= {"x": [4.5, 9.5], "y": [50.0, 30.0], "low": [45.0, 20.0], "high": [55.0, 40.0], "n": [9, 30]}
+    wrong = curve | {"type": "I", "x_label": "0 as it is, 1 changed", "x": [0.0, 1.0], "y": [40.0, 31.0]}
+    wrong |= {"low": [38.0, 29.0], "high": [42.0, 33.0], "n": [900, 900]}
+    value = {
+        "fused": {"value": 70.0, "low": 68.0, "high": 72.0},
+        "independent": {"value": 60.0, "low": 58, "high": 62.0},
+    }
     return {
-        "seed": 0,
         "captions": "one",
         "scores": ["fused", "independent"],
+        "split": "test",
+        "seed": 0,
         "types": {"III": {"definition": "area under recall over the share of words kept", "value": value}},
-        "curves": [curve, independent, by_length],
+        "area": "mean height of the curve",
+        "curves": [
+            *(curve, curve | {"metric": "recall_at_5"}, independent, by_length),
+            *(wrong | {"name": "swap_words"}, wrong | {"name": "number"}),
+        ],
         "discrimination": [
             {"operation": "swap_words", "score": "fused", "n": 900, "value": 71.5, "low": 70.0, "high": 73.0},
             {"operation": "swap_words", "score": "independent", "n": 900, "value": 50.5, "low": 49.0, "high": 52.0},
             {"operation": "number", "score": "fused", "n": 40, "value": 55.0, "low": 40.0, "high": 70.0},
         ],
         "not_run": [{"operation": "relation", "reason": "no caption holds one"}],
-        "truncated": {},
+        "truncated": {"unchanged": 3, "keep_words": {"75": 1}},
     }
 
 

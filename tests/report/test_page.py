@@ -32,6 +32,7 @@ class Page(HTMLParser):
         self.loose: list[str] = []
         """Numbers in cells of tables that name no source."""
         self._open: list[str] = []
+        self._prose = False
         self._number: dict[str, str | None] | None = None
         self.text = path.read_text(encoding="utf-8")
         self.feed(self.text)
@@ -50,6 +51,8 @@ class Page(HTMLParser):
             self.images.append(found)
         if tag == "data":
             self._number = found
+        if tag == "td":
+            self._prose = found.get("class") == "prose"
 
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
@@ -63,7 +66,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self._open[-1:] == ["data"]:
             self.numbers.append((self._number["value"], self._number["data-source"], data))
-        elif "td" in self._open and re.search(r"\d", data) and "words" not in self._open:
+        elif "td" in self._open and not self._prose and re.search(r"\d", data):
             self.loose.append(data)
 
 

@@ -51,19 +51,19 @@ class Dashboard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows what training begins with."""
         run = _run(trainer)
-        if run is not None and trainer.is_global_zero:
+        if run is not None:
             _send_fingerprints(trainer, run, ("train", "val"))
             if trainer.global_step == 0:
                 _log(trainer, run, "train", [first_batch_panel(retrieval_data(trainer))])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at what was encoded, before the module forgets it."""
-        run = _run(trainer)
-        if run is None or trainer.state.fn != "fit" or trainer.sanity_checking:
+        if _logger(trainer) is None or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         module, data = retrieval_module(pl_module), retrieval_data(trainer)
         gallery, view = module.evaluation.gallery(), data.view("val")  # all ranks gather it
-        if not trainer.is_global_zero:
+        run = _run(trainer)
+        if run is None:
             return
         with torch.no_grad():
             panels = [*found_panels(gallery, view), attention_panel(module.model, gallery, view, data)]
@@ -90,7 +90,7 @@ class Dashboard(Callback):
         """Hands the best checkpoint on, with the metrics of its weights."""
         run = _run(trainer)
         best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
-        if run is None or not trainer.is_global_zero or not best.exists() or best == Path():
+        if run is None or not best.exists() or best == Path():
             return
         import wandb
 
@@ -106,7 +106,7 @@ class Dashboard(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows the figures."""
         run = _run(trainer)
-        if run is None or not trainer.is_global_zero:
+        if run is None:
             return
         folder, split = run_folder(trainer), str(evaluated_split(trainer))
         _send_fingerprints(trainer, run, [split])
@@ -126,7 +126,7 @@ class Dashboard(Callback):
             page: Lies in the run's folder.
         """
         run = _run(trainer)
-        if run is None or not trainer.is_global_zero:
+        if run is None:
             return
         import wandb
 
@@ -181,7 +181,7 @@ def report_card_panel(card: dict[str, Any]) -> Panel:
     rows = [
         [f"type {kind}", score, figure["value"], figure["low"], figure["high"]]
         for kind, of_type in card["types"].items()
-        for score, figure in of_type["scores"].items()
+        for score, figure in of_type["value"].items()
     ]
     rows += [
         [f"T before {found['operation']}", found["score"], found["value"], found["low"], found["high"]]
@@ -195,10 +195,14 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _logger(trainer: Trainer) -> WandbLogger | None:
+    return next((logger for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
+
+
 def _run(trainer: Trainer) -> Any:
-    """The run of W&B, which does nothing on ranks other than 0; None without."""
-    logger = next((logger for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
-    return None if logger is None else logger.experiment
+    """The run of W&B, which rank 0 alone has; None without."""
+    logger = _logger(trainer)
+    return logger.experiment if logger is not None and trainer.is_global_zero else None
 
 
 def _send_fingerprints(trainer: Trainer, run: Any, splits: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from ascl_lightning.pages import webp
 from ascl_lightning.retrieval.latency import QueryTime, time_full_search, time_two_stage_search
 from ascl_lightning.retrieval.side_by_side import SHORTLISTED
 
-TIMED = 20
+TIMED = 10
 """Queries that are timed in each direction."""
 _DIRECTIONS: tuple[Direction, ...] = ("image_to_text", "text_to_image")
 _SLOWEST = 3

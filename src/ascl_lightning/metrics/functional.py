@@ -65,8 +65,8 @@ def ranks_from_similarity(
     for rows in _chunks(slice(0, num_images), 256):
         scores = similarity[rows]
         competes = image_of_text != torch.arange(rows.start, rows.stop, device=similarity.device)[:, None]
-        image_ranks[rows] += (not_below(scores, best[rows, None]) & competes).sum(dim=1)
-        text_ranks += (not_below(scores, positive) & competes).sum(dim=0)
+        image_ranks[rows] += (_not_below(scores, best[rows, None]) & competes).sum(dim=1)
+        text_ranks += (_not_below(scores, positive) & competes).sum(dim=0)
     return _without_textless(image_ranks, image_of_text), text_ranks
 
 
@@ -245,8 +245,8 @@ def _ranks_of_sorted(
             positives.append(scores.gather(0, own_row[None]).squeeze(0))
             # where a block takes several tiles it is one image, which nothing in them competes with
             best = _best_positive(positives[-1], own_row, len(scores))
-            image_ranks[block.images] += (not_below(scores, best[:, None]) & competes).sum(dim=1)
-            text_ranks[texts] += (not_below(scores, positives[-1]) & competes).sum(dim=0)
+            image_ranks[block.images] += (_not_below(scores, best[:, None]) & competes).sum(dim=1)
+            text_ranks[texts] += (_not_below(scores, positives[-1]) & competes).sum(dim=0)
     positive = torch.cat(positives)
     for block in blocks:
         num_rows = block.images.stop - block.images.start
@@ -254,8 +254,8 @@ def _ranks_of_sorted(
         for others in (slice(0, block.texts.start), slice(block.texts.stop, len(positive))):
             for texts in _chunks(others, text_block):
                 scores = score_tile(block.images, texts)
-                image_ranks[block.images] += not_below(scores, best[:, None]).sum(dim=1)
-                text_ranks[texts] += not_below(scores, positive[texts]).sum(dim=0)
+                image_ranks[block.images] += _not_below(scores, best[:, None]).sum(dim=1)
+                text_ranks[texts] += _not_below(scores, positive[texts]).sum(dim=0)
     return image_ranks, text_ranks
 
 
@@ -265,7 +265,7 @@ def _best_positive(positive: Float[Tensor, " m"], own_row: Int[Tensor, " m"], nu
     return positive.new_full((num_rows,), -torch.inf).scatter_reduce(0, own_row, positive, "amax")
 
 
-def not_below(scores: Float[Tensor, "n m"], true_scores: Float[Tensor, "..."]) -> Bool[Tensor, "n m"]:
+def _not_below(scores: Float[Tensor, "n m"], true_scores: Float[Tensor, "..."]) -> Bool[Tensor, "n m"]:
     """Where a competitor ranks before the true item: a tie does, and so does NaN on either side."""
     return ~(scores < true_scores)
 

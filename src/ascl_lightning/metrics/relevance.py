@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from ascl_lightning.metrics.functional import ScoreBlock, not_below
+from ascl_lightning.metrics.functional import ScoreBlock
 from ascl_lightning.metrics.queries import Queries
 
 _CELLS = 1 << 22
@@ -224,15 +224,24 @@ def _scores(score_block: ScoreBlock, queries: Int[Tensor, " n"], gallery: Int[Te
 
 
 def _num_before(scores: Float[Tensor, "n G"], row: Int[Tensor, " p"], column: Int[Tensor, " p"]) -> Int[Tensor, " p"]:
-    """How many items that are no positives of its query rank before each positive."""
-    competes = torch.ones_like(scores, dtype=torch.bool)
+    """How many items that are no positives of its query rank before each positive; pairs are sorted by row."""
+    sizes = torch.bincount(row, minlength=len(scores))
+    place = torch.arange(len(row), device=row.device) - (sizes.cumsum(0) - sizes)[row]
+    # NaN, which is below nothing, where the gallery lacks a positive or there is none
+    positive = scores.new_full((len(scores), int(sizes.max())), torch.nan)
     present = column != ABSENT
-    competes[row[present], column[present]] = False
-    # as many positives at a time as there are queries
-    pieces = zip(row.split(len(scores)), column.split(len(scores)), strict=True)
-    return torch.cat(
-        [(not_below(scores[rows], scores[rows, columns, None]) & competes[rows]).sum(dim=1) for rows, columns in pieces]
-    )
+    positive[row[present], place[present]] = scores[row[present], column[present]]
+    num_others = scores.shape[1] - torch.bincount(row[present], minlength=len(scores))
+    before = torch.empty_like(row)
+    for number in range(positive.shape[1]):
+        of_place = place == number
+        rows = row[of_place]
+        own = positive[rows, number, None]
+        of_rows = scores if len(rows) == len(scores) else scores[rows]
+        # whatever is not below, as in `functional`, less the positives among that
+        below = (of_rows < own).sum(dim=1) - (positive[rows] < own).sum(dim=1)
+        before[of_place] = num_others[rows] - below
+    return before
 
 
 def _sorted(

@@ -8,7 +8,8 @@ from ascl_lightning.report.charts import Series, interval_chart, line_chart
 from ascl_lightning.report.files import CARD, RunFiles
 from ascl_lightning.report.scores import DIRECTIONS, INTERVAL, estimate, label
 
-_OF_A_CHART = ("type", "name", "direction", "metric")
+_METRIC = "recall_at_1"
+"""Of the recalls, the one that is drawn; the file holds the others too."""
 _Numbered = tuple[int, Mapping[str, Any]]
 
 
@@ -18,76 +19,94 @@ def card_section(files: RunFiles) -> Section:
     if card is None:
         return Section("card", "Asymmetry report card", [missing(CARD)])
     blocks: list[Block] = []
-    if card.get("types"):
+    if card["types"]:
         blocks.append(_types_table(card["types"]))
     groups: dict[tuple[str, ...], list[_Numbered]] = {}
-    for number, curve in enumerate(card.get("curves") or []):
-        groups.setdefault(tuple(curve[name] for name in _OF_A_CHART), []).append((number, curve))
-    blocks += [_curves(curves) for curves in groups.values()]
-    if card.get("discrimination"):
+    for number, curve in enumerate(card["curves"]):
+        if curve["metric"] == _METRIC:
+            # an operation of type I has one level: a chart shows all of them
+            name = "" if curve["type"] == "I" else curve["name"]
+            groups.setdefault((curve["type"], name, curve["direction"]), []).append((number, curve))
+    for (of_type, _, direction), curves in groups.items():
+        blocks.append(_robustness(direction, curves) if of_type == "I" else _curves(curves))
+    if card["discrimination"]:
         blocks.append(_discrimination(card["discrimination"]))
-    if card.get("not_run"):
+    if card["not_run"]:
         rows = [(label(of["operation"]), of["reason"]) for of in card["not_run"]]
         blocks.append(Listing("Not run", CARD, rows))
+    if cut := _cut_texts(card["truncated"]):
+        blocks.append(Listing("Captions and variants that the tokenizer cut: what lies beyond is not seen", CARD, cut))
     return Section("card", "Asymmetry report card", blocks)
 
 
+def _cut_texts(truncated: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    """Of the captions as they are, and of each operation's levels; what was not cut is left out."""
+    rows: list[tuple[str, Cell]] = []
+    for name, of in truncated.items():
+        for keys, count in [((), of)] if isinstance(of, int) else [((level,), count) for level, count in of.items()]:
+            if count:
+                rows.append((" ".join([label(name), *keys]), Number(count, pointer(CARD, "truncated", name, *keys), 0)))
+    return rows
+
+
 def _types_table(types: Mapping[str, Any]) -> Table:
-    scores = list(dict.fromkeys(score for of in types.values() for score in of["value"]))
-    rows: list[tuple[str, Sequence[Cell]]] = [
-        (
-            f"Type {name}",
-            [
-                of["definition"],
-                *(
-                    estimate(of["value"][score], CARD, "types", name, "value", score) if score in of["value"] else None
-                    for score in scores
-                ),
-            ],
-        )
-        for name, of in types.items()
-    ]
+    scores = list(next(iter(types.values()))["value"])
+    rows: list[tuple[str, Sequence[Cell]]] = []
+    for name, of in types.items():
+        estimates = [estimate(of["value"][score], CARD, "types", name, "value", score) for score in scores]
+        rows.append((f"Type {name}", [of["definition"], *estimates]))
     return Table("One figure for each type", CARD, ["what it is", *map(label, scores)], rows, INTERVAL)
 
 
 def _curves(curves: Sequence[_Numbered]) -> Chart:
     first = curves[0][1]
-    words = DIRECTIONS.get(first["direction"], label(first["direction"]))
-    kind = f"Type {first['type']}: " if first["type"] in ("I", "II", "III") else ""
-    title = f"{kind}{label(first['name'])}, {words}"
-    series = [
-        Series(label(curve["score"]), curve["x"], curve["y"], curve.get("low"), curve.get("high"))
-        for _, curve in curves
-    ]
-    svg, said = line_chart(title, series, first["x_label"], label(first["metric"]))
+    kind = f"Type {first['type']}: " if first["type"] in ("II", "III") else ""
+    title = f"{kind}{label(first['name'])}, {DIRECTIONS[first['direction']]}"
+    series = [Series(label(curve["score"]), *(curve[of] for of in ("x", "y", "low", "high"))) for _, curve in curves]
+    svg, said = line_chart(title, series, first["x_label"], "R@1, %")
     return Chart(title, CARD, svg, said, _curve_table(title, curves))
 
 
+def _robustness(direction: str, curves: Sequence[_Numbered]) -> Chart:
+    """Recall of captions in which something is wrong, beside that of the captions as they are."""
+    operations = list(dict.fromkeys(curve["name"] for _, curve in curves))
+    series = []
+    for score in dict.fromkeys(curve["score"] for _, curve in curves):
+        of_score = [curve for _, curve in curves if curve["score"] == score]
+        y, low, high = ([curve[of][-1] for curve in of_score] for of in ("y", "low", "high"))
+        series.append(Series(label(score), [operations.index(curve["name"]) for curve in of_score], y, low, high))
+    title = f"Type I: captions with something wrong, {DIRECTIONS[direction]}"
+    svg, said = interval_chart(title, [label(operation) for operation in operations], series, "R@1, %")
+    rows = [
+        (f"{label(curve['name'])}, {label(curve['score'])}", [_point(number, curve, place) for place in (0, -1)])
+        for number, curve in curves
+    ]
+    table = Table(title, CARD, ["as they are, %", "changed, %"], rows, INTERVAL)
+    return Chart(title, CARD, svg, said, table)
+
+
 def _curve_table(title: str, curves: Sequence[_Numbered]) -> Table:
-    steps = list(dict.fromkeys(x for _, curve in curves for x in curve["x"]))
-    rows = []
-    for number, curve in curves:
-        places = {x: place for place, x in enumerate(curve["x"])}
-        cells = [_point(number, curve, places[step]) if step in places else None for step in steps]
-        area = {"value": "area", "low": "area_low", "high": "area_high"}
-        rows.append((label(curve["score"]), [*cells, _estimate(curve, area, number)]))
-    columns = [*(f"{step:g}" for step in steps), "area"]
+    steps = curves[0][1]["x"]
+    rows = [
+        (
+            label(curve["score"]),
+            [*(_point(number, curve, place) for place in range(len(steps))), _area(number, curve)],
+        )
+        for number, curve in curves
+    ]
+    columns = [*(f"{step:.3g}" for step in steps), "area"]
     return Table(f"{title}, by {curves[0][1]['x_label']}", CARD, columns, rows, INTERVAL)
 
 
-def _point(number: int, curve: Mapping[str, Any], place: int) -> Cell:
-    at_place = {name: curve[name][place] for name in ("y", "low", "high") if curve.get(name)}
-    return _estimate(at_place, {"value": "y", "low": "low", "high": "high"}, number, place)
+def _point(number: int, curve: Mapping[str, Any], place: int) -> Estimate:
+    place %= len(curve["x"])
+    parts = (Number(curve[name][place], pointer(CARD, "curves", number, name, place)) for name in ("y", "low", "high"))
+    return Estimate(*parts)
 
 
-def _estimate(values: Mapping[str, Any], names: Mapping[str, str], number: int, *place: int) -> Cell:
-    """Of a curve; nothing where it has no value there."""
-    numbers = {
-        part: Number(values[name], pointer(CARD, "curves", number, name, *place))
-        for part, name in names.items()
-        if values.get(name) is not None
-    }
-    return Estimate(**numbers) if "value" in numbers else None
+def _area(number: int, curve: Mapping[str, Any]) -> Estimate:
+    names = ("area", "area_low", "area_high")
+    return Estimate(*(Number(curve[name], pointer(CARD, "curves", number, name)) for name in names))
 
 
 def _discrimination(rows: Sequence[Mapping[str, Any]]) -> Chart:

@@ -80,6 +80,7 @@ def _checks_section(results: Mapping[str, Any]) -> Section:
         rows.append((f"captions cut by the tokenizer, of {texts:,}", number))
     rows += [(f"leak: {of['kind']}", of["message"]) for of in results.get("leaks") or []]
     rows += [("not checked", reason) for reason in results.get("unchecked") or []]
+    rows += [("to know", note) for note in results.get("notes") or []]
     blocks: list[Block] = [Listing("Found and not checked", RESULTS, rows)] if rows else []
     if "leaks" not in results:
         blocks.append(Note(f"{RESULTS} says nothing about leaks: the run was not checked for them.", warning=True))
