@@ -62,7 +62,7 @@ class Continuation:
         checkpoint: The newest checkpoint of the newest run that can be read.
         logged_steps: How many steps it holds, as metrics count them.
         passed_over: What is wrong with newer ones.
-        log_versions: What each logger called the run, by the name of its class.
+        log_versions: What each logger but that of the folder itself called the run, by the name of its class.
     """
 
     checkpoint: Path

@@ -46,7 +46,8 @@ class LogConfig(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Notes what a resumed run goes on with."""
-        checkpoint["log_versions"] = {type(logger).__name__: logger.version for logger in trainer.loggers}
+        others = [logger for logger in trainer.loggers if not isinstance(logger, CSVLogger)]
+        checkpoint["log_versions"] = {type(logger).__name__: logger.version for logger in others}
 
 
 def loggers_of_run(
