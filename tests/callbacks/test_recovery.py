@@ -76,7 +76,7 @@ def checkpoints(root: Path) -> set[str]:
 
 
 def rows(root: Path) -> list[dict[str, str]]:
-    """Rows of the metrics, but for times, and for the sums over an epoch, which Lightning begins anew when it goes on."""
+    """Rows of the metrics, but for times, and for sums over an epoch, which Lightning begins anew when it goes on."""
     (path,) = root.glob("runs/fit/*/metrics.csv")
     with path.open(newline="") as file:
         kept = [row for row in csv.DictReader(file) if not row.get("train/skipped_images")]
