@@ -152,7 +152,7 @@ def test_the_model_card_says_what_the_run_knows(trained):
 
 def test_best_is_found_under_the_root(trained, tmp_path, capsys):
     assert main(["validate", "--config", TINY, *at(trained, trained / "data"), "--ckpt_path", "best"]) == 0
-    assert "val/rsum" in capsys.readouterr().out
+    assert "Validation split" in capsys.readouterr().out
 
 
 def test_predict_writes_embeddings_with_their_names(trained, tmp_path):
