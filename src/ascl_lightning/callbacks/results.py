@@ -71,13 +71,9 @@ class EvaluationResults(Callback):
         module, data = retrieval_module(pl_module), retrieval_data(trainer)
         ceiling = data.ceiling(split)
         module.log_dict({f"{split}/ceiling/{name}": value for name, value in ceiling.items()}, rank_zero_only=True)
-        start = time.perf_counter()
         gallery = module.evaluation.gallery()
-        gallery.matrices()
-        scoring = time.perf_counter() - start
         self._measured = _measured(gallery, data.view(split).split, module.evaluation.fold_size)
         self._measured.ceiling = ceiling
-        self._measured.seconds["scoring"] = scoring
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank 0 writes and prints."""
@@ -105,6 +101,7 @@ class EvaluationResults(Callback):
 
 
 def _measured(gallery: Gallery, split: Split, fold_size: int | None) -> _Measured:
+    gallery.matrices()
     start = time.perf_counter()
     ids = [split.image_ids[row] for row in gallery.images.ids.tolist()]
     queries = {(score, OWN): of_score for score, of_score in queries_by_score(gallery, ids).items()}
@@ -116,7 +113,11 @@ def _measured(gallery: Gallery, split: Split, fold_size: int | None) -> _Measure
     folds = fold_queries(gallery, fold_size, ids)
     if folds:
         scores["folds"] = {score: fold_intervals(of_score) for score, of_score in folds.items()}
-    seconds = {"ranking": ranked - start, "intervals": time.perf_counter() - ranked}
+    seconds = {
+        "scoring": gallery.scoring_seconds,
+        "ranking": ranked - start,
+        "intervals": time.perf_counter() - ranked,
+    }
     return _Measured(queries, scores.pop(OWN), scores, seconds)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -51,6 +52,8 @@ class Gallery:
         self._score = score
         self._levels = levels
         self._matrices: dict[str, Tensor] = {}
+        self.scoring_seconds = 0.0
+        """What `matrices` took."""
 
     def with_texts(self, texts: "Items", image_of_text: Int[Tensor, " M"]) -> "Gallery":
         """The same images with other texts."""
@@ -75,11 +78,13 @@ class Gallery:
             product of the embeddings that belong to one item alone, unless it is the fused score itself.
         """
         if not self._matrices:
+            start = time.perf_counter()
             levels = {name: self._level(name) for name, level in self._levels.items() if level.weight < 1}
             fused = self._weighted_sum(levels) if levels else self._tiled(self.compute)
             self._matrices = {"fused": fused, **levels}
             if "independent" not in self._levels:
                 self._matrices["independent"] = self._level("independent")
+            self.scoring_seconds = time.perf_counter() - start
         return self._matrices
 
     def _level(self, name: str) -> Float[Tensor, "N M"]:
