@@ -168,6 +168,15 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(data, uninterrupted, t
     assert_equal(uninterrupted(arguments), tmp_path)
 
 
+@pytest.fixture
+def listening():
+    """Python's own reaction to Ctrl-C, which a process in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_saves_and_exits_with_130(data, uninterrupted, tmp_path):
     assert fit(tmp_path, data, *interrupt(*MIDDLE, number=signal.SIGINT)) == 130
     assert fit(tmp_path, data, "--resume") is None
