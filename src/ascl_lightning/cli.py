@@ -44,6 +44,7 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.distributed import leave_group
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.report.files import RESULTS
 from ascl_lightning.report.page import write_report
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
@@ -229,7 +230,7 @@ class AsclCLI(LightningCLI):
     def _write_report(self) -> None:
         """The page of the run, once every callback has left its files."""
         folder = None if is_trial(self.trainer) else run_folder(self.trainer)
-        if folder is not None and self.trainer.is_global_zero:
+        if folder is not None and self.trainer.is_global_zero and (folder / RESULTS).is_file():
             page = write_report(folder)
             rank_zero_info(f"Report: {page}")
             for dashboard in callbacks_of(self.trainer, Dashboard):

@@ -82,3 +82,10 @@ def test_matrices_without_room_in_memory_lie_in_a_file(monkeypatch):
     in_file = make_gallery(Lookup(0), {}).matrices()["fused"]
     assert torch.equal(in_file, in_memory)
     assert in_file.untyped_storage().filename is not None
+
+
+def test_scores_keep_their_precision_under_autocast():
+    plain = make_gallery(Lookup(0), {}).matrices()["independent"]
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = make_gallery(Lookup(0), {}).matrices()["independent"]
+    assert torch.equal(under_autocast, plain)

@@ -21,8 +21,7 @@ from ascl_lightning.callbacks.panels import (
     found_panels,
 )
 from ascl_lightning.callbacks.parts import callbacks_of, evaluated_split, retrieval_data, retrieval_module, run_folder
-from ascl_lightning.callbacks.report_card import REPORT_CARD
-from ascl_lightning.callbacks.results import RESULTS
+from ascl_lightning.report.files import CARD, RESULTS
 
 _EVALUATION_FILES = ("*.json", "*.parquet", "*.html")
 
@@ -113,10 +112,12 @@ class Dashboard(Callback):
         if (folder / RESULTS).is_file():
             results = _read(folder / RESULTS)
             # what is of no value as a test says so beside its figures
-            run.summary.update({f"{split}/leaks": ", ".join(leak["kind"] for leak in results["leaks"]) or "none found"})
+            leaks = results["leaks"]
+            said = "not checked" if leaks is None else ", ".join(leak["kind"] for leak in leaks) or "none found"
+            run.summary.update({f"{split}/leaks": said})
             _log(trainer, run, split, [figures_panel(results)])
-        if (folder / REPORT_CARD).is_file():
-            _log(trainer, run, split, [report_card_panel(_read(folder / REPORT_CARD))])
+        if (folder / CARD).is_file():
+            _log(trainer, run, split, [report_card_panel(_read(folder / CARD))])
 
     def send_page(self, trainer: Trainer, page: Path) -> None:
         """Shows the page of an evaluation, and hands on the files that it was made of.

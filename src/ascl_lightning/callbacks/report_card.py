@@ -21,13 +21,14 @@ from ascl_lightning.data.features import write_whole
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.variant_table import UNCHANGED, Variants
 from ascl_lightning.metrics.card_rows import write_rows
-from ascl_lightning.metrics.gallery import Gallery
+from ascl_lightning.metrics.gallery import Gallery, Items
 from ascl_lightning.metrics.report_card import AREA, DEFINITIONS, CardFigures, Ladder, Step
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.modules.text_items import TextItems
+from ascl_lightning.report.files import CARD
 from ascl_lightning.retrieval.variant_scores import CardScore, VariantScores
 
-REPORT_CARD, VARIANTS, ROWS = "report_card.json", "variants.parquet", "report_card.parquet"
+VARIANTS, ROWS = "variants.parquet", "report_card.parquet"
 Command = Literal["validate", "test"]
 _COMMANDS = {"val": "validate", "test": "test"}
 _TRUE = ("append_siblings", "keep_words", "leave_out_facts")
@@ -102,16 +103,25 @@ class ReportCard(Callback):
         self._wordnet = wordnet
         self._measured: _Measured | None = None
         self.variant_scores: dict[str, Tensor] = {}
-        """Scores of T+ and T- with their images, of the last card: by the last of fused, two-stage and other scores."""
+        """Fused scores of T+ and T- with their images, of the last card; none where it was made without them."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes away the card of an earlier run in the same folder: it is of other figures."""
+        self.variant_scores = {}
+        if evaluated_split(trainer) is None or is_trial(trainer):
+            return
+        folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            for name in (CARD, ROWS):
+                (folder / name).unlink(missing_ok=True)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Encodes and ranks, before the module forgets the gallery; every process does the same."""
         split = evaluated_split(trainer)
         if split is None or _COMMANDS[split] not in self._commands or not self._scores or is_trial(trainer):
             return
-        with torch.no_grad(), trainer.strategy.precision_plugin.forward_context():
-            module, data = retrieval_module(pl_module), retrieval_data(trainer)
-            self._measured = self._measure(module, data, split, quiet=not trainer.is_global_zero)
+        with torch.no_grad():
+            self._measured = self._measure(trainer, retrieval_module(pl_module), split)
         self.variant_scores = _variant_scores(self._measured.figures)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,7 +143,7 @@ class ReportCard(Callback):
             measured.variants.text_rows,
         )
         content = {"captions": self._captions, "scores": list(self._scores), **measured.content}
-        write_whole(folder / REPORT_CARD, json.dumps(content, indent=1) + "\n")
+        write_whole(folder / CARD, json.dumps(content, indent=1) + "\n")
         console = Console()
         console.print(type_table(content))
         console.print(operation_table(content, _leading(self._scores)))
@@ -141,23 +151,31 @@ class ReportCard(Callback):
         for reason in dict.fromkeys(not_run.values()):
             names = ", ".join(name for name in not_run if not_run[name] == reason)
             console.print(f"Not run: {names}: {reason}", soft_wrap=True)
-        console.print(f"Report card: {folder / REPORT_CARD}", soft_wrap=True)
+        console.print(f"Report card: {folder / CARD}", soft_wrap=True)
 
+    on_validation_start = on_test_start
     on_validation_epoch_end = on_test_epoch_end
     on_validation_end = on_test_end
 
-    def _measure(self, module: RetrievalModule, data: RetrievalDataModule, split: str, quiet: bool) -> _Measured:
+    def _measure(self, trainer: Trainer, module: RetrievalModule, split: str) -> _Measured:
+        data = retrieval_data(trainer)
         gallery, view = module.evaluation.gallery(), data.view(split)
         numbers = _chosen(gallery, first_alone=self._captions == "one")
         variants = self._variants_of(data, split, gallery.texts.ids[numbers].tolist())
         stored = None if view.features.texts is None else view.features.texts.table
-        encode = TextItems(module.model, data.tokenizer(), module.device, stored)
+        items = TextItems(module.model, data.tokenizer(), module.device, stored)
+
+        def encode(texts: Sequence[str]) -> Items:
+            # towers run in the precision of the run, scores never do
+            with trainer.strategy.precision_plugin.forward_context():
+                return items(texts)
+
         scores = VariantScores(gallery, numbers, variants.captions, encode, self._scores)
-        truncated: dict[str, Any] = {UNCHANGED: encode.num_truncated(variants.captions)}
+        truncated: dict[str, Any] = {UNCHANGED: items.num_truncated(variants.captions)}
         steps: dict[str, list[Step]] = {ladder.operation: [] for ladder in variants.ladders}
         every = [(ladder.operation, step) for ladder in variants.ladders for step in ladder.steps]
-        for operation, step in track(every, "Report card", transient=True, disable=quiet):
-            truncated.setdefault(operation, {})[f"{step.level:g}"] = encode.num_truncated(step.texts)
+        for operation, step in track(every, "Report card", transient=True, disable=not trainer.is_global_zero):
+            truncated.setdefault(operation, {})[f"{step.level:g}"] = items.num_truncated(step.texts)
             changed = np.array([text != was for text, was in zip(step.texts, variants.captions, strict=True)])
             steps[operation].append(Step(step.level, changed, scores.changed(step.texts)))
         ladders = [
@@ -195,6 +213,8 @@ def _leading(scores: Sequence[str]) -> str:
 
 def _variant_scores(figures: CardFigures) -> dict[str, Tensor]:
     score = _leading(figures.scores)
+    if score not in ("fused", "two_stage"):  # a pair of an image and its own text has the fused score in both
+        return {}
     found: dict[str, list[np.ndarray]] = {"T+": [], "T-": []}
     for ladder in figures.ladders:
         name = "T-" if ladder.type == "I" else "T+" if ladder.operation in _TRUE else None

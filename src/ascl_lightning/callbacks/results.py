@@ -34,11 +34,9 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.bootstrap import Interval, figure_intervals, fold_intervals
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.queries import Queries, write_queries
+from ascl_lightning.report.files import OWN, QUERIES, RESULTS
 from ascl_lightning.retrieval.side_by_side import fold_queries, protocol_queries, queries_by_score
 
-RESULTS, QUERIES = "results.json", "queries.parquet"
-OWN = "own"
-"""The protocol in which an image and its own captions are positives of each other, and nothing else."""
 _Figures = dict[str, Interval]
 
 
@@ -145,7 +143,7 @@ def _results(trainer: Trainer, measured: _Measured, split: str, folder: Path) ->
         "training": _training_folder(checkpoint),
         "config": str(config) if config.is_file() else None,
         "data": data.digest(split).fingerprint,
-        "leaks": [asdict(leak) for guard in guards for leak in guard.findings],
+        "leaks": [asdict(leak) for guard in guards for leak in guard.findings] if guards else None,
         "unchecked": [text for guard in guards for text in guard.unchecked],
         "notes": [text for guard in guards for text in guard.notes],
         "command": shlex.join(["ascl", *sys.argv[1:]]),

@@ -9,9 +9,8 @@ from rich.table import Column, Table
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.queries import DIRECTIONS
-from ascl_lightning.report.files import RESULTS, RunFiles
+from ascl_lightning.report.files import OWN, RESULTS, RunFiles
 
-OWN = "own"
 _SHORT = dict(zip(DIRECTIONS, ("i2t", "t2i"), strict=True))
 _NAMES = {
     "recall_at_": "R@",

@@ -137,4 +137,5 @@ def run(args: Sequence[str]) -> None:
     console = Console()
     for shown in summary_tables(said):
         console.print(shown)
-    console.print(f"{out / TRIAGE}: train without what is flagged with --data.exclude {out / TRIAGE}", soft_wrap=True)
+    advice = f": train without what is flagged with --data.exclude {out / TRIAGE}" if split == "train" else ""
+    console.print(f"Pairs: {out / TRIAGE}{advice}", soft_wrap=True)

@@ -188,7 +188,7 @@ def compare(a: Queries, b: Queries, *, draws: int = DRAWS, seed: int = 0) -> dic
     adjusted = holm(p_values)
     differences = {}
     for name in names:
-        low, high = np.quantile(drawn_b[name] - drawn_a[name], _ENDS)
+        low, high = np.nanquantile(drawn_b[name] - drawn_a[name], _ENDS)
         differences[name] = Difference(
             a=values_a[name],
             b=values_b[name],

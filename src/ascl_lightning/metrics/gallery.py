@@ -4,6 +4,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import NamedTuple
 
 import psutil
@@ -107,8 +108,9 @@ class Gallery:
         images = torch.arange(len(self.images.ids), device=device).split(_IMAGE_BLOCK)
         texts = torch.arange(len(self.texts.ids), device=device).split(_TEXT_BLOCK)
         matrix: Tensor | None = None
-        for rows in images:
-            for columns in texts:
+        # scores are never of half precision, whatever the towers are: near ones would be equal
+        with torch.autocast(device.type, enabled=False):
+            for rows, columns in product(images, texts):
                 scores = score_block(rows, columns)
                 if matrix is None:
                     matrix = _allocated(scores, (len(self.images.ids), len(self.texts.ids)))

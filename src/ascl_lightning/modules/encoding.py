@@ -33,6 +33,10 @@ class SplitEncoder(LightningModule):
         """Collects encoded images and texts."""
         self.module.validation_step(batch, batch_idx)
 
+    def on_predict_epoch_end(self) -> None:
+        """Gathers while processes and tensors are where they were: Lightning then takes the module off the device."""
+        self.gallery = self.module.evaluation.gallery()
+
 
 def encode_split(trainer: Trainer, module: RetrievalModule, datamodule: RetrievalDataModule, split: str) -> Gallery:
     """The images of any split with all their captions, encoded; number i of either is row i of the split.
@@ -44,5 +48,7 @@ def encode_split(trainer: Trainer, module: RetrievalModule, datamodule: Retrieva
     """
     module.evaluation.reset()
     loader = datamodule.evaluation_dataloader(split)
-    trainer.predict(SplitEncoder(module, datamodule), loader, return_predictions=False)
-    return module.evaluation.gallery()
+    encoder = SplitEncoder(module, datamodule)
+    trainer.predict(encoder, loader, return_predictions=False)
+    module.to(encoder.gallery.image_of_text.device)
+    return encoder.gallery

@@ -90,7 +90,9 @@ def histograms_section(files: RunFiles) -> Section:
     absent = [kind for kind in ("T-", "T+") if kind not in counts]
     if absent:
         blocks.append(
-            Note(f"{' and '.join(absent)} are not there: the report card makes and scores such texts, and did not run.")
+            Note(
+                f"{' and '.join(absent)} are not there: the report card makes and scores them, and did not run with it."
+            )
         )
     return Section("similarity", "Similarity", blocks)
 

@@ -82,7 +82,7 @@ def _checks_section(results: Mapping[str, Any]) -> Section:
     rows += [("not checked", reason) for reason in results.get("unchecked") or []]
     rows += [("to know", note) for note in results.get("notes") or []]
     blocks: list[Block] = [Listing("Found and not checked", RESULTS, rows)] if rows else []
-    if "leaks" not in results:
+    if results.get("leaks") is None:
         blocks.append(Note(f"{RESULTS} says nothing about leaks: the run was not checked for them.", warning=True))
     elif not results["leaks"]:
         blocks.append(Note("No leak was found by the checks that ran."))

@@ -9,7 +9,7 @@ from jaxtyping import Integer
 from ascl_lightning.metrics.queries import DirectionQueries
 from ascl_lightning.report.blocks import Cell, Chart, Estimate, Number, Section, Table, missing, pointer
 from ascl_lightning.report.charts import Series, interval_chart, line_chart
-from ascl_lightning.report.files import QUERIES, RESULTS, RunFiles
+from ascl_lightning.report.files import OWN, QUERIES, RESULTS, RunFiles
 
 DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 INTERVAL = "In brackets: 95% interval over images, the captions of an image drawn together and the gallery fixed."
@@ -63,7 +63,7 @@ def protocols_section(files: RunFiles) -> Section:
 
 def queries_section(files: RunFiles) -> Section:
     """Recall at every rank, and the queries that fare worst."""
-    by_score = {score: of.directions() for (score, protocol), of in files.queries.items() if protocol == "own"}
+    by_score = {score: of.directions() for (score, protocol), of in files.queries.items() if protocol == OWN}
     if not by_score:
         return Section("queries", "Ranks of single queries", [missing(QUERIES)])
     charts, tables = [], []

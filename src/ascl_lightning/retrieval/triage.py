@@ -107,7 +107,9 @@ def triage(
     thresholds = {"mismatched": -fit_threshold(fit.fit), "duplicate": 1.0}
     belongs = -fit.fit <= thresholds["mismatched"]
     # where nothing fits there is nothing better to learn from
-    counted = belongs[own.pairs] if belongs.any() else np.ones(len(own.pairs), np.bool_)
+    counted = belongs[own.pairs]
+    if not counted.any():
+        counted[:] = True
     usual = UsualSupport.of(own.words[counted], own.support[counted], other.support[counted])
     doubts = _by_pair(usual.doubt(own.words, own.support), own)
     words = _by_pair(own.words, own)
