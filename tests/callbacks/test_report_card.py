@@ -162,6 +162,23 @@ def test_scores_of_variants_are_there_for_others(checkpoint, tmp_path):
         np.testing.assert_allclose(np.sort(card.variant_scores[name].numpy()), np.sort(expected))
 
 
+def test_scores_of_another_kind_do_not_lie_beside_fused_ones(checkpoint, tmp_path):
+    cli = AsclCLI(arguments(checkpoint, tmp_path, "--report_card.scores", "[independent]"))
+    (card,) = callbacks_of(cli.trainer, ReportCard)
+    assert card.variant_scores == {}
+    histograms = json.loads((tmp_path / "test" / "version_0" / "histograms.json").read_text())
+    assert histograms["counts"].keys() == {"positive", "other"}
+
+
+def test_a_folder_that_runs_share_keeps_no_card_of_an_earlier_one(checkpoint, tmp_path):
+    run_in_one = ["--trainer.logger", "false"]
+    assert main(arguments(checkpoint, tmp_path, *run_in_one)) == 0
+    assert (tmp_path / "report_card.json").is_file()
+    assert main(arguments(checkpoint, tmp_path, *run_in_one, "--report_card.commands", "[]")) == 0
+    assert (tmp_path / "results.json").is_file()
+    assert not (tmp_path / "report_card.json").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
