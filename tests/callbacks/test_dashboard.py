@@ -24,7 +24,7 @@ def training(recorded):
 
 
 @pytest.fixture(scope="session")
-def test_run(recorded):
+def tested(recorded):
     return read_runs(recorded)[1]
 
 
@@ -60,12 +60,12 @@ def test_the_summary_has_the_best_validation(recorded, training):
     assert training.summary["val/rsum"] == pytest.approx(float(validated[-1]["val/rsum"])), "the last one"
 
 
-def test_the_configuration_goes_with_what_the_data_are(recorded, training, test_run):
+def test_the_configuration_goes_with_what_the_data_are(recorded, training, tested):
     (config,) = recorded.glob("runs/fit/*/config.yaml")
     written = yaml.safe_load(config.read_text())
     assert training.config["model"] == written["model"]
     assert training.config["data"]["positives"] == written["data"]["positives"]
-    prints = training.config["data_fingerprint"] | test_run.config["data_fingerprint"]
+    prints = training.config["data_fingerprint"] | tested.config["data_fingerprint"]
     assert prints.keys() == {"train", "val", "test"}
     assert len({of_split["images"] for of_split in prints.values()}) == 3
 
@@ -178,25 +178,25 @@ def test_the_best_checkpoint_is_handed_on_with_its_metrics(recorded, training):
     assert json.loads(artifact.metadata)["best/step"] == torch.load(best, weights_only=True)["global_step"]
 
 
-def test_a_test_shows_its_figures_and_hands_on_its_files(recorded, test_run):
+def test_a_test_shows_its_figures_and_hands_on_its_files(recorded, tested):
     (run,) = recorded.glob("runs/test/*")
     results = json.loads((run / "results.json").read_text())
-    columns, table, _ = test_run.table("test/figures")
+    columns, table, _ = tested.table("test/figures")
     found = {tuple(row[:3]): dict(zip(columns[3:], row[3:], strict=True)) for row in table}
     assert found["own", "fused", "rsum"] == pytest.approx(results["scores"]["fused"]["rsum"])
     assert len(found) == sum(map(len, results["scores"].values())) + sum(
         len(figures) for scores in results["protocols"].values() for figures in scores.values()
     )
-    handed_on = {entry.path for entry in test_run.artifact("evaluation").manifest.contents}
+    handed_on = {entry.path for entry in tested.artifact("evaluation").manifest.contents}
     assert {"results.json", "queries.parquet", "report_card.json", "report_card.parquet"} <= handed_on
-    assert test_run.summary["test/leaks"] == "none found"
-    assert test_run.summary["test/rsum"] == pytest.approx(results["metrics"]["test/rsum"])
+    assert tested.summary["test/leaks"] == "none found"
+    assert tested.summary["test/rsum"] == pytest.approx(results["metrics"]["test/rsum"])
 
 
-def test_a_test_shows_its_report_card(recorded, test_run):
+def test_a_test_shows_its_report_card(recorded, tested):
     (file,) = recorded.glob("runs/test/*/report_card.json")
     card = json.loads(file.read_text())
-    _, table, _ = test_run.table("test/report_card")
+    _, table, _ = tested.table("test/report_card")
     found = {(figure, score): value for figure, score, value, _, _ in table}
     for kind in ("I", "II", "III"):
         for score, figure in card["types"][kind]["value"].items():

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tests.datasets import write_karpathy
 from tests.encoders import MeanColour, WordTable
 
+from ascl_lightning.callbacks.parts import retrieval_module
 from ascl_lightning.callbacks.progress import TrainingProgress
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
@@ -76,6 +77,8 @@ def test_pairs_are_counted_between_the_steps_that_are_logged(tmp_path):
     assert column(rows, "train/pairs_per_second") == [8.0, 4.0, 8.0]
 
 
-def test_nothing_is_looked_at_without_a_logger(tmp_path):
-    with mock.patch("ascl_lightning.callbacks.progress.retrieval_module", side_effect=AssertionError):
-        fit(tmp_path, logger=False, log_every_n_steps=1)
+@pytest.mark.parametrize(("logger", "looks"), [(False, 0), (True, 6)])
+def test_nothing_is_looked_at_without_a_logger(tmp_path, logger, looks):
+    with mock.patch("ascl_lightning.callbacks.progress.retrieval_module", wraps=retrieval_module) as looked_up:
+        fit(tmp_path, logger=logger, log_every_n_steps=1)
+    assert looked_up.call_count == looks, "of six steps"
