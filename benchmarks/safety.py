@@ -18,7 +18,7 @@ from plain import measure
 from torch import distributed, multiprocessing
 
 from ascl_lightning.callbacks.keyed_draws import KeyedDraws
-from ascl_lightning.checkpoints import read_checkpoint, write_checkpoint
+from ascl_lightning.runtime.checkpoints import read_checkpoint, write_checkpoint
 
 MEBIBYTES, STEPS = 512, 2_000
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from ascl_lightning.checkpoints import read_checkpoint
+from ascl_lightning.runtime.checkpoints import read_checkpoint
 
 
 class Record(Callback):

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from ascl_lightning import __version__
 from ascl_lightning.errors import UserError
-from ascl_lightning.processes import end_with_launcher
+from ascl_lightning.runtime.processes import end_with_launcher
 
 # command: (module that runs it, line of help)
 COMMANDS = {

@@ -39,13 +39,13 @@ from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.callbacks.results import EvaluationResults
 from ascl_lightning.callbacks.search import TwoStageFrontier
 from ascl_lightning.callbacks.weights import WeightsExport
-from ascl_lightning.checkpoints import Continuation, find_checkpoint
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.distributed import leave_group
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.report.files import RESULTS
 from ascl_lightning.report.page import write_report
+from ascl_lightning.runtime.checkpoints import Continuation, find_checkpoint
+from ascl_lightning.runtime.distributed import leave_group
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
 """What `--retrieval` stands for: the report that a test adds to its metrics."""

@@ -17,7 +17,7 @@ from ascl_lightning.callbacks.loggers import (
     loggers_of_run,
     record_offline_if_unreachable,
 )
-from ascl_lightning.checkpoints import Continuation
+from ascl_lightning.runtime.checkpoints import Continuation
 
 
 def rows(path: Path) -> list[dict[str, str]]:

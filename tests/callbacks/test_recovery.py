@@ -19,9 +19,9 @@ from tests.interruptions import batches, last
 from tests.ranks import TINY
 
 from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
-from ascl_lightning.checkpoints import read_checkpoint
 from ascl_lightning.cli import AsclCLI
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.checkpoints import read_checkpoint
 
 EPOCHS, STEPS = 3, 6  # 21 training images in batches of 3 or 4
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.fabric.plugins import CheckpointIO
 
 from ascl_lightning.callbacks.weights import weights_as_checkpoint
-from ascl_lightning.checkpoints import read_checkpoint, write_checkpoint
+from ascl_lightning.runtime.checkpoints import read_checkpoint, write_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):

@@ -18,8 +18,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
-from ascl_lightning.checkpoints import Continuation
 from ascl_lightning.data.features import write_whole
+from ascl_lightning.runtime.checkpoints import Continuation
 
 CONFIG = "config.yaml"
 _SECONDS_TO_ANSWER = 5

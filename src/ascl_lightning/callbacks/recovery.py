@@ -14,9 +14,9 @@ from torch import Tensor, distributed
 
 from ascl_lightning.callbacks.parts import callbacks_of, is_trial
 from ascl_lightning.callbacks.restart import mend_counters, mend_folder, progress, validates_next
-from ascl_lightning.checkpoints import LAST
 from ascl_lightning.errors import UserError
-from ascl_lightning.processes import StopSignals, end_hung_launcher
+from ascl_lightning.runtime.checkpoints import LAST
+from ascl_lightning.runtime.processes import StopSignals, end_hung_launcher
 
 _SECONDS_FOR_CHILDREN = 30
 

@@ -30,7 +30,7 @@ from ascl_lightning.data.variant_table import Variants
 from ascl_lightning.data.variants import make_variants
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
-from ascl_lightning.processes import leave_stopping_to_the_run
+from ascl_lightning.runtime.processes import leave_stopping_to_the_run
 
 
 @dataclass(frozen=True)

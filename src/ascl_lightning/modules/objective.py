@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from ascl_lightning.data.batch import Features, ImageTextBatch, NegativeTexts, TokenizedTexts
-from ascl_lightning.distributed import (
-    gather_features,
-    gather_rows,
-    gather_sizes,
-    mean_over_ranks,
-    rank,
-    transpose_scores,
-)
 from ascl_lightning.errors import UserError
 from ascl_lightning.losses import ContrastiveLoss
 from ascl_lightning.models.chunks import encode_in_chunks, mixes_rows
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
+from ascl_lightning.runtime.distributed import (
+    gather_rows,
+    gather_sequences,
+    gather_sizes,
+    mean_over_ranks,
+    rank,
+    transpose_scores,
+)
 
 # (T+)- draws from keys of its own: the same noise on T and T+ would tie the two terms of the loss together
 _POSITIVE_STREAM = 0x5DEECE66D
@@ -131,7 +131,9 @@ class Objective:
     def _contrast(self, images: Features, groups: dict[str, _TextGroup], pairs: "_Pairs") -> dict[str, Tensor]:
         """L(I, T, T-) of each group. All texts are scored together: what scoring does for images, it does once."""
         parts = [part for group in groups.values() for part in (group.texts, *group.negatives)]
-        scores = self.model.similarity.compare(images, gather_features(Features.join(parts)))
+        own = Features.join(parts)
+        texts = Features(*gather_sequences(own.pooled, own.tokens, own.mask))
+        scores = self.model.similarity.compare(images, texts)
         columns = iter(_columns_of_parts(scores, len(parts), pairs.counts))
         terms = {}
         for name, group in groups.items():

@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
-
-from ascl_lightning.data.batch import Features
 
 
 def world_size() -> int:
@@ -54,17 +52,26 @@ def gather_rows(rows: Shaped[Tensor, "b *rest"], counts: Sequence[int]) -> Shape
     return gathered
 
 
-def gather_features(items: Features) -> Features:
-    """The items of all processes, in their order; of tokens, the real ones alone are sent."""
+def gather_sequences(
+    pooled: Float[Tensor, "b D"], tokens: Float[Tensor, "b L E"], mask: Bool[Tensor, "b L"]
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B K E"], Bool[Tensor, "B K"]]:
+    """Sequences of all processes, in rank order, padded to the longest; padding is not sent.
+
+    Args:
+        pooled: One vector per sequence, (b, D).
+        tokens: The sequences of this process, (b, L, E).
+        mask: True for real tokens, (b, L).
+
+    Returns:
+        The three of all processes, (B, D), (B, K, E) and (B, K).
+    """
     if world_size() == 1:
-        return items
-    sizes = (*items.mask.shape, int(items.mask.sum()))
-    counts, lengths, token_counts = gather_sizes(*sizes, device=items.mask.device)
-    mask = gather_rows(F.pad(items.mask, (0, max(lengths) - items.mask.shape[1])), counts)
-    pooled = gather_rows(items.pooled, counts)
-    tokens = gather_rows(items.tokens[items.mask], token_counts)
-    padded = tokens.new_zeros(*mask.shape, tokens.shape[1]).masked_scatter(mask[..., None], tokens)
-    return Features(pooled, padded, mask)
+        return pooled, tokens, mask
+    counts, lengths, token_counts = gather_sizes(*mask.shape, int(mask.sum()), device=mask.device)
+    every_mask = gather_rows(F.pad(mask, (0, max(lengths) - mask.shape[1])), counts)
+    every_token = gather_rows(tokens[mask], token_counts)
+    padded = every_token.new_zeros(*every_mask.shape, tokens.shape[2])
+    return gather_rows(pooled, counts), padded.masked_scatter(every_mask[..., None], every_token), every_mask
 
 
 def transpose_scores(scores: Float[Tensor, "b B"], counts: Sequence[int]) -> Float[Tensor, "b B"]:

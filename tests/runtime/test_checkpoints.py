@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ascl_lightning.checkpoints import Continuation, find_checkpoint, read_checkpoint, write_checkpoint
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.checkpoints import Continuation, find_checkpoint, read_checkpoint, write_checkpoint
 
 SHARED_MEMORY = Path("/dev/shm")
 NOBODY = 65534
@@ -190,9 +190,9 @@ def test_a_file_that_is_not_what_was_written_does_not_take_its_place(tmp_path, m
 
 def in_a_process(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
     """Runs a script that has `write_checkpoint` and `content`."""
-    lines = f"import sys\nfrom pathlib import Path\nfrom tests.test_checkpoints import *\n{script}"
+    lines = f"import sys\nfrom pathlib import Path\nfrom tests.runtime.test_checkpoints import *\n{script}"
     command = [sys.executable, "-c", lines, *map(str, arguments)]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, **options)
 
 

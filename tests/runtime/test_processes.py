@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATIENCE = 30
 
 
@@ -35,7 +35,7 @@ def gone(pid: int, seconds: float = PATIENCE) -> bool:
 
 WORK = """
 import time
-from ascl_lightning.processes import StopSignals
+from ascl_lightning.runtime.processes import StopSignals
 signals = StopSignals()
 signals.listen()
 signals.deferred = {deferred}
@@ -80,7 +80,7 @@ def test_a_second_interrupt_ends_at_once_and_a_second_term_does_not():
 
 
 def test_handlers_are_put_back(monkeypatch):
-    from ascl_lightning.processes import StopSignals
+    from ascl_lightning.runtime.processes import StopSignals
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     signals = StopSignals()
@@ -93,7 +93,7 @@ def test_handlers_are_put_back(monkeypatch):
 
 WORKERS = """
 import multiprocessing, os, time
-from ascl_lightning.processes import leave_stopping_to_the_run
+from ascl_lightning.runtime.processes import leave_stopping_to_the_run
 
 def work():
     leave_stopping_to_the_run(0)
@@ -128,7 +128,7 @@ def test_what_loads_data_is_ended_by_its_own_process_alone():
 
 LAUNCHER = """
 import os, subprocess, sys, time
-from ascl_lightning.processes import end_hung_launcher, end_with_launcher
+from ascl_lightning.runtime.processes import end_hung_launcher, end_with_launcher
 end_with_launcher()
 if "LOCAL_RANK" in os.environ:
     print("ready", flush=True)
@@ -172,7 +172,7 @@ def test_a_process_that_a_shell_started_as_a_rank_leaves_the_shell_alone(monkeyp
     script = """
 import os, sys
 os.environ["LOCAL_RANK"] = "1"
-from ascl_lightning.processes import end_hung_launcher, end_with_launcher
+from ascl_lightning.runtime.processes import end_hung_launcher, end_with_launcher
 end_with_launcher()
 end_hung_launcher(seconds=0)
 print("ready", flush=True)

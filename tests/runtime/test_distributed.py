@@ -4,10 +4,9 @@ import torch
 import torch.distributed as dist
 from tests.processes import run_ranks
 
-from ascl_lightning.data.batch import Features
-from ascl_lightning.distributed import (
-    gather_features,
+from ascl_lightning.runtime.distributed import (
     gather_rows,
+    gather_sequences,
     gather_sizes,
     mean_over_ranks,
     rank,
@@ -26,7 +25,7 @@ def items(start, end):
     mask = torch.arange(longest) < torch.tensor(LENGTHS[start:end])[:, None]
     tokens = torch.full((end - start, longest, 2), torch.nan, dtype=torch.float64)
     tokens[mask] = torch.arange(100.0, 100 + 2 * mask.sum(), dtype=torch.float64).reshape(-1, 2) + 50 * start
-    return Features(ROWS[start:end], tokens, mask)
+    return ROWS[start:end], tokens, mask
 
 
 def work():
@@ -47,8 +46,8 @@ def work():
         "flags": gather_rows(ROWS[own, 0] > 3, COUNTS),
         "scores": transposed.detach(),
         "scores_grad": scores.grad,
-        "items": gather_features(items(own.start, own.stop)),
-        "without_tokens": gather_features(Features(ROWS[own], ROWS[own, None][:, :0], ROWS[own, :0] > 0)),
+        "items": gather_sequences(*items(own.start, own.stop)),
+        "without_tokens": gather_sequences(ROWS[own], ROWS[own, None][:, :0], ROWS[own, :0] > 0),
         "mean": mean_over_ranks(torch.tensor([1.0, rank()])),
         "initialised": dist.is_initialized(),
     }
@@ -68,20 +67,20 @@ def test_three_processes_one_of_them_without_rows():
         factors = torch.tensor([1.0, 1.0, 100.0, 100.0, 100.0])
         assert torch.equal(of_rank["scores_grad"], (torch.arange(5.0)[:, None] * factors)[start:end].double())
         assert of_rank["mean"].tolist() == [1.0, 1.0]
-        joined = of_rank["items"]
-        assert joined.mask.sum(dim=1).tolist() == list(LENGTHS)
-        assert torch.equal(joined.pooled, ROWS)
-        expected = torch.cat([items(0, 2).tokens[items(0, 2).mask], items(2, 5).tokens[items(2, 5).mask]])
-        assert torch.equal(joined.tokens[joined.mask], expected)
-        assert not joined.tokens.isnan().any(), "padding is not sent"
-        assert of_rank["without_tokens"].tokens.shape == (5, 0, 2)
+        pooled, tokens, mask = of_rank["items"]
+        assert mask.sum(dim=1).tolist() == list(LENGTHS)
+        assert torch.equal(pooled, ROWS)
+        expected = torch.cat([of[1][of[2]] for of in (items(0, 2), items(2, 5))])
+        assert torch.equal(tokens[mask], expected)
+        assert not tokens.isnan().any(), "padding is not sent"
+        assert of_rank["without_tokens"][1].shape == (5, 0, 2)
 
 
 def test_one_process_gets_its_own_things_back():
-    features = items(0, 2)
+    sequences = items(0, 2)
     assert (rank(), world_size()) == (0, 1)
     assert gather_sizes(3, 4, device=torch.device("cpu")) == [[3], [4]]
     assert gather_rows(ROWS, [5]) is ROWS
-    assert gather_features(features) is features
+    assert gather_sequences(*sequences) == sequences
     assert torch.equal(transpose_scores(SCORES, [5]), SCORES.T)
     assert torch.equal(mean_over_ranks(ROWS), ROWS)
