@@ -7,6 +7,7 @@ from importlib import import_module
 
 from ascl_lightning import __version__
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.config_files import with_config_paths
 from ascl_lightning.runtime.processes import end_with_launcher
 
 # command: (module that runs it, line of help)
@@ -55,9 +56,9 @@ COMMANDS = {
 }
 
 _EPILOG = """\
-Every command takes --config FILE after its name, and flags that override it:
-  ascl fit --config configs/scenes.yaml --trainer.max_epochs 5
-  ascl test --config configs/scenes.yaml --ckpt_path best
+Every command takes --config after its name, a file or a shipped config's name, and flags that override it:
+  ascl fit --config scenes --trainer.max_epochs 5
+  ascl test --config scenes --ckpt_path best
 `ascl COMMAND --help` lists all of them; `ascl COMMAND --config FILE --print_config` shows what would run.
 """
 
@@ -93,6 +94,8 @@ def main(args: Sequence[str] | None = None) -> int:
     command = _parser().parse_args(args[:1]).command
     end_with_launcher()
     try:
+        # before the import, which takes seconds
+        args = with_config_paths(args)
         return import_module(COMMANDS[command][0]).run(args) or 0
     except UserError as error:
         print(f"ascl: error: {' '.join(str(error).split())}", file=sys.stderr)
