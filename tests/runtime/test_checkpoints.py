@@ -35,9 +35,27 @@ def test_best_and_last_are_those_of_the_newest_run(tmp_path):
     newest = touch(tmp_path / "fit" / "version_2" / "checkpoints" / "best.ckpt", 3_000)
     touch(tmp_path / "fit" / "version_10" / "checkpoints" / "best.ckpt", 2_000)
     touch(tmp_path / "fit" / "version_0" / "checkpoints" / "last-00000010.ckpt", 900)
-    last = touch(tmp_path / "fit" / "version_0" / "checkpoints" / "last-00000020.ckpt", 1_000)
+    touch(tmp_path / "fit" / "version_2" / "checkpoints" / "last-00000020.ckpt", 2_500)
+    last = touch(tmp_path / "fit" / "version_2" / "checkpoints" / "last-00000030.ckpt", 2_900)
     assert find_checkpoint("best", tmp_path) == newest
     assert find_checkpoint("last", tmp_path) == last
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_newest_run_without_the_checkpoint_is_named_and_an_older_one_is_not_taken(tmp_path, name):
+    older = touch(
+        tmp_path / "fit" / "version_0" / "checkpoints" / f"{name}{'-00000010' * (name == 'last')}.ckpt", 1_000
+    )
+    other = "best" if name == "last" else "last-00000020"
+    touch(tmp_path / "fit" / "version_1" / "checkpoints" / f"{other}.ckpt", 2_000)
+    with pytest.raises(UserError) as caught:
+        find_checkpoint(name, tmp_path)
+    assert f"the newest run, '{tmp_path}/fit/version_1', has none" in str(caught.value)
+    assert older in str(caught.value)
+    # a run that has just begun
+    (tmp_path / "fit" / "version_2" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"the newest run, '{tmp_path}/fit/version_2', has none"):
+        find_checkpoint(name, tmp_path)
 
 
 def test_a_path_stays_what_it_is(tmp_path):

@@ -26,14 +26,14 @@ def find_checkpoint(name: str | None, root: Path) -> str | None:
 
     Args:
         name: A path, of a checkpoint or of exported weights or their folder; or `best` or `last`, of the newest
-            training run that has one; None for no checkpoint.
+            training run; None for no checkpoint.
         root: The `default_root_dir` under which runs lie.
 
     Returns:
         The path of an existing file (of a folder, if ranks saved shards), or None.
 
     Raises:
-        UserError: If there is no such file, or it holds code, or the name is an address.
+        UserError: If there is no such file, the newest run lacks it, it holds code, or the name is an address.
     """
     if name is None:
         return None
@@ -41,10 +41,7 @@ def find_checkpoint(name: str | None, root: Path) -> str | None:
         raise UserError(f"--ckpt_path {name}: addresses are not loaded, download the file and give its path")
     path = Path(name)
     if name in ("best", "last"):
-        found = _newest_first(root, LAST if name == "last" else "best.ckpt")
-        if not found:
-            raise UserError(f"--ckpt_path {name}: no run under '{root}' has one; train with `ascl fit` first")
-        path = found[0]
+        path = _of_newest_run(name, root)
     elif (path / WEIGHTS).is_file():
         path = path / WEIGHTS
     elif not (path.is_file() or _is_sharded(path)):
@@ -85,7 +82,7 @@ class Continuation:
         Raises:
             UserError: If the newest run has checkpoints and none of them can be gone on from.
         """
-        found = _newest_first(root, "*.ckpt")
+        found = _newest_first(root, "**/checkpoints/*.ckpt")
         faults: list[str] = []
         for path in found:
             if path.parent != found[0].parent:
@@ -151,9 +148,29 @@ def _checked(path: Path) -> dict[str, Any]:
     return _load(path, mmap=True)
 
 
+def _of_newest_run(name: str, root: Path) -> Path:
+    """The best or the last checkpoint of the run that saved a checkpoint, or started, after all others."""
+    pattern = LAST if name == "last" else "best.ckpt"
+    folders = {folder: _last_change(folder) for folder in root.glob("**/checkpoints") if folder.is_dir()}
+    if not folders:
+        raise UserError(f"--ckpt_path {name}: no run under '{root}' has one; train with `ascl fit` first")
+    newest = max(folders, key=lambda folder: folders[folder])
+    found = _newest_first(newest, pattern)
+    if not found:
+        older = next(iter(_newest_first(root, f"**/checkpoints/{pattern}")), None)
+        advice = "train with `ascl fit` first" if older is None else f"the newest of an older run is '{older}'"
+        raise UserError(f"--ckpt_path {name}: the newest run, '{newest.parent}', has none; {advice}")
+    return found[0]
+
+
+def _last_change(folder: Path) -> int:
+    """When a run saved its newest checkpoint, or made the folder, in nanoseconds."""
+    saved = [path.stat().st_mtime_ns for path in folder.glob("*.ckpt")]
+    return max(saved, default=folder.stat().st_mtime_ns)
+
+
 def _newest_first(root: Path, pattern: str) -> list[Path]:
-    found = root.glob(f"**/checkpoints/{pattern}")
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return sorted(root.glob(pattern), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def _is_sharded(path: Path) -> bool:
