@@ -12,9 +12,9 @@ from typing import Any, Literal, NoReturn
 from jsonargparse.typing import PositiveFloat
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from ascl_lightning.callbacks.asymmetry_shares import AsymmetryShares
 from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
@@ -23,6 +23,7 @@ from ascl_lightning.callbacks.embeddings import EmbeddingWriter
 from ascl_lightning.callbacks.evidence import Evidence
 from ascl_lightning.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.callbacks.keyed_draws import KeyedDraws
+from ascl_lightning.callbacks.last_validation import LastValidation
 from ascl_lightning.callbacks.leak_guard import LeakGuard
 from ascl_lightning.callbacks.loggers import (
     LogConfig,
@@ -193,6 +194,9 @@ class AsclCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if isinstance(config.strategy, str) and hasattr(trainer.strategy, "_timeout"):
             trainer.strategy._timeout = timedelta(seconds=self._get(self.config_init, "timeout"))
+        # after every callback that may stop the training, and before those that save
+        position = sum(not isinstance(callback, Checkpoint) for callback in trainer.callbacks)
+        trainer.callbacks.insert(position, LastValidation())
         record_offline_if_unreachable(trainer.loggers)
         keep_pictures_with_runs(trainer.loggers)
         return trainer
@@ -212,6 +216,8 @@ class AsclCLI(LightningCLI):
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best:
             rank_zero_info(f"Best checkpoint: {best}\nTest it with the same --config and --ckpt_path {best}")
+        elif not is_trial(self.trainer):
+            rank_zero_warn("no validation ran: this run has no best checkpoint and no exported weights")
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluates on the validation split."""

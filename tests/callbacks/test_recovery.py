@@ -144,6 +144,16 @@ CASES = {
         ("on_train_batch_start", 5),
         "last-00000006.ckpt",
     ),
+    "validated every fifth epoch, inside the last validation": (
+        ["--trainer.check_val_every_n_epoch", "5"],
+        ("on_validation_batch_start", 1),
+        "last-00000018.ckpt",
+    ),
+    "validated every fourth batch, inside the last validation": (
+        ["--trainer.val_check_interval", "4"],
+        ("on_validation_batch_start", 10),
+        "last-00000018.ckpt",
+    ),
     "with averaged weights, inside a validation": (
         ["--trainer.callbacks+=tests.callbacks.test_recovery.Averaged"],
         ("on_validation_batch_start", 4),
@@ -166,6 +176,12 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(data, uninterrupted, t
     assert saved in checkpoints(tmp_path)
     assert fit(tmp_path, data, *arguments, "--resume") is None
     assert_equal(uninterrupted(arguments), tmp_path)
+
+
+def test_a_run_that_is_shorter_than_its_validation_interval_has_a_best_checkpoint_and_weights(uninterrupted):
+    run = uninterrupted(["--trainer.check_val_every_n_epoch", "5"]) / "runs" / "fit" / "version_0"
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert (run / "weights" / "model.safetensors").is_file()
 
 
 @pytest.fixture
