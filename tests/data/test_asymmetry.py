@@ -220,15 +220,33 @@ class Echo(TextOperation):
         return self.answer
 
 
+@dataclass(frozen=True)
+class TrueEcho(Echo):
+    type: ClassVar[AsymmetryType] = "III"
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "message"),
+    [
+        ([], [ShuffleWords(), JoinCaptions()], r"negatives: JoinCaptions makes true texts \(type II\): move it to"),
+        ([], [FirstHalf()], r"negatives: FirstHalf makes true texts \(type III\)"),
+        ([DropWord()], [], r"positives: DropWord makes wrong texts \(type I\): move it to negatives"),
+    ],
+)
+def test_an_operation_in_the_wrong_list_is_refused(positives, negatives, message) -> None:
+    with pytest.raises(UserError, match=message):
+        AsymmetrySampler(positives, negatives)
+
+
 def test_texts_are_compared_after_clean_up() -> None:
-    sample = draw(AsymmetrySampler([Echo()], [Echo()]), "a dog")
+    sample = draw(AsymmetrySampler([TrueEcho()], [Echo()]), "a dog")
     assert sample.positive == sample.negative == "a dog"
     assert not sample.negative_valid
     assert not sample.positive_negative_valid
 
 
 def test_an_operation_that_leaves_no_text_changes_nothing() -> None:
-    sample = draw(AsymmetrySampler([Echo(answer=" ")], [Echo(answer="")]), "a dog")
+    sample = draw(AsymmetrySampler([TrueEcho(answer=" ")], [Echo(answer="")]), "a dog")
     assert sample.positive == sample.negative == "a dog"
     assert not sample.negative_valid
 
@@ -289,7 +307,7 @@ def test_negative_operations_do_not_change_the_positives() -> None:
 def test_streams_share_no_randomness() -> None:
     """T- and (T+)- of one key draw apart: with one stream for both, equal texts would always be shuffled alike."""
     caption = "one two three four five six"
-    sampler = AsymmetrySampler([Echo(answer=caption)], [ShuffleWords()])
+    sampler = AsymmetrySampler([TrueEcho(answer=caption)], [ShuffleWords()])
     samples = [draw(sampler, caption, index) for index in range(50)]
     assert sum(sample.negative == sample.positive_negative for sample in samples) < 5
 

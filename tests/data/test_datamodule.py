@@ -344,3 +344,11 @@ def test_a_missing_folder_is_named():
 def test_the_ceiling_is_the_source_s():
     source = Scenes(num_test=20)
     assert RetrievalDataModule(source).ceiling("test") == source.ceiling(None, "test")
+
+
+def test_one_training_image_is_refused(tmp_path):
+    write_karpathy(tmp_path, {"train": 1, "val": 4}, captions=5)
+    source = KarpathyJson("dataset_flickr8k.json")
+    datamodule = RetrievalDataModule(source, str(tmp_path), image_spec=PIXELS, text_spec=WORDS)
+    with pytest.raises(UserError, match="the training split has 1 image"):
+        datamodule.setup("fit")

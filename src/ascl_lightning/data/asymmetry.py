@@ -235,9 +235,24 @@ class AsymmetrySampler:
     Args:
         positives: Operations that make T+; none for no T+.
         negatives: Operations that make T- and (T+)-; none for neither.
+
+    Raises:
+        UserError: If a positive operation makes texts of type I, which are wrong, or a negative one makes any others,
+            which are true.
     """
 
     def __init__(self, positives: Sequence[TextOperation], negatives: Sequence[TextOperation]) -> None:
+        for operation in positives:
+            if operation.type == "I":
+                raise UserError(
+                    f"positives: {type(operation).__name__} makes wrong texts (type I): move it to negatives"
+                )
+        for operation in negatives:
+            if operation.type != "I":
+                raise UserError(
+                    f"negatives: {type(operation).__name__} makes true texts (type {operation.type}): move it to "
+                    f"positives"
+                )
         self.positives = tuple(positives)
         self.negatives = tuple(negatives)
 

@@ -317,6 +317,12 @@ class RetrievalDataModule(LightningDataModule):
             self._stream = Stream.count(shards, self.seed)
         else:
             self._use_made_texts(self.view("train"))
+        num_images, _ = self.size("train")
+        if num_images < 2:
+            raise UserError(
+                f"the training split has {num_images} image(s): contrastive training compares each with others, so "
+                f"give two or more"
+            )
         self.prepare_texts()
         if self._stream is not None:
             self._digests["train"] = SplitDigest.of_stream(self._stream.captions)
