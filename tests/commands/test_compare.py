@@ -2,11 +2,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from tests.runs import make_queries, write_run
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.metrics.bootstrap import compare
+from ascl_lightning.metrics.queries import Queries
 
 WEAK, STRONG = make_queries(0, 6), make_queries(1, 0.3)
 
@@ -66,6 +68,30 @@ def test_other_data_are_refused(tmp_path, capsys, results, message):
 
     assert main(["compare", str(a), str(b)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_same_data_in_another_order(tmp_path, capsys):
+    """As if the images of the second run had been read in reverse: all differences stay the same."""
+    a = write_run(tmp_path / "a", {("fused", "own"): WEAK}, data={"images": "ab", "captions": "01", "any_order": "ef"})
+    data = {"images": "cd", "captions": "23", "any_order": "ef"}
+    same, turned = (
+        write_run(tmp_path / name, {("fused", "own"): queries}, data=data)
+        for name, queries in (("same", STRONG), ("turned", reversed_images(STRONG)))
+    )
+
+    for run in (same, turned):
+        assert main(["compare", str(a), str(run), "--json", str(run / "out.json")]) == 0
+
+    first, second = (json.loads((run / "out.json").read_text())["scores"] for run in (same, turned))
+    assert second == first
+    assert first["fused"]["rsum"]["p_value"] < 0.05
+
+
+def reversed_images(queries, num_images=60, num_texts=3):
+    images, texts = queries.image_to_text.rank, queries.text_to_image.rank.reshape(num_images, num_texts)
+    owner = np.arange(num_images).repeat(num_texts)
+    ids = [f"{image}.jpg" for image in reversed(range(num_images))]
+    return Queries.from_ranks(images[::-1], texts[::-1].flatten(), owner, ids)
 
 
 def test_other_queries_are_refused(tmp_path, capsys):

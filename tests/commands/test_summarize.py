@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 from tests.runs import make_queries, write_run
@@ -51,11 +52,19 @@ def test_runs_that_do_not_go_together(tmp_path, capsys, results, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_training_counts_once(tmp_path, capsys):
+    a, b = (write_figures(tmp_path / name, 70.0, checkpoint=f"{name}/best.ckpt") for name in "ab")
+    again = write_figures(tmp_path / "again", 71.0, checkpoint="a/best.ckpt")
+
+    assert main(["summarize", str(a), str(b), str(a)]) == 2
+    assert f"'{a}' and '{a}' are the same run: give runs of trainings that differ" in capsys.readouterr().err
+    assert main(["summarize", str(a), str(b), str(again)]) == 2
+    assert f"'{a}' and '{again}' are both of {Path('a/best.ckpt').absolute()}" in capsys.readouterr().err
+
+
 def test_errors(tmp_path, capsys):
     run = write_figures(tmp_path / "a", 70.0)
     assert main(["summarize", str(run)]) == 2
-    assert "give two runs or more" in capsys.readouterr().err
-    assert main(["summarize", str(run), str(run)]) == 2
     assert "give two runs or more" in capsys.readouterr().err
     broken = write_figures(tmp_path / "b", 70.0)
     (broken / "results.json").write_text(json.dumps(json.loads((run / "results.json").read_text()) | {"scores": [1]}))

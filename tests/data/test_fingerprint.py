@@ -139,6 +139,19 @@ def test_a_fingerprint_changes_with_names_pictures_captions_and_order():
     assert (repainted["images"] == plain["images"], repainted["captions"] == plain["captions"]) == (False, True)
 
 
+def test_a_fingerprint_for_any_order_changes_with_all_but_the_order_of_images():
+    def of(*args, **kwargs) -> str:
+        return SplitDigest.of(split(*args, **kwargs)).fingerprint["any_order"]
+
+    plain = of([0, 1, 2])
+    assert of([2, 0, 1], "cab") == plain
+    turned = [("also picture 0", "picture 0"), ("picture 1", "also picture 1"), ("picture 2", "also picture 2")]
+    moved = [("picture 0",), ("also picture 0", "picture 1", "also picture 1"), ("picture 2", "also picture 2")]
+    others = [of([0, 1]), of([2, 0, 1]), of([0, 1, 3]), of([0, 1, 2], "abx")]
+    others += [of([0, 1, 2], captions=captions) for captions in (turned, moved)]
+    assert plain not in others
+
+
 def test_a_state_is_text_and_comes_back():
     digest = SplitDigest.of(split([0, 1, 2], captions=[("a",), (), ("b", "c")]))
     state = digest.state()

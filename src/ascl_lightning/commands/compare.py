@@ -71,7 +71,9 @@ def compare_runs(a: RunFiles, b: RunFiles) -> _Differences:
         )
     try:
         return {
-            (protocol, score): compare(queries_a[score, protocol], queries_b[score, protocol])
+            (protocol, score): compare(
+                queries_a[score, protocol], queries_b[score, protocol].in_order_of(queries_a[score, protocol])
+            )
             for score, protocol in shared
         }
     except ValueError as error:

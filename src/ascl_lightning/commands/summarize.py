@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -29,12 +30,27 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, such as runs/test/version_0")
     given = parser.parse_args(args[1:])
     runs = open_runs(given.runs)
-    if len({one.folder.resolve() for one in runs}) < 2:
-        raise UserError("give two runs or more: one says nothing about how far seeds differ")
+    _check_distinct(runs)
     console = Console()
     for (protocol, score), of_score in summarize(runs).items():
         console.print(_table(heading(protocol, score), of_score))
     console.print(f"{len(runs)} runs: {', '.join(str(one.folder) for one in runs)}", soft_wrap=True)
+
+
+def _check_distinct(runs: Sequence[RunFiles]) -> None:
+    """Whether each run is of a training of its own."""
+    if len(runs) < 2:
+        raise UserError("give two runs or more: one says nothing about how far seeds differ")
+    seen: dict[Path, Path] = {}
+    for one in runs:
+        checkpoint = one.results.get("checkpoint")
+        for what in (one.folder.resolve(), *([Path(checkpoint).absolute()] if checkpoint else [])):
+            if what in seen:
+                told = "are the same run" if seen[what] == one.folder else f"are both of {what}"
+                raise UserError(
+                    f"'{seen[what]}' and '{one.folder}' {told}: give runs of trainings that differ by their seed"
+                )
+            seen[what] = one.folder
 
 
 def summarize(runs: Sequence[RunFiles]) -> dict[tuple[str, str], dict[str, Spread]]:

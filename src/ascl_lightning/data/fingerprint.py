@@ -21,6 +21,7 @@ from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 
 _ROWS_AT_ONCE = 64
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _COLUMNS = {"ids": "<u8", "pictures": "<u8", "captions": "<u8", "num_captions": "<i8"}
 
 
@@ -66,8 +67,16 @@ class SplitDigest:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """The split's `images` (names and pictures) and `captions`, in their order, as 16 hex digits each."""
-        parts = {"images": (self.ids, self.pictures), "captions": (self.captions, self.num_captions)}
+        """What the split holds, as 16 hex digits each.
+
+        `images` (names and pictures) and `captions` depend on the order of the images; `any_order` is of both, and the
+        same for the same images with the same captions in any order.
+        """
+        parts = {
+            "images": (self.ids, self.pictures),
+            "captions": (self.captions, self.num_captions),
+            "any_order": (np.sort(self._whole_images()),),
+        }
         return {name: f"{digest(*arrays):016x}" for name, arrays in parts.items()}
 
     def same_images(self, other: "SplitDigest") -> Bool[np.ndarray, " N"]:
@@ -109,7 +118,17 @@ class SplitDigest:
 
     def _described(self) -> UInt64[np.ndarray, " M"]:
         """Of each caption together with the name of its image."""
-        return np.repeat(self.ids, self.num_captions) * np.uint64(0x9E3779B97F4A7C15) ^ self.captions
+        return np.repeat(self.ids, self.num_captions) * _ODD ^ self.captions
+
+    def _whole_images(self) -> UInt64[np.ndarray, " N"]:
+        """Of the name, the picture and the captions of each image, the captions in their order."""
+        firsts = np.cumsum(self.num_captions) - self.num_captions
+        places = np.arange(len(self.captions)) - np.repeat(firsts, self.num_captions)
+        whole = self.ids * _ODD ^ self.pictures
+        # sums wrap around; an odd factor for each place keeps the order
+        owners = np.repeat(np.arange(len(self.ids)), self.num_captions)
+        np.add.at(whole, owners, (self.captions ^ _ODD) * (2 * places + 3).astype(np.uint64))
+        return whole
 
     def _incomparable(self, other: "SplitDigest") -> Bool[np.ndarray, " N"]:
         """Which images have a namesake in the other split where either has no picture."""

@@ -81,6 +81,16 @@ class DirectionQueries:
         """Number of queries."""
         return len(self.query)
 
+    def in_order_of(self, other: "DirectionQueries") -> "DirectionQueries":
+        """See `Queries.in_order_of`."""
+        mine, others = (np.lexsort((rows.query, rows.image, rows.image_id.astype(str))) for rows in (self, other))
+        if not np.array_equal(self.image_id[mine], other.image_id[others]):
+            return self
+        rows = np.empty_like(mine)
+        rows[others] = mine
+        about = {"query": other.query, "image": other.image, "image_id": other.image_id}
+        return DirectionQueries(**{name: column[rows] for name, column in self.columns().items()} | about)
+
     def columns(self) -> dict[str, np.ndarray]:
         """The fields that are given, by name."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
@@ -127,6 +137,17 @@ class Queries:
             _queries_of(image_to_text_ranks, rows, ids, image_to_text or {}),
             _queries_of(text_to_image_ranks, image_of_text, ids, text_to_image or {}),
         )
+
+    def in_order_of(self, other: "Queries") -> "Queries":
+        """The same, numbered as the other's queries: images by their ids, the captions of an image by their order.
+
+        Args:
+            other: Of another run.
+
+        Returns:
+            These queries where those of the other are none of the same images.
+        """
+        return Queries(*(rows.in_order_of(other.directions()[name]) for name, rows in self.directions().items()))
 
     def directions(self) -> dict[str, DirectionQueries]:
         """Both directions under their names."""
