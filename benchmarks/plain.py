@@ -1,4 +1,4 @@
-"""The scores of METHOD.md section 3 as its formulas read, every attended vector written out; and how to measure."""
+"""The scores of docs/method.md#cross-modal-fusion written out with every attended vector; and how to measure."""
 
 import ctypes
 import gc

@@ -41,7 +41,7 @@ def subset(features: Features, rows: Tensor) -> Features:
 
 
 def naive_pair(similarity: FusedSimilarity, image: Features, text: Features) -> Tensor:
-    """The fused score of one image and one text (batches of one) from METHOD.md section 3."""
+    """The fused score of one image and one text (batches of one) from docs/method.md#cross-modal-fusion."""
     regions, words = image.tokens[0][image.mask[0]], text.tokens[0][text.mask[0]]
     heads = similarity.attention.num_heads
     to_text, to_image = 4.0, 9.0

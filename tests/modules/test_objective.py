@@ -1,4 +1,4 @@
-"""A batch split over processes trains as the whole batch on one (RELIABILITY, "Distributed equality")."""
+"""A batch split over processes trains as the whole batch on one (docs/reliability.md#distributed-training)."""
 
 from dataclasses import replace
 from unittest import mock

@@ -1,4 +1,4 @@
-"""The contrastive losses of METHOD.md section 4 as loops over Python floats."""
+"""The contrastive losses of docs/method.md#loss as loops over Python floats."""
 
 import math
 from collections.abc import Sequence

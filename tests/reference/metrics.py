@@ -1,4 +1,4 @@
-"""Ranks of METHOD.md section 5 as loops over Python floats."""
+"""Ranks of docs/method.md#evaluation as loops over Python floats."""
 
 import math
 from collections.abc import Sequence

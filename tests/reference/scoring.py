@@ -1,4 +1,4 @@
-"""The scores of METHOD.md section 3 written out, one pair, one query and one head at a time.
+"""The scores of docs/method.md#cross-modal-fusion written out, one pair, one query and one head at a time.
 
 Tokens come without padding: a caller removes it by indexing, so no mask can be wrong here.
 """

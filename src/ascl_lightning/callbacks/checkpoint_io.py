@@ -11,7 +11,7 @@ from ascl_lightning.runtime.checkpoints import read_checkpoint, write_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Checkpoints that are whole or not there (RELIABILITY, "Storage and processes").
+    """Checkpoints that are whole or not there (docs/reliability.md#storage).
 
     Lightning's own writes to a temporary folder first, perhaps on another disk, brings nothing to disk, and reports
     success where it may not write. Strategies that save shards write them without it (`save_distributed_checkpoint`).

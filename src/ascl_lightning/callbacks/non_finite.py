@@ -1,4 +1,4 @@
-"""Steps without a finite gradient are not taken (RELIABILITY, "NaN / Inf")."""
+"""Steps without a finite gradient are not taken (docs/reliability.md#non-finite-numbers)."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Samples of the three types of information asymmetry, made at word level (AsCL, METHOD section 1).
+"""Samples of the three types of information asymmetry, made at word level (AsCL, docs/method.md#information-asymmetry).
 
 An operation makes a text out of a caption; the sampler draws operations and keeps T- different from T. Every draw is
 keyed by (seed, epoch, index), so that any number of ranks and workers, and a resumed run, see the same texts.
@@ -99,7 +99,8 @@ class TextOperation(ABC):
 class JoinCaptions(TextOperation):
     """Type II, the text says more: two captions of the image, drawn with replacement and joined by a space.
 
-    Source: AsCL, the first author's code (METHOD section 1, type II). The caption itself need not be one of the two.
+    Source: AsCL, the first author's code (docs/method.md#positives-types-ii-and-iii). The caption itself need not be
+    one of the two.
     """
 
     name: ClassVar[str] = "join_captions"
@@ -115,7 +116,7 @@ class JoinCaptions(TextOperation):
 class FirstHalf(TextOperation):
     """Type III, the text says less: the first floor(n / 2) of n words, and at least one word.
 
-    Source: AsCL, the first author's code; the minimum of one word is ours (METHOD section 1, type III).
+    Source: AsCL, the first author's code; the minimum of one word is ours (docs/method.md#positives-types-ii-and-iii).
     """
 
     name: ClassVar[str] = "first_half"
@@ -145,8 +146,8 @@ def first_words(caption: str, percent: int) -> str:
 class ShuffleWords(TextOperation):
     """Type I, the order is wrong: the words in random order.
 
-    Source: AsCL shuffles word features; ours shuffles the words before the text encoder, where order is seen (METHOD
-    section 1, "The shuffle of word features must go").
+    Source: AsCL shuffles word features; ours shuffles the words before the text encoder, where order is seen
+    (docs/method.md#negatives-in-words).
     """
 
     name: ClassVar[str] = "shuffle_words"
@@ -162,7 +163,7 @@ class ShuffleWords(TextOperation):
 class DropWord(TextOperation):
     """Type I, a detail is missing: one random word removed, unless it is the only one.
 
-    Source: ours, type I at word level (METHOD section 1), after AsCL's zeroing of one random word's feature.
+    Source: ours (docs/method.md#negatives-in-words), after AsCL's zeroing of one random word's feature.
     """
 
     name: ClassVar[str] = "drop_word"
@@ -181,7 +182,7 @@ class DropWord(TextOperation):
 class ReplaceWord(TextOperation):
     """Type I, a detail is wrong: one random word replaced by another from the vocabulary of the training captions.
 
-    Source: ours, type I at word level (METHOD section 1), so that the encoder meets a wrong word.
+    Source: ours (docs/method.md#negatives-in-words), so that the encoder meets a wrong word.
 
     Raises:
         ValueError: When called without a vocabulary.
@@ -226,7 +227,7 @@ class AsymmetrySample:
 
 
 class AsymmetrySampler:
-    """Draws T+, T- and (T+)- for a caption (METHOD section 1).
+    """Draws T+, T- and (T+)- for a caption (docs/method.md#information-asymmetry).
 
     One T+ a caption and step, by an operation drawn by its probability. A T- that equals its T word for word is drawn
     again from the same operation, which keeps the operations' shares, and then from the others; only where no operation

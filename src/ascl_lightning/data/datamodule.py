@@ -50,9 +50,9 @@ class RetrievalDataModule(LightningDataModule):
     """Training pairs with their asymmetry samples, and whole splits for evaluation.
 
     Every random draw is keyed by (seed, epoch, index): the same run gives the same batches on any number of workers,
-    and on any number of ranks the same samples; a checkpoint notes how far it came, and training goes on with the very
-    next batch (RELIABILITY, "Bit-exact resume"). Several ranks need `Trainer(use_distributed_sampler=False)`, which the
-    command line sets: the samplers here already share out the work, and nothing comes twice.
+    and on any number of ranks the same samples. A checkpoint stores the position, and a resumed training continues with
+    the very next batch (docs/reliability.md#exact-resume). Several ranks need `Trainer(use_distributed_sampler=False)`,
+    which the command line sets: the samplers here already split the work between ranks, without repeats.
 
     Args:
         source: Where images and captions come from. A streamed one is read from beginning to end in training, each

@@ -23,7 +23,7 @@ BUCKET_BATCHES = 32
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (index, epoch) for this rank's share of an epoch (RELIABILITY, "Bit-exact resume", step 2).
+    """Yields (index, epoch) for this rank's share of an epoch (docs/reliability.md#exact-resume).
 
     Ranks take interleaved indices of one order; every index is seen once, so that shares differ by one at most.
 

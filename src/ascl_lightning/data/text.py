@@ -1,7 +1,7 @@
 """From a caption to token ids: clean-up, the vocabulary mined from training captions, and tokenizers.
 
 Callers clean first (`clean_caption`) and tokenise then; a tokenizer takes the words as they come, so that a joined T+
-longer than the clean-up's limit is cut, and counted, by the tokenizer alone (METHOD section 1).
+longer than the clean-up's limit is cut, and counted, by the tokenizer alone (docs/method.md#text-clean-up).
 """
 
 import string
@@ -46,7 +46,7 @@ _CLEAN_UP = _CleanUpTable()
 
 
 def clean_text(text: str, max_words: int | None = MAX_WORDS) -> str:
-    """Clean a caption as the published code does (METHOD section 1, "Text clean-up").
+    """Clean a caption as the published code does (docs/method.md#text-clean-up).
 
     Lower case; punctuation removed without a gap ("don't" becomes "dont"); dashes and `/` become spaces; white space
     collapsed; cut to `max_words` words. Punctuation is Unicode's, and all of ASCII's (`$`, `+` and the like);

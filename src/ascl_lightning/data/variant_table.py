@@ -37,7 +37,7 @@ class VariantLadder:
     """One operation at growing levels.
 
     Args:
-        type: How its texts differ from their captions (METHOD section 1).
+        type: How its texts differ from their captions (docs/method.md#information-asymmetry).
         operation: Its name.
         unit: What a level counts, in words.
         unchanged: The level at which nothing changes.

@@ -41,7 +41,8 @@ _OPPOSITES = (
 class SynonymWords(TextOperation):
     """T+ in other words: a tenth of the words, at least one, replaced by synonyms of their most frequent sense.
 
-    Source: EDA, synonym replacement (Wei and Zou, EMNLP 2019), an option of the published code (METHOD section 1).
+    Source: EDA, synonym replacement (Wei and Zou, EMNLP 2019), off in the published code
+    (docs/method.md#positives-types-ii-and-iii).
 
     Args:
         probability: See `TextOperation`.
@@ -68,7 +69,8 @@ class SynonymWords(TextOperation):
 class DeleteWords(TextOperation):
     """T+ that says less: each word left out with a chance of one in ten; one word stays.
 
-    Source: EDA, random deletion (Wei and Zou, EMNLP 2019), an option of the published code (METHOD section 1).
+    Source: EDA, random deletion (Wei and Zou, EMNLP 2019), off in the published code
+    (docs/method.md#positives-types-ii-and-iii).
     """
 
     name: ClassVar[str] = "delete_words"
@@ -87,7 +89,8 @@ class DeleteWords(TextOperation):
 class SwapWords(TextOperation):
     """T+ in a slightly other order: a tenth as many times as there are words, at least once, two words swapped.
 
-    Source: EDA, random swap (Wei and Zou, EMNLP 2019), an option of the published code (METHOD section 1).
+    Source: EDA, random swap (Wei and Zou, EMNLP 2019), off in the published code
+    (docs/method.md#positives-types-ii-and-iii).
     """
 
     name: ClassVar[str] = "swap_words"
@@ -107,7 +110,7 @@ class SwapWords(TextOperation):
 class SwapByClass(TextOperation):
     """Type I, a detail is wrong: one word of a class replaced by one that contrasts with it.
 
-    Source: ours (METHOD section 1, type I at word level).
+    Source: ours (docs/method.md#negatives-in-words).
 
     Args:
         probability: See `TextOperation`.
@@ -175,7 +178,7 @@ class SwapVerb(SwapByClass):
 class DropByClass(TextOperation):
     """Type I, a detail is missing: one word of a class left out, unless it is the only word.
 
-    Source: ours (METHOD section 1, type I at word level), after AsCL's zeroing of one random word's feature.
+    Source: ours (docs/method.md#negatives-in-words), after AsCL's zeroing of one random word's feature.
 
     Args:
         probability: See `TextOperation`.
@@ -253,7 +256,7 @@ class _Relations(_Phrases):
 class SwapPhrase(_Phrases, TextOperation):
     """Type I, a detail is wrong: one phrase of a closed list replaced by another.
 
-    Source: ours (METHOD section 1, type I at word level).
+    Source: ours (docs/method.md#negatives-in-words).
     """
 
     type: ClassVar[AsymmetryType] = "I"
@@ -286,7 +289,7 @@ class SwapRelation(_Relations, SwapPhrase):
 class DropPhrase(_Phrases, TextOperation):
     """Type I, a detail is missing: one phrase of a closed list left out, unless nothing else is there.
 
-    Source: ours (METHOD section 1, type I at word level).
+    Source: ours (docs/method.md#negatives-in-words).
     """
 
     type: ClassVar[AsymmetryType] = "I"
@@ -319,7 +322,7 @@ class DropRelation(_Relations, DropPhrase):
 class SimilarCaption(TextOperation):
     """Type I, details are wrong: one of the five captions of other images that share the most words.
 
-    Source: ours (METHOD section 1, type I at word level): a hard negative that people wrote.
+    Source: ours (docs/method.md#negatives-in-words): a hard negative that people wrote.
 
     Raises:
         ValueError: When called without the corpus of the training captions.

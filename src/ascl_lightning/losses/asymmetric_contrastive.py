@@ -19,7 +19,7 @@ def guarded_negative_logits(
     guard: Guard,
     valid: Bool[Tensor, " Q"] | None = None,
 ) -> Float[Tensor, "R Q"]:
-    """Logits of images with perturbed texts, behind the false-negative guard (METHOD section 4).
+    """Logits of images with perturbed texts, behind the guard (docs/method.md#false-negative-guard).
 
     Args:
         negative_similarity: Images by T-, (R, Q).
@@ -42,7 +42,7 @@ def guarded_negative_logits(
 
 
 class AsymmetricContrastiveLoss(ContrastiveLoss):
-    """L_i2t + L_t2i of AsCL (Gong, Mai, Huang, ICME 2024; METHOD section 4).
+    """L_i2t + L_t2i of AsCL (Gong, Mai, Huang, ICME 2024; docs/method.md#loss).
 
     An image's denominator holds every text of the batch and every perturbed text T-; a text's denominator holds every
     image. A T- that scores above the image's own text may be a better description, so a guard takes it back.

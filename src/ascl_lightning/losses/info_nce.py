@@ -18,7 +18,7 @@ BLOCK_ELEMENTS = 2**22
 def same_image_mask(
     row_image_ids: Integer[Tensor, " R"], column_image_ids: Integer[Tensor, " C"], targets: Integer[Tensor, " R"]
 ) -> Bool[Tensor, "R C"]:
-    """Columns that are about the row's image without being its positive: no negatives (METHOD section 4).
+    """Columns of the row's image other than its positive: no negatives (docs/method.md#texts-of-the-same-image).
 
     Args:
         row_image_ids: Image that each row shows or tells about, (R,).

@@ -1,4 +1,4 @@
-"""Recall, median and mean rank in both directions (METHOD section 5), from a matrix or from tiles of one.
+"""Recall, median and mean rank in both directions (docs/method.md#evaluation), from a matrix or from tiles of one.
 
 A rank counts every competitor that is not strictly below the true item, so ties and NaN count against the model. Best
 is 1. An image is as good as its best caption, and its other captions are no competitors.

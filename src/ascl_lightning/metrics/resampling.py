@@ -66,7 +66,7 @@ class Means:
 
 
 class _Medians:
-    """Median of ranks under any weights of the images (METHOD section 5)."""
+    """Median of ranks under any weights of the images (docs/method.md#evaluation)."""
 
     def __init__(self, ranks: np.ndarray, image: np.ndarray, num_images: int) -> None:
         order = np.argsort(ranks, kind="stable")

@@ -16,7 +16,7 @@ from ascl_lightning.metrics.gallery import Gallery, Items, Level, Score
 
 
 class RetrievalMetrics(Metric):
-    """Retrieval metrics of a whole split, both ways, with the score that the model ranks by (METHOD section 5).
+    """Retrieval metrics of a whole split in both directions, by the model's own score (docs/method.md#evaluation).
 
     Items are kept as encoded, tokens without their padding, and scored tile by tile in `compute`. An item that comes
     twice, as a distributed sampler may have it, counts once. Under distribution each process needs at least one batch.

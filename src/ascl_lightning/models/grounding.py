@@ -21,7 +21,7 @@ class Grounding:
     """Attention and support of P pairs; whatever belongs to padding is 0.
 
     The mean of `word_support` over the real words of a pair is its `s_t2i`, that of `region_support` over its real
-    regions `s_i2t` (METHOD section 3).
+    regions `s_i2t` (docs/method.md#local-level).
     """
 
     word_to_region: Float[Tensor, "P L K"]

@@ -1,4 +1,4 @@
-"""Image towers: a global vector and local tokens of a picture (METHOD section 2)."""
+"""Image towers: a global vector and local tokens of a picture (docs/method.md#encoders)."""
 
 from abc import abstractmethod
 from collections.abc import Mapping

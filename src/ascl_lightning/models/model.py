@@ -11,7 +11,7 @@ from ascl_lightning.models.tokens import scoring_dtype, unit_vectors
 
 
 class Projection(nn.Module):
-    """Brings a tower's global vector and tokens to the common width D (METHOD section 2)."""
+    """Brings a tower's global vector and tokens to the common width D (docs/method.md#encoders)."""
 
     def __init__(self, pooled_dim: int, token_dim: int, embed_dim: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ImageTextModel(nn.Module):
         return Features(projected.pooled, unit_vectors(tokens), projected.mask)
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
-        """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (METHOD section 2)."""
+        """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (docs/method.md#encoders)."""
         features = texts if isinstance(texts, Features) else self.text_encoder(texts)
         projected: Features = self.text_projection(features)
         return projected

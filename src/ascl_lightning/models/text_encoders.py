@@ -1,4 +1,4 @@
-"""Text towers: a global vector and one vector for each word of a text (METHOD section 2)."""
+"""Text towers: a global vector and one vector for each word of a text (docs/method.md#encoders)."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

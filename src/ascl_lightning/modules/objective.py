@@ -68,7 +68,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Objective:
-    """L_AsCL (METHOD section 4), and beside it the same loss on independent embeddings.
+    """L_AsCL (docs/method.md#total), and beside it the same loss on independent embeddings.
 
     Args:
         model: Encodes and scores.

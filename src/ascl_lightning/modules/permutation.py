@@ -30,8 +30,8 @@ class Permuted:
 def permute_pairs(module: RetrievalModule, batch: ImageTextBatch) -> Permuted | None:
     """Encodes and scores some images of a batch with their texts, and again with every text at another image's place.
 
-    An evaluation whose embeddings take their context from the true partner, as the published one does (METHOD,
-    section 3), changes then; one whose scores depend on the two scored items alone does not.
+    If embeddings take their context from the true partner, as in the published evaluation, the results change
+    (docs/method.md#a-score-depends-on-its-pair-alone). If each score depends on its two items alone, they do not.
 
     Args:
         module: Ready to evaluate.

@@ -38,8 +38,8 @@ class Encoded:
 class RetrievalModule(LightningModule):
     """Trains and evaluates image-text retrieval.
 
-    The training loss is the weighted mean of two terms (AsCL, METHOD section 4): type I, L(I, T, T-), and types II and
-    III, L(I, T+, (T+)-); without T+ in the batch it is the first alone.
+    The training loss is the weighted mean of two terms (AsCL, docs/method.md#total): type I, L(I, T, T-), and types II
+    and III, L(I, T+, (T+)-). Without T+ in the batch it is the first term alone.
 
     Args:
         image_encoder: Image tower.

@@ -1,4 +1,4 @@
-"""Pre-extracted region features of images (METHOD.md, section 2; Anderson et al., CVPR 2018), however they are kept."""
+"""Pre-extracted region features of images (docs/method.md#encoders; Anderson et al., CVPR 2018), in any format."""
 
 import base64
 import importlib

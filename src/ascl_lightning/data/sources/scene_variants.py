@@ -1,4 +1,4 @@
-"""Exact samples of the three types of information asymmetry (METHOD.md, section 1), made from what captions claim."""
+"""Exact samples of the three types of asymmetry (docs/method.md#information-asymmetry), from what captions claim."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace

@@ -21,7 +21,7 @@ _RECALL_DEPTHS = (1, 5, 10)
 
 
 class Scenes(Source):
-    """The embedded data set: nothing to download, drawn anew from its seed each time (METHOD.md, section 1).
+    """Generated data set for the three types of asymmetry (docs/method.md#information-asymmetry): no download.
 
     A scene shows two to four objects, each with a shape, a colour, a size and a place, on a background. A caption
     tells part of it. Scene i of a split is a function of `seed`, the split and i alone, and caption j of it of these
