@@ -1,29 +1,14 @@
-"""Pages of one file each: HTML with its pictures included, or Markdown."""
+"""Pictures of a data set inside a page: thumbnails, and files as `data:` addresses."""
 
 import base64
 import io
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.images import open_image
 from ascl_lightning.data.views import SplitView
-
-
-def render(template: str, **values: Any) -> str:
-    """A page; in HTML every value is escaped.
-
-    Args:
-        template: Its path inside the package.
-        values: What the template shows.
-    """
-    loader = PackageLoader("ascl_lightning", "")
-    return (
-        Environment(loader=loader, autoescape=select_autoescape(["html.jinja"])).get_template(template).render(**values)
-    )
 
 
 def has_pictures(view: SplitView) -> bool:

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 import ascl_lightning
 from ascl_lightning.callbacks.loggers import CONFIG
 from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module, run_folder
-from ascl_lightning.callbacks.tables import COLUMNS, recall_rows
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.errors import UserError
-from ascl_lightning.pages import render
+from ascl_lightning.metrics.labels import COLUMNS, recall_rows
 from ascl_lightning.runtime.checkpoints import WEIGHTS, read_checkpoint
+from ascl_lightning.runtime.templates import render
 
 _METADATA_ROOM = 90_000_000
 """Characters; the format refuses files that have more than 100 MB beside their tensors."""

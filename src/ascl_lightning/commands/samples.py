@@ -15,7 +15,8 @@ from ascl_lightning.commands.base import DataCLI
 from ascl_lightning.commands.training_pairs import MadePicture, MadeText, ShownPair, TrainingPairs
 from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.text import MAX_WORDS
-from ascl_lightning.pages import render, thumbnail
+from ascl_lightning.pages import thumbnail
+from ascl_lightning.runtime.templates import render
 
 PIXELS = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """In the place of what the image encoder is fed, as none is built."""

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from ascl_lightning.data.features import write_whole
-from ascl_lightning.pages import render
 from ascl_lightning.report.blocks import Block, Code, Estimate, Listing, Note, Number, Section, pointer
 from ascl_lightning.report.card import card_section
 from ascl_lightning.report.evidence import attention_section, examples_section, hard_section, histograms_section
 from ascl_lightning.report.files import CONFIG, RESULTS, RunFiles
 from ascl_lightning.report.scores import estimate, protocols_section, queries_section, scores_section
 from ascl_lightning.report.training import training_section
+from ascl_lightning.runtime.templates import render
 
 PAGE = "report.html"
 _SPLITS = {"test": "test split", "val": "validation split"}

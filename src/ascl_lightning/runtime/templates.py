@@ -1,0 +1,18 @@
+"""Jinja templates of the package, rendered to HTML or Markdown."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+
+def render(template: str, **values: Any) -> str:
+    """Renders a template; in HTML every value is escaped.
+
+    Args:
+        template: Its path inside the package.
+        values: What the template shows.
+    """
+    loader = PackageLoader("ascl_lightning", "")
+    return (
+        Environment(loader=loader, autoescape=select_autoescape(["html.jinja"])).get_template(template).render(**values)
+    )
