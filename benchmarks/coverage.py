@@ -13,7 +13,7 @@ from collections import Counter
 
 import numpy as np
 
-from ascl_lightning.metrics.bootstrap import compare, figure_intervals
+from ascl_lightning.metrics.intervals import compare, figure_intervals
 from ascl_lightning.metrics.queries import Queries
 
 NUM_IMAGES, NUM_TEXTS = 500, 2_500

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from ascl_lightning.metrics.bootstrap import figure_intervals
+from ascl_lightning.metrics.intervals import figure_intervals
 from ascl_lightning.metrics.queries import Queries, write_queries
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.runs import make_queries, write_run
 
 from ascl_lightning.__main__ import main
-from ascl_lightning.metrics.bootstrap import compare
+from ascl_lightning.metrics.intervals import compare
 from ascl_lightning.metrics.queries import Queries
 
 WEAK, STRONG = make_queries(0, 6), make_queries(1, 0.3)
@@ -38,10 +38,15 @@ def test_figures_of_shared_scores(runs, tmp_path, capsys):
         "holm_p_value": expected.holm_p_value,
     }
     assert (out["a"], out["b"]) == tuple(map(str, runs))
-    row = next(line for line in printed.splitlines() if "i2t R@1 " in line)
+    row = next(line for line in printed.splitlines() if "fused i2t R@1 " in line)
     for cell in (f"{expected.a:.1f}", f"{expected.b:.1f}", f"{expected.value:+.1f}", f"{expected.p_value:.4f}", "*"):
         assert cell in row
-    assert "fused, eccv" in printed
+    assert "fused, eccv rSum" in printed
+    assert f"[{expected.low:+.1f}, {expected.high:+.1f}]" in row
+    lines = printed.replace(str(tmp_path), "").splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert "every figure: " in printed
 
 
 def test_a_run_does_not_differ_from_itself(runs, tmp_path, capsys):

@@ -13,24 +13,38 @@ QUERIES = {("fused", "own"): make_queries(0, 6), ("fused", "eccv"): make_queries
 
 
 def write_figures(folder, recall, protocols=("eccv",), **results):
-    figures = {"image_to_text/recall_at_1": {"value": recall, "low": 0.0, "high": 100.0}}
+    figures = {name: {"value": recall, "low": 0.0, "high": 100.0} for name in ("image_to_text/recall_at_1", "rsum")}
     of_protocols = {protocol: {"fused": figures} for protocol in protocols}
     return write_run(folder, QUERIES, scores={"fused": figures}, protocols=of_protocols, **results)
 
 
 def test_spread_over_seeds(tmp_path, capsys):
+    runs = [str(write_figures(tmp_path / str(recall), recall)) for recall in (70.0, 74.0, 78.0)]
+
+    assert main(["summarize", *runs]) == 0
+
+    # 4.303 is the quantile of t with two degrees of freedom
+    reach = 4.302653 * 4 / math.sqrt(3)
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if "fused i2t R@1" in line)
+    for cell in ("74.0", "4.00", f"[{74 - reach:.1f}, {74 + reach:.1f}]"):
+        assert cell in row
+    assert "fused, eccv rSum" in printed
+    assert "3 runs: " in printed
+    assert len(printed.splitlines()) <= 24
+    assert "too few" not in printed
+
+
+def test_two_seeds_are_too_few_for_an_interval(tmp_path, capsys):
     runs = [str(write_figures(tmp_path / str(recall), recall)) for recall in (70.0, 74.0)]
 
     assert main(["summarize", *runs]) == 0
 
-    # t with one degree of freedom, times half the difference
-    reach = 2 * math.tan(0.475 * math.pi)
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if "i2t R@1" in line)
-    for cell in ("72.0", "2.83", f"{72 - reach:.1f} to {72 + reach:.1f}"):
-        assert cell in row
-    assert "fused, eccv" in printed
-    assert "2 runs: " in printed
+    assert row.split() == ["fused", "i2t", "R@1", "72.0", "2.83"]
+    assert "Two runs are too few for an interval of the mean" in printed
+    assert "95%" not in printed
 
 
 def test_only_what_all_runs_have(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ascl_lightning.metrics.bootstrap import compare, figure_intervals, mean_interval
+from ascl_lightning.metrics.intervals import compare, figure_intervals, mean_interval
 from ascl_lightning.metrics.queries import Queries
 
 REPLICATES = 2000

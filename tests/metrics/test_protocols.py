@@ -4,8 +4,8 @@ import torch
 from eccv_caption import Metrics
 
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.bootstrap import figure_intervals
 from ascl_lightning.metrics.functional import fold_metrics, metrics_from_ranks, ranks_from_similarity
+from ascl_lightning.metrics.intervals import figure_intervals
 from ascl_lightning.metrics.protocols import PROTOCOLS, coco_positives
 from ascl_lightning.metrics.queries import RECALL_AT
 from ascl_lightning.metrics.relevance import ABSENT, relevance_queries

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from torch import Tensor
 
-from ascl_lightning.metrics.bootstrap import mean_interval
 from ascl_lightning.metrics.card_rows import write_rows
-from ascl_lightning.metrics.redraws import Redraws
+from ascl_lightning.metrics.intervals import Redraws, mean_interval
 from ascl_lightning.metrics.report_card import CardFigures, Curve, Ladder, Outcome, Step
 
 DRAWS = 200

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from ascl_lightning.callbacks.card_tables import operation_table, type_table
 from ascl_lightning.callbacks.parts import evaluated_split, is_trial, retrieval_data, retrieval_module, run_folder
+from ascl_lightning.callbacks.tables import operation_table, type_table
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import write_whole
 from ascl_lightning.data.text import clean_caption

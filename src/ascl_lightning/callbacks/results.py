@@ -31,10 +31,10 @@ from ascl_lightning.data.features import write_whole
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.bootstrap import Interval, figure_intervals, fold_intervals
 from ascl_lightning.metrics.gallery import Gallery
-from ascl_lightning.metrics.queries import Queries, write_queries
-from ascl_lightning.report.files import OWN, QUERIES, RESULTS
+from ascl_lightning.metrics.intervals import Interval, figure_intervals, fold_intervals
+from ascl_lightning.metrics.queries import OWN, Queries, write_queries
+from ascl_lightning.report.files import QUERIES, RESULTS
 from ascl_lightning.retrieval.side_by_side import fold_queries, protocol_queries, queries_by_score
 
 _Figures = dict[str, Interval]

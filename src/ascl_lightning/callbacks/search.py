@@ -14,11 +14,12 @@ from torch import Tensor
 from ascl_lightning.callbacks.parts import is_trial, retrieval_module, run_folder
 from ascl_lightning.metrics.functional import metrics_from_ranks, streamed_ranks
 from ascl_lightning.metrics.gallery import Gallery
+from ascl_lightning.metrics.labels import HEADLINES, label
 from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Budgets of the second stage, as parts of the gallery."""
-COLUMNS = ("shortlist", "fused %", "i2t R@1", "t2i R@1", "rSum", "ms a query")
+COLUMNS = ("shortlist", "fused %", *(label(name) for name in HEADLINES), "ms a query")
 _TIMED = 20
 
 
@@ -108,5 +109,4 @@ def _numbers(gallery: Gallery) -> tuple[Tensor, Tensor]:
 
 def _figures(image_to_text_ranks: Tensor, text_to_image_ranks: Tensor) -> dict[str, float]:
     metrics = metrics_from_ranks(image_to_text_ranks, text_to_image_ranks)
-    short = {"image_to_text/recall_at_1": "i2t R@1", "text_to_image/recall_at_1": "t2i R@1", "rsum": "rSum"}
-    return {short.get(name, name): value for name, value in metrics.items()}
+    return {label(name) if name in HEADLINES else name: value for name, value in metrics.items()}

@@ -1,43 +1,89 @@
-"""Recalls and ranks with their intervals, as a table for the terminal."""
+"""The tables that an evaluation prints: figures with their intervals, and the report card. 80 columns hold each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
-from ascl_lightning.metrics.bootstrap import Interval
-from ascl_lightning.metrics.labels import COLUMNS, METRICS, SHORT_DIRECTIONS, recall_rows
+from ascl_lightning.metrics.intervals import Interval
+from ascl_lightning.metrics.labels import COLUMNS, RECALLS, SHORT_WAYS, in_words, recall_rows, row_of
+
+_TYPES = {"I": "I, a detail wrong", "II": "II, too many words", "III": "III, too few words"}
 
 
 def interval_table(title: str, scores: Mapping[str, Mapping[str, Interval]], ceiling: Mapping[str, float]) -> Table:
-    """Recalls and ranks with their intervals, two rows a score, under `COLUMNS`.
+    """Recalls and ranks under `COLUMNS`: a row for each score and direction, the interval in brackets below a figure.
 
     Args:
         title: What stands above.
         scores: Figures of `retrieval_metrics` by score.
         ceiling: Of a scorer that knows the truth; none where the data do not know it.
     """
-    columns = (Column(name.replace(" ", "\n"), justify="right", no_wrap=True) for name in COLUMNS)
-    # in 80 columns, and no figure cut
-    table = Table(
-        Column(no_wrap=True), *columns, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
+    table = compact_table(title, *(name.replace(" ", "\n") for name in COLUMNS))
     for score, figures in scores.items():
-        for direction, short in SHORT_DIRECTIONS.items():
-            names = [*(f"{direction}/{key}" for key in METRICS), "rsum" if direction == "text_to_image" else ""]
-            cells = [_with_interval(figures[name]) if name in figures else "" for name in names]
-            label = Text.assemble((score.replace("_", " "), "bold"), "\n", short)
-            table.add_row(label, *cells, end_section=direction == "text_to_image")
-    for name, of_ceiling in recall_rows({f"ceiling/{name}": value for name, value in ceiling.items()}):
-        group, _, words = name.partition(": ")
-        table.add_row(f"{group}\n{SHORT_DIRECTIONS[words.replace(' ', '_')]}", *of_ceiling)
+        table.add_row(Text(in_words(score), "bold"))
+        for direction, short in SHORT_WAYS.items():
+            cells = [_with_interval(figures[name]) if name in figures else "" for name in row_of(direction)]
+            table.add_row(f"  {short}", *cells)
+    if ceiling:
+        table.add_row(Text("ceiling", "bold"))
+        for short, (_, of_ceiling) in zip(SHORT_WAYS.values(), recall_rows(dict(ceiling)), strict=True):
+            table.add_row(f"  {short}", *of_ceiling)
+    return table
+
+
+def compact_table(title: str, *columns: str) -> Table:
+    """An empty table of numbers with a heading for each row, its columns close together and never cut."""
+    right = (Column(name, justify="right", no_wrap=True) for name in columns)
+    return Table(Column(no_wrap=True), *right, title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+
+
+def type_table(card: Mapping[str, Any]) -> Table:
+    """The single figure of each type, a row for each score, with its interval in brackets.
+
+    Args:
+        card: What `report_card.json` holds.
+    """
+    table = compact_table("Asymmetry report card, %", *(_TYPES[type_] for type_ in card["types"]))
+    for score in card["scores"]:
+        figures = (of_type["value"][score] for of_type in card["types"].values())
+        cells = ("{value:.1f} [{low:.1f}, {high:.1f}]".format(**figure) for figure in figures)
+        table.add_row(in_words(score), *map(Text, cells))
+    return table
+
+
+def operation_table(card: Mapping[str, Any], score: str) -> Table:
+    """R@1 at each level of each operation, the captions as they are first, and how often T beats T-.
+
+    Args:
+        card: What `report_card.json` holds.
+        score: Which score's.
+    """
+    beats = {row["operation"]: row["value"] for row in card["discrimination"] if row["score"] == score}
+    rows: dict[str, dict[str, Any]] = {}
+    for curve in card["curves"]:
+        if curve["score"] == score and curve["metric"] == "recall_at_1" and curve["type"] != "length":
+            row = rows.setdefault(curve["name"], {})
+            row |= {curve["direction"]: _levels(curve["y"]), "n": curve["n"][0]}
+    columns = ("captions", *(f"{short} {RECALLS['recall_at_1']}" for short in SHORT_WAYS.values()), "T > T-")
+    table = compact_table(f"By {in_words(score)} score", *columns)
+    for operation, row in rows.items():
+        beaten = f"{beats[operation]:.1f}" if operation in beats else ""
+        cells = (row[direction] for direction in SHORT_WAYS)
+        table.add_row(in_words(operation), f"{row['n']:,}", *cells, beaten)
     return table
 
 
 def _with_interval(figure: Interval) -> Text:
-    return Text.assemble(f"{figure.value:.1f}", "\n", (f"{_end(figure.low)}-{_end(figure.high)}", "dim"))
+    return Text.assemble(f"{figure.value:.1f}", "\n", (f"[{_end(figure.low)},{_end(figure.high)}]", "dim"))
 
 
 def _end(value: float) -> str:
+    """With no more than four characters, up to 9999."""
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def _levels(heights: Sequence[float]) -> str:
+    return "/".join(f"{height:.0f}" for height in heights)

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from ascl_lightning.commands.runs import figure_table, heading, label, nested, open_runs
+from ascl_lightning.callbacks.tables import compact_table
+from ascl_lightning.commands.runs import nested, open_runs, shown
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.bootstrap import Difference, compare
+from ascl_lightning.metrics.intervals import Difference, compare
+from ascl_lightning.metrics.labels import heading, label
 from ascl_lightning.metrics.queries import Queries, read_queries
 from ascl_lightning.report.files import QUERIES, RunFiles
 
@@ -43,14 +46,13 @@ def run(args: Sequence[str]) -> None:
     if given.json is not None:
         _write(given.json, a, b, differences)
     console = Console()
-    for (protocol, score), of_score in differences.items():
-        console.print(_table(heading(protocol, score), of_score))
+    console.print(_table(differences))
     console.print(f"A: {a.folder}\nB: {b.folder}", soft_wrap=True)
     for name, one in (("A", a), ("B", b)):
         for leak in one.results.get("leaks") or []:
             console.print(f"{name} has a leak: {leak['message']}", soft_wrap=True)
-    if given.json is not None:
-        console.print(f"Figures: {given.json}", soft_wrap=True)
+    every = "every figure of every score: add --json FILE" if given.json is None else f"every figure: {given.json}"
+    console.print(f"Starred: p (Holm) of {SIGNIFICANT} or less; {every}", soft_wrap=True)
 
 
 def compare_runs(a: RunFiles, b: RunFiles) -> _Differences:
@@ -95,17 +97,18 @@ def _write(path: Path, a: RunFiles, b: RunFiles, differences: _Differences) -> N
         raise UserError(f"--json {path}: cannot be written: {error.strerror}") from error
 
 
-def _table(title: str, differences: Mapping[str, Difference]) -> Table:
+def _table(differences: _Differences) -> Table:
     """Significant rows are bold and end in a star."""
-    table = figure_table(title, "A", "B", "B - A", "95% interval", "p", "p (Holm)", "")
-    for name, difference in differences.items():
+    table = compact_table("B - A", "A", "B", "B - A", "95% interval", "p", "p (Holm)", "")
+    for protocol, score, name in shown(differences):
+        difference = differences[protocol, score][name]
         is_found = difference.holm_p_value <= SIGNIFICANT
         table.add_row(
-            label(name),
+            f"{heading(protocol, score)} {label(name)}",
             f"{difference.a:.1f}",
             f"{difference.b:.1f}",
             f"{difference.value:+.1f}",
-            f"{difference.low:+.1f} to {difference.high:+.1f}",
+            Text(f"[{difference.low:+.1f}, {difference.high:+.1f}]"),
             f"{difference.p_value:.4f}",
             f"{difference.holm_p_value:.4f}",
             "*" if is_found else "",

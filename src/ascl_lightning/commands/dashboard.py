@@ -7,6 +7,7 @@ from rich.console import Console
 
 from ascl_lightning.cli import OneLineParser
 from ascl_lightning.errors import UserError
+from ascl_lightning.metrics.labels import RECALLS, RSUM, WAYS
 
 NAME = "AsCL"
 
@@ -63,13 +64,12 @@ def workspace(entity: str, project: str, name: str) -> Any:
 
 
 def _recall() -> list[Any]:
-    ways = {"image to text": "val/image_to_text", "text to image": "val/text_to_image"}
     recalls = [
-        _lines(f"Recall, {title} (%)", [f"{way}/recall_at_{k}" for k in (1, 5, 10)], "epoch")
-        for title, way in ways.items()
+        _lines(f"Recall, {words} (%)", [f"val/{direction}/{name}" for name in RECALLS], "epoch")
+        for direction, words in WAYS.items()
     ]
-    ranks = _lines("Mean rank", [f"{way}/mean_rank" for way in ways.values()], "epoch")
-    return [_lines("rSum (600 at most)", ["val/rsum"], "epoch"), *recalls, ranks]
+    ranks = _lines("Mean rank", [f"val/{direction}/mean_rank" for direction in WAYS], "epoch")
+    return [_lines(f"{RSUM} (600 at most)", ["val/rsum"], "epoch"), *recalls, ranks]
 
 
 def _asymmetry() -> list[Any]:
@@ -108,7 +108,7 @@ def _runs() -> list[Any]:
     from wandb_workspaces.reports.v2 import BarPlot, ParameterImportancePlot, RunComparer
 
     return [
-        BarPlot(title="rSum of the best validation", metrics=["best/rsum"]),
+        BarPlot(title=f"{RSUM} of the best validation", metrics=["best/rsum"]),
         ParameterImportancePlot(with_respect_to="best/rsum"),
         RunComparer(diff_only="split"),
     ]

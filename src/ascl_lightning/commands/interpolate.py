@@ -15,15 +15,12 @@ from ascl_lightning.callbacks.provenance import note_selection
 from ascl_lightning.cli import readable_errors
 from ascl_lightning.commands.base import CommandCLI
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.metrics.labels import HEADLINES, label
 from ascl_lightning.modules.interpolation import interpolate, interpolated_names
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.runtime.checkpoints import find_checkpoint
 
-COLUMNS = {
-    "i2t R@1": "val/image_to_text/recall_at_1",
-    "t2i R@1": "val/text_to_image/recall_at_1",
-    "rSum": "val/rsum",
-}
+COLUMNS = {label(name): f"val/{name}" for name in HEADLINES}
 
 
 class InterpolateCLI(CommandCLI):

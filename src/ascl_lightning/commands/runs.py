@@ -1,26 +1,14 @@
 """What commands that read finished evaluations share; nothing here takes seconds to import."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich import box
-from rich.table import Column, Table
-
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.queries import DIRECTIONS
-from ascl_lightning.report.files import OWN, RESULTS, RunFiles
+from ascl_lightning.metrics.labels import RECALLS
+from ascl_lightning.metrics.queries import DIRECTIONS, OWN
+from ascl_lightning.report.files import RESULTS, RunFiles
 
-_SHORT = dict(zip(DIRECTIONS, ("i2t", "t2i"), strict=True))
-_NAMES = {
-    "recall_at_": "R@",
-    "median_rank": "median rank",
-    "mean_rank": "mean rank",
-    "map_at_r": "mAP@R",
-    "r_precision": "R-Precision",
-    "ndcg": "nDCG",
-    "rsum": "rSum",
-}
 _Value = TypeVar("_Value")
 
 
@@ -82,31 +70,17 @@ def nested(values: dict[tuple[str, str], _Value]) -> dict[str, Any]:
     return {"scores": own, "protocols": protocols}
 
 
-def heading(protocol: str, score: str) -> str:
-    """Of the rows of a score.
+def shown(figures: Mapping[tuple[str, str], Collection[str]]) -> list[tuple[str, str, str]]:
+    """The figures that a screen has room for: recalls of the first score, then the sum of recalls of the others.
 
-    Example:
-        >>> heading("own", "two_stage"), heading("eccv", "fused")
-        ('two stage', 'fused, eccv')
+    Args:
+        figures: Names of the figures of each protocol and score; the first one ranks.
+
+    Returns:
+        Protocol, score and figure.
     """
-    words = score.replace("_", " ")
-    return words if protocol == OWN else f"{words}, {protocol}"
-
-
-def figure_table(title: str, *columns: str) -> Table:
-    """An empty table with a row's label and these columns, which stays within 80 characters."""
-    right = (Column(name, justify="right", no_wrap=True) for name in columns)
-    return Table(Column(no_wrap=True), *right, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-
-
-def label(figure: str) -> str:
-    """Of the row of a figure.
-
-    Example:
-        >>> label("image_to_text/recall_at_1"), label("rsum")
-        ('i2t R@1', 'rSum')
-    """
-    direction, _, name = figure.rpartition("/")
-    for key, words in _NAMES.items():
-        name = name.replace(key, words)
-    return f"{_SHORT[direction]} {name}" if direction else name
+    chosen = []
+    for number, ((protocol, score), names) in enumerate(figures.items()):
+        recalls = [f"{direction}/{name}" for direction in DIRECTIONS for name in RECALLS] if number == 0 else []
+        chosen += [(protocol, score, name) for name in (*recalls, "rsum") if name in names]
+    return chosen

@@ -6,11 +6,17 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from ascl_lightning.commands.runs import figure_table, figures, heading, label, open_runs
+from ascl_lightning.callbacks.tables import compact_table
+from ascl_lightning.commands.runs import figures, open_runs, shown
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.seeds import Spread, spread
+from ascl_lightning.metrics.intervals import Spread, spread
+from ascl_lightning.metrics.labels import heading, label
 from ascl_lightning.report.files import RunFiles
+
+_TOO_FEW = 2
+"""With so many runs, an interval is 13 standard errors wide on either side, and says nothing."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -32,8 +38,9 @@ def run(args: Sequence[str]) -> None:
     runs = open_runs(given.runs)
     _check_distinct(runs)
     console = Console()
-    for (protocol, score), of_score in summarize(runs).items():
-        console.print(_table(heading(protocol, score), of_score))
+    console.print(_table(summarize(runs), with_interval=len(runs) > _TOO_FEW))
+    if len(runs) <= _TOO_FEW:
+        console.print("Two runs are too few for an interval of the mean: add seeds, five if you can.", soft_wrap=True)
     console.print(f"{len(runs)} runs: {', '.join(str(one.folder) for one in runs)}", soft_wrap=True)
 
 
@@ -76,9 +83,11 @@ def summarize(runs: Sequence[RunFiles]) -> dict[tuple[str, str], dict[str, Sprea
     }
 
 
-def _table(title: str, spreads: Mapping[str, Spread]) -> Table:
-    table = figure_table(title, "mean", "deviation", "95% interval")
-    for name, of_figure in spreads.items():
-        ends = f"{of_figure.low:.1f} to {of_figure.high:.1f}"
-        table.add_row(label(name), f"{of_figure.mean:.1f}", f"{of_figure.deviation:.2f}", ends)
+def _table(spreads: Mapping[tuple[str, str], Mapping[str, Spread]], with_interval: bool) -> Table:
+    table = compact_table("Over seeds", "mean", "deviation", *(["95% interval"] if with_interval else []))
+    for protocol, score, name in shown(spreads):
+        of_figure = spreads[protocol, score][name]
+        ends = [Text(f"[{of_figure.low:.1f}, {of_figure.high:.1f}]")] if with_interval else []
+        heads = f"{heading(protocol, score)} {label(name)}", f"{of_figure.mean:.1f}", f"{of_figure.deviation:.2f}"
+        table.add_row(*heads, *ends)
     return table

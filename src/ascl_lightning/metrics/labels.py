@@ -1,17 +1,83 @@
-"""Names of metrics and directions as tables and pages show them."""
+"""How metrics, scores and protocols are called in tables, charts and pages: each name is written here alone."""
 
-COLUMNS = ("R@1", "R@5", "R@10", "median rank", "mean rank", "rSum")
-METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "mean_rank")
-DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
-SHORT_DIRECTIONS = {"image_to_text": "i2t", "text_to_image": "t2i"}
+from ascl_lightning.metrics.queries import DIRECTIONS, OWN, RECALL_AT
+
+WAYS = dict(zip(DIRECTIONS, ("image to text", "text to image"), strict=True))
+"""A direction in words."""
+SHORT_WAYS = dict(zip(DIRECTIONS, ("i2t", "t2i"), strict=True))
+"""A direction where there is little room."""
+RSUM = "rSum"
+PERCENT = {f"recall_at_{k}": f"R@{k}" for k in RECALL_AT} | {
+    "map_at_r": "mAP@R",
+    "r_precision": "R-precision",
+    "ndcg": "nDCG",
+}
+"""Figures of one direction that are percentages."""
+RANKS = {"median_rank": "median rank", "mean_rank": "mean rank"}
+RECALLS = {name: PERCENT[name] for name in (f"recall_at_{k}" for k in RECALL_AT)}
+FIGURES = RECALLS | RANKS | {name: words for name, words in PERCENT.items() if name not in RECALLS}
+"""All figures of one direction, in the order of tables."""
+COLUMNS = (*RECALLS.values(), *RANKS.values(), RSUM)
+"""Of a row of recalls and ranks; see `row_of`."""
+HEADLINES = ("rsum", *(f"{direction}/recall_at_{min(RECALL_AT)}" for direction in DIRECTIONS))
+"""The figures that stand for all others."""
+_PROTOCOLS = {"folds": "mean over folds", "eccv": "ECCV Caption", "cxc": "CxC"}
+
+
+def in_words(score: str) -> str:
+    """A score, or an operation, in words.
+
+    Example:
+        >>> in_words("two_stage")
+        'two stage'
+    """
+    return score.replace("_", " ")
+
+
+def protocol_in_words(protocol: str) -> str:
+    """A protocol in words."""
+    return _PROTOCOLS.get(protocol, protocol)
+
+
+def heading(protocol: str, score: str) -> str:
+    """A score with its protocol, where that is not the split's own.
+
+    Example:
+        >>> heading("own", "two_stage"), heading("eccv", "fused")
+        ('two stage', 'fused, eccv')
+    """
+    words = in_words(score)
+    return words if protocol == OWN else f"{words}, {protocol}"
+
+
+def label(figure: str) -> str:
+    """A figure where there is little room, by its name in `retrieval_metrics`.
+
+    Example:
+        >>> label("image_to_text/recall_at_1"), label("text_to_image/map_at_r"), label("rsum")
+        ('i2t R@1', 't2i mAP@R', 'rSum')
+    """
+    direction, _, name = figure.rpartition("/")
+    return f"{SHORT_WAYS[direction]} {FIGURES.get(name, name)}" if direction else RSUM
+
+
+def row_of(direction: str, group: str = "") -> list[str]:
+    """Names of the metrics under `COLUMNS`; the sum of all recalls stands in the row of the last direction.
+
+    Example:
+        >>> row_of("text_to_image", "val/")[-2:]
+        ['val/text_to_image/mean_rank', 'val/rsum']
+    """
+    last = f"{group}rsum" if direction == DIRECTIONS[-1] else ""
+    return [*(f"{group}{direction}/{name}" for name in (*RECALLS, *RANKS)), last]
 
 
 def recall_rows(metrics: dict[str, float]) -> list[tuple[str, list[str]]]:
     """Recalls and ranks in both directions, as rows of a table under `COLUMNS`.
 
     Args:
-        metrics: Of `retrieval_metrics`; groups of the same metrics under a prefix of their own (`ceiling/`, `folds/`)
-            become rows of their own. A group may lack the ranks.
+        metrics: Of `retrieval_metrics`; groups of the same metrics under a prefix (`ceiling/`, `folds/`) become more
+            rows. A group may lack the ranks.
 
     Returns:
         A label and its cells, for each group and direction.
@@ -22,9 +88,8 @@ def recall_rows(metrics: dict[str, float]) -> list[tuple[str, list[str]]]:
     """
     rows = []
     for group in sorted({name.removesuffix("rsum") for name in metrics if name.endswith("rsum")}):
-        for direction, words in DIRECTIONS.items():
-            values = [metrics.get(f"{group}{direction}/{key}") for key in METRICS]
-            values.append(metrics[f"{group}rsum"] if direction == "text_to_image" else None)
-            label = f"{group.rstrip('/')}: {words}" if group else words
-            rows.append((label, ["" if value is None else f"{value:.1f}" for value in values]))
+        for direction, words in WAYS.items():
+            values = [metrics.get(name) for name in row_of(direction, group)]
+            heading_of_row = f"{group.rstrip('/')}: {words}" if group else words
+            rows.append((heading_of_row, ["" if value is None else f"{value:.1f}" for value in values]))
     return rows

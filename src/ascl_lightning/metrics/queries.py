@@ -17,6 +17,8 @@ from ascl_lightning.errors import UserError
 
 RECALL_AT = (1, 5, 10)
 DIRECTIONS = ("image_to_text", "text_to_image")
+OWN = "own"
+"""The protocol in which an image and its own captions are positives of each other, and nothing else."""
 SHARES = ("map_at_r", "r_precision", "ndcg")
 """Figures of a query besides its rank: each in [0, 1], best is 1, and not always given."""
 

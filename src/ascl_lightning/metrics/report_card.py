@@ -1,7 +1,7 @@
 """The asymmetry report card: how retrieval bears captions that say too little, too much or something wrong.
 
 All of it follows from the scores of a gallery's images with the captions as they are and with texts that were made from
-them. Figures are percentages, with 95% intervals from drawing images again (`metrics.bootstrap`).
+them. Figures are percentages, with 95% intervals from drawing images again (`metrics.intervals`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from ascl_lightning.metrics.bootstrap import DRAWS, Interval
 from ascl_lightning.metrics.functional import ranks_from_similarity
+from ascl_lightning.metrics.intervals import DRAWS, Drawn, Interval, Redraws
 from ascl_lightning.metrics.queries import RECALL_AT
-from ascl_lightning.metrics.redraws import Drawn, Redraws
 
 TIE = 1e-5
 """Scores that differ by no more are the same: the rounding of a cosine in single precision."""

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ascl_lightning.metrics.labels import WAYS, in_words
 from ascl_lightning.report.blocks import Block, Cell, Chart, Estimate, Listing, Number, Section, Table, missing, pointer
 from ascl_lightning.report.charts import Series, interval_chart, line_chart
 from ascl_lightning.report.files import CARD, RunFiles
-from ascl_lightning.report.scores import DIRECTIONS, INTERVAL, estimate, label
+from ascl_lightning.report.scores import INTERVAL, estimate
 
 _METRIC = "recall_at_1"
 """Of the recalls, the one that is drawn; the file holds the others too."""
@@ -32,7 +33,7 @@ def card_section(files: RunFiles) -> Section:
     if card["discrimination"]:
         blocks.append(_discrimination(card["discrimination"]))
     if card["not_run"]:
-        rows = [(label(of["operation"]), of["reason"]) for of in card["not_run"]]
+        rows = [(in_words(of["operation"]), of["reason"]) for of in card["not_run"]]
         blocks.append(Listing("Not run", CARD, rows))
     if cut := _cut_texts(card["truncated"]):
         blocks.append(Listing("Captions and variants that the tokenizer cut: what lies beyond is not seen", CARD, cut))
@@ -45,7 +46,9 @@ def _cut_texts(truncated: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     for name, of in truncated.items():
         for keys, count in [((), of)] if isinstance(of, int) else [((level,), count) for level, count in of.items()]:
             if count:
-                rows.append((" ".join([label(name), *keys]), Number(count, pointer(CARD, "truncated", name, *keys), 0)))
+                rows.append(
+                    (" ".join([in_words(name), *keys]), Number(count, pointer(CARD, "truncated", name, *keys), 0))
+                )
     return rows
 
 
@@ -55,14 +58,14 @@ def _types_table(types: Mapping[str, Any]) -> Table:
     for name, of in types.items():
         estimates = [estimate(of["value"][score], CARD, "types", name, "value", score) for score in scores]
         rows.append((f"Type {name}", [of["definition"], *estimates]))
-    return Table("One figure for each type", CARD, ["what it is", *map(label, scores)], rows, INTERVAL)
+    return Table("One figure for each type", CARD, ["what it is", *map(in_words, scores)], rows, INTERVAL)
 
 
 def _curves(curves: Sequence[_Numbered]) -> Chart:
     first = curves[0][1]
     kind = f"Type {first['type']}: " if first["type"] in ("II", "III") else ""
-    title = f"{kind}{label(first['name'])}, {DIRECTIONS[first['direction']]}"
-    series = [Series(label(curve["score"]), *(curve[of] for of in ("x", "y", "low", "high"))) for _, curve in curves]
+    title = f"{kind}{in_words(first['name'])}, {WAYS[first['direction']]}"
+    series = [Series(in_words(curve["score"]), *(curve[of] for of in ("x", "y", "low", "high"))) for _, curve in curves]
     svg, said = line_chart(title, series, first["x_label"], "R@1, %")
     return Chart(title, CARD, svg, said, _curve_table(title, curves))
 
@@ -74,11 +77,14 @@ def _robustness(direction: str, curves: Sequence[_Numbered]) -> Chart:
     for score in dict.fromkeys(curve["score"] for _, curve in curves):
         of_score = [curve for _, curve in curves if curve["score"] == score]
         y, low, high = ([curve[of][-1] for curve in of_score] for of in ("y", "low", "high"))
-        series.append(Series(label(score), [operations.index(curve["name"]) for curve in of_score], y, low, high))
-    title = f"Type I: captions with something wrong, {DIRECTIONS[direction]}"
-    svg, said = interval_chart(title, [label(operation) for operation in operations], series, "R@1, %")
+        series.append(Series(in_words(score), [operations.index(curve["name"]) for curve in of_score], y, low, high))
+    title = f"Type I: captions with something wrong, {WAYS[direction]}"
+    svg, said = interval_chart(title, [in_words(operation) for operation in operations], series, "R@1, %")
     rows = [
-        (f"{label(curve['name'])}, {label(curve['score'])}", [_point(number, curve, place) for place in (0, -1)])
+        (
+            f"{in_words(curve['name'])}, {in_words(curve['score'])}",
+            [_point(number, curve, place) for place in (0, -1)],
+        )
         for number, curve in curves
     ]
     table = Table(title, CARD, ["as they are, %", "changed, %"], rows, INTERVAL)
@@ -89,7 +95,7 @@ def _curve_table(title: str, curves: Sequence[_Numbered]) -> Table:
     steps = curves[0][1]["x"]
     rows = [
         (
-            label(curve["score"]),
+            in_words(curve["score"]),
             [*(_point(number, curve, place) for place in range(len(steps))), _area(number, curve)],
         )
         for number, curve in curves
@@ -115,12 +121,12 @@ def _discrimination(rows: Sequence[Mapping[str, Any]]) -> Chart:
     for score in dict.fromkeys(row["score"] for row in rows):
         of_score = [row for row in rows if row["score"] == score]
         y, low, high = ([row[part] for row in of_score] for part in ("value", "low", "high"))
-        series.append(Series(label(score), [operations.index(row["operation"]) for row in of_score], y, low, high))
+        series.append(Series(in_words(score), [operations.index(row["operation"]) for row in of_score], y, low, high))
     title = "How often a caption beats its own T-"
-    svg, said = interval_chart(title, [label(operation) for operation in operations], series, "% of captions")
+    svg, said = interval_chart(title, [in_words(operation) for operation in operations], series, "% of captions")
     cells: list[tuple[str, Sequence[Cell]]] = [
         (
-            f"{label(row['operation'])}, {label(row['score'])}",
+            f"{in_words(row['operation'])}, {in_words(row['score'])}",
             [
                 estimate({name: row[name] for name in ("value", "low", "high")}, CARD, "discrimination", number),
                 Number(row["n"], pointer(CARD, "discrimination", number, "n"), 0),

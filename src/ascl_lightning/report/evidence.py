@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from ascl_lightning.metrics.labels import WAYS, in_words
 from ascl_lightning.report.blocks import Block, Cell, Chart, Note, Number, Section, Shown, Table, missing, pointer
 from ascl_lightning.report.charts import Series, histogram_chart, interval_chart
 from ascl_lightning.report.files import ATTENTION, EXAMPLES, HISTOGRAMS, LATENCY, RunFiles
-from ascl_lightning.report.scores import DIRECTIONS, label
 from ascl_lightning.report.spotlight import spotlight
 
 _KINDS = {"positive": "own text", "other": "other text"}
@@ -78,7 +78,7 @@ def histograms_section(files: RunFiles) -> Section:
         return Section("similarity", "Similarity", [missing(HISTOGRAMS)])
     edges, counts = found["edges"], {_KINDS.get(kind, kind): of for kind, of in found["counts"].items()}
     title = "Scores of images with their own and other texts"
-    svg, said = histogram_chart(title, edges, counts, f"{label(found['score'])} score")
+    svg, said = histogram_chart(title, edges, counts, f"{in_words(found['score'])} score")
     rows: list[tuple[str, Sequence[Cell]]] = [
         (
             f"{low:.3f} to {high:.3f}",
@@ -119,7 +119,7 @@ def attention_section(files: RunFiles) -> Section:
     pairs = [_pair(files, number, pair, found["grid"]) for number, pair in enumerate(found["pairs"])]
     blocks = [
         Shown("attention", f"{words[0].upper()}{words[1:]}", ATTENTION, of_direction)
-        for direction, words in DIRECTIONS.items()
+        for direction, words in WAYS.items()
         if (of_direction := [pair for pair in pairs if pair.direction == direction])
     ]
     return Section("attention", title, blocks)
@@ -130,7 +130,7 @@ def _queries_section(files: RunFiles, anchor: str, title: str, kinds: Mapping[st
     if found is None:
         return Section(anchor, title, [missing(EXAMPLES)])
     blocks = []
-    for direction, words in DIRECTIONS.items():
+    for direction, words in WAYS.items():
         for kind in kinds:
             queries = [
                 _query(files, direction, number, query)
@@ -199,7 +199,7 @@ def _latency(files: RunFiles) -> list[Block]:
     found = files.json(LATENCY)
     if found is None:
         return [missing(LATENCY)]
-    names = [f"{DIRECTIONS[of['direction']]}, {_SEARCHES[of['search']]}" for of in found["searches"]]
+    names = [f"{WAYS[of['direction']]}, {_SEARCHES[of['search']]}" for of in found["searches"]]
     times = [[query["milliseconds"] for query in of["queries"]] for of in found["searches"]]
     medians = [of["median"] for of in found["searches"]]
     title = "Time of a single query"

@@ -16,8 +16,6 @@ ATTENTION = "attention.json"
 HISTOGRAMS = "histograms.json"
 LATENCY = "latency.json"
 QUERIES = "queries.parquet"
-OWN = "own"
-"""The protocol in which an image and its own captions are positives of each other, and nothing else."""
 METRICS = "metrics.csv"
 CONFIG = "config.yaml"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ascl_lightning.data.features import write_whole
+from ascl_lightning.metrics.labels import HEADLINES, label
 from ascl_lightning.report.blocks import Block, Code, Estimate, Listing, Note, Number, Section, pointer
 from ascl_lightning.report.card import card_section
 from ascl_lightning.report.evidence import attention_section, examples_section, hard_section, histograms_section
@@ -15,11 +16,6 @@ from ascl_lightning.runtime.templates import render
 
 PAGE = "report.html"
 _SPLITS = {"test": "test split", "val": "validation split"}
-_HEADLINES = {
-    "rsum": "rSum",
-    "image_to_text/recall_at_1": "R@1, image to text",
-    "text_to_image/recall_at_1": "R@1, text to image",
-}
 
 
 def write_report(run: Path) -> Path:
@@ -65,8 +61,8 @@ def _headlines(scores: Mapping[str, Any]) -> dict[str, Estimate]:
     """Figures of the score that the model ranks by."""
     score = "fused" if "fused" in scores else next(iter(scores))
     return {
-        words: estimate(scores[score][name], RESULTS, "scores", score, name)
-        for name, words in _HEADLINES.items()
+        label(name): estimate(scores[score][name], RESULTS, "scores", score, name)
+        for name in HEADLINES
         if name in scores[score]
     }
 

@@ -6,31 +6,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from ascl_lightning.metrics.queries import DirectionQueries
+from ascl_lightning.metrics.labels import FIGURES, PERCENT, RSUM, WAYS, in_words, protocol_in_words
+from ascl_lightning.metrics.queries import OWN, DirectionQueries
 from ascl_lightning.report.blocks import Cell, Chart, Estimate, Number, Section, Table, missing, pointer
 from ascl_lightning.report.charts import Series, interval_chart, line_chart
-from ascl_lightning.report.files import OWN, QUERIES, RESULTS, RunFiles
+from ascl_lightning.report.files import QUERIES, RESULTS, RunFiles
 
-DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 INTERVAL = "In brackets: 95% interval over images, the captions of an image drawn together and the gallery fixed."
-_FIGURES = {
-    "recall_at_1": "R@1, %",
-    "recall_at_5": "R@5, %",
-    "recall_at_10": "R@10, %",
-    "median_rank": "median rank",
-    "mean_rank": "mean rank",
-    "map_at_r": "mAP@R, %",
-    "r_precision": "R-precision, %",
-    "ndcg": "nDCG, %",
-}
-_RSUM = "rSum"
-_PROTOCOLS = {"folds": "mean over folds", "eccv": "ECCV Caption", "cxc": "CxC"}
 _WORST = 10
-
-
-def label(name: str) -> str:
-    """A score's name as read."""
-    return name.replace("_", " ")
 
 
 def estimate(figure: Mapping[str, int | float], file: str, *keys: str | int, digits: int = 1) -> Estimate:
@@ -45,17 +28,17 @@ def scores_section(files: RunFiles) -> Section:
     table = _score_table("Scores side by side", scores, ("scores",), files.results.get("ceiling") or {})
     series = [
         Series(words, range(len(scores)), *_columns(scores.values(), f"{direction}/recall_at_1"))
-        for direction, words in DIRECTIONS.items()
+        for direction, words in WAYS.items()
     ]
     title = "R@1 by score, with 95% intervals"
-    svg, said = interval_chart(title, [label(score) for score in scores], series, "R@1, %")
+    svg, said = interval_chart(title, [in_words(score) for score in scores], series, "R@1, %")
     return Section("scores", "Scores", [Chart(title, RESULTS, svg, said, None), table])
 
 
 def protocols_section(files: RunFiles) -> Section:
     """The same scores by other protocols, where the data allow them."""
     blocks = [
-        _score_table(_PROTOCOLS.get(protocol, protocol), scores, ("protocols", protocol), {})
+        _score_table(protocol_in_words(protocol), scores, ("protocols", protocol), {})
         for protocol, scores in (files.results.get("protocols") or {}).items()
     ]
     return Section("protocols", "Other protocols", blocks)
@@ -67,7 +50,7 @@ def queries_section(files: RunFiles) -> Section:
     if not by_score:
         return Section("queries", "Ranks of single queries", [missing(QUERIES)])
     charts, tables = [], []
-    for direction, words in DIRECTIONS.items():
+    for direction, words in WAYS.items():
         charts.append(_rank_chart({score: of[direction].rank for score, of in by_score.items()}, words))
         score = next(iter(by_score))
         tables.append(_worst_table(by_score[score][direction], score, direction, words))
@@ -78,21 +61,22 @@ def _score_table(
     title: str, scores: Mapping[str, Any], keys: tuple[str, ...], ceiling: Mapping[str, int | float]
 ) -> Table:
     every = {name.partition("/")[2] for figures in scores.values() for name in figures}
-    shown = [figure for figure in _FIGURES if figure in every]
+    shown = {name: words for name, words in FIGURES.items() if name in every}
     rows = []
     for score, figures in scores.items():
-        for direction, words in DIRECTIONS.items():
+        for direction, words in WAYS.items():
             names = [*(f"{direction}/{figure}" for figure in shown), "rsum" if direction == "text_to_image" else ""]
             cells: list[Cell] = [
                 estimate(figures[name], RESULTS, *keys, score, name) if name in figures else None for name in names
             ]
-            rows.append((f"{label(score)}, {words}", cells))
-    for direction, words in DIRECTIONS.items() if ceiling else ():
+            rows.append((f"{in_words(score)}, {words}", cells))
+    for direction, words in WAYS.items() if ceiling else ():
         names = [*(f"{direction}/{figure}" for figure in shown), "rsum" if direction == "text_to_image" else ""]
         known = {name: Number(value, pointer(RESULTS, "ceiling", name)) for name, value in ceiling.items()}
         rows.append((f"ceiling, {words}", [known.get(name) for name in names]))
     note = INTERVAL + (" The ceiling is that of a scorer that knows the truth of the data." if ceiling else "")
-    return Table(title, RESULTS, [*(_FIGURES[figure] for figure in shown), _RSUM], rows, note)
+    columns = [f"{words}, %" if name in PERCENT else words for name, words in shown.items()]
+    return Table(title, RESULTS, [*columns, RSUM], rows, note)
 
 
 def _columns(scores: Any, name: str) -> tuple[list[float], list[float], list[float]]:
@@ -104,7 +88,7 @@ def _columns(scores: Any, name: str) -> tuple[list[float], list[float], list[flo
 def _rank_chart(ranks: Mapping[str, Integer[np.ndarray, " Q"]], words: str) -> Chart:
     steps = _steps(max(int(of_score.max()) for of_score in ranks.values()))
     series = [
-        Series(label(score), steps, [100 * float((of_score <= k).mean()) for k in steps])
+        Series(in_words(score), steps, [100 * float((of_score <= k).mean()) for k in steps])
         for score, of_score in ranks.items()
     ]
     title = f"Recall at every rank, {words}"
@@ -126,5 +110,5 @@ def _worst_table(queries: DirectionQueries, score: str, direction: str, words: s
         numbers = Number(query, f"{source}/query", 0), Number(int(queries.rank[place]), f"{source}/rank", 0)
         rows.append((str(queries.image_id[place]), numbers))
     return Table(
-        f"Worst queries, {words}", QUERIES, ["row in the split", "rank"], rows, f"By the {label(score)} score."
+        f"Worst queries, {words}", QUERIES, ["row in the split", "rank"], rows, f"By the {in_words(score)} score."
     )

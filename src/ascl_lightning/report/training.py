@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from ascl_lightning.metrics.labels import RSUM
 from ascl_lightning.report.blocks import Block, Chart, Note, Number, Section, Table
 from ascl_lightning.report.charts import Series, line_chart
 from ascl_lightning.report.files import METRICS, RunFiles
@@ -10,7 +11,7 @@ _CHARTS = (
     ("Training loss by asymmetry type", "loss", "train/loss", ""),
     ("Alignment of pairs", "alignment", "val/alignment", "Mean squared distance of pairs; lower is better."),
     ("Uniformity of embeddings", "uniformity", "val/uniformity", "Lower is spread out more evenly."),
-    ("Recall on the validation split", "rSum", "val/rsum", ""),
+    ("Recall on the validation split", RSUM, "val/rsum", ""),
     ("Temperature and logit scale", "value", ("train/temperature", "train/logit_scale"), ""),
     ("Norm of the gradients", "norm", "train/gradient_norm", ""),
 )

@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import sem, t
 
-from ascl_lightning.metrics.bootstrap import (
+from ascl_lightning.metrics.functional import metrics_from_ranks
+from ascl_lightning.metrics.intervals import (
     Difference,
     Interval,
     compare,
@@ -14,8 +16,8 @@ from ascl_lightning.metrics.bootstrap import (
     fold_intervals,
     holm,
     mean_interval,
+    spread,
 )
-from ascl_lightning.metrics.functional import metrics_from_ranks
 from ascl_lightning.metrics.queries import Queries
 
 
@@ -249,3 +251,29 @@ def test_errors():
         mean_interval(np.array([]), np.array([], dtype=int))
     with pytest.raises(ValueError, match=r"not within 0\.0 and 1\.0"):
         mean_interval(np.array([1.0, math.nan]), np.arange(2))
+
+
+def test_spread_of_two_runs_by_hand():
+    # of two values the standard error is half their difference, and t with one degree of freedom is tan(0.475 pi)
+    figure = spread([70.0, 74.0])
+
+    assert (figure.mean, figure.deviation) == (72, pytest.approx(math.sqrt(8)))
+    assert figure.high - 72 == pytest.approx(2 * math.tan(0.475 * math.pi))
+    assert figure.low == pytest.approx(144 - figure.high)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 10, 200])
+def test_spread_against_scipy(size):
+    values = np.random.default_rng(size).normal(60, 3, size)
+    figure = spread(values.tolist())
+    expected = t.interval(0.95, size - 1, loc=values.mean(), scale=sem(values))
+    assert (figure.low, figure.high) == pytest.approx(expected, rel=1e-9)
+
+
+def test_runs_that_agree_have_no_spread():
+    assert spread([61.5, 61.5, 61.5]).low == spread([61.5, 61.5, 61.5]).high == 61.5
+
+
+def test_one_run_says_nothing():
+    with pytest.raises(ValueError, match="two runs"):
+        spread([60.0])

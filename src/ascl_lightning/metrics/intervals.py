@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals from drawing images again, and tests between two runs from swapping them.
+"""How sure a figure is: bootstrap intervals over images, permutation tests between runs, t-intervals over seeds.
 
 Images are drawn with replacement and the captions of an image stay together; the gallery that they were ranked in
 stays as it was. The draws follow from the seed and the number of images alone, so that all figures, and two runs on
@@ -15,16 +15,20 @@ quantiles of the draws. `benchmarks/coverage.py` measures how often each holds t
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num
+from scipy.special import stdtrit
 
 from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT, Queries
 from ascl_lightning.metrics.resampling import Means, Sample, redrawn, stacked, swapped_figures
 
 DRAWS = 2000
 """Of which 50 lie beyond either end of an interval."""
+
+Drawn = Float[np.ndarray, "B"]
+"""A figure as it is, and then of each draw of the images."""
 
 _ENDS = (0.025, 0.975)
 _Z = NormalDist().inv_cdf(_ENDS[1])
@@ -61,6 +65,16 @@ class Difference:
     high: float
     p_value: float
     holm_p_value: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over runs: mean, standard deviation of a run, and the ends of the mean's 95% interval."""
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
 
 
 def mean_interval(
@@ -220,6 +234,71 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
+
+
+class Redraws:
+    """Draws of the images of a gallery, made once.
+
+    Args:
+        num_images: How many there are.
+        draws: How often they are drawn.
+        seed: Of the draws.
+    """
+
+    def __init__(self, num_images: int, draws: int = DRAWS, seed: int = 0) -> None:
+        once = np.ones((1, num_images))
+        self._weights = np.concatenate([once, *redrawn(num_images, num_images, draws, (seed,))])
+        self._num_images = num_images
+
+    def means(self, values: Num[np.ndarray, "Q L"], images: Integer[np.ndarray, " Q"]) -> Float[np.ndarray, "B L"]:
+        """Means over queries of L values each: as they are, then of each draw; NaN of a draw without a query.
+
+        Args:
+            values: Of each query, (Q, L).
+            images: Number of each query's image, (Q,).
+        """
+        columns = [np.bincount(images, weights=column, minlength=self._num_images) for column in values.T]
+        totals = self._weights @ np.stack([*columns, np.bincount(images, minlength=self._num_images)], axis=1)
+        with np.errstate(invalid="ignore"):
+            means: np.ndarray = totals[:, :-1] / totals[:, -1:]
+        return means
+
+    def interval(self, figure: Drawn, *, is_share: bool = True) -> Interval:
+        """The figure with its interval.
+
+        Args:
+            figure: Made of `means` in the same way for all draws.
+            is_share: Whether it lies between 0 and 100.
+        """
+        value = float(figure[0])
+        if not is_share:
+            return interval_of_draws(value, figure[1:], None, self._num_images)
+        # a mean of hundreds may be rounded to more than a hundred
+        return interval_of_draws(min(max(value, 0.0), 100.0), figure[1:], (0.0, 100.0), self._num_images)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean of a figure over runs, with Student's t interval: how far training by chance moves it.
+
+    Args:
+        values: The figure of each run, at least two.
+
+    Returns:
+        In the unit of the values.
+
+    Raises:
+        ValueError: If there are fewer than two runs.
+
+    Example:
+        >>> figure = spread([60.0, 62.0, 64.0])
+        >>> figure.mean, figure.deviation, round(figure.low, 2), round(figure.high, 2)
+        (62.0, 2.0, 57.03, 66.97)
+    """
+    if len(values) < 2:
+        raise ValueError("it takes two runs to see how far they differ")
+    mean, deviation = fmean(values), stdev(values)
+    reach = float(stdtrit(len(values) - 1, _ENDS[1])) * deviation / math.sqrt(len(values))
+    return Spread(mean, deviation, mean - reach, mean + reach)
 
 
 def interval_of_draws(
