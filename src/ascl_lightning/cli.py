@@ -195,8 +195,8 @@ class AsclCLI(LightningCLI):
         if isinstance(config.strategy, str) and hasattr(trainer.strategy, "_timeout"):
             trainer.strategy._timeout = timedelta(seconds=self._get(self.config_init, "timeout"))
         # after every callback that may stop the training, and before those that save
-        position = sum(not isinstance(callback, Checkpoint) for callback in trainer.callbacks)
-        trainer.callbacks.insert(position, LastValidation())
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.insert(sum(not isinstance(callback, Checkpoint) for callback in callbacks), LastValidation())
         record_offline_if_unreachable(trainer.loggers)
         keep_pictures_with_runs(trainer.loggers)
         return trainer

@@ -42,4 +42,4 @@ def _validate_if_last(trainer: Trainer) -> None:
     if trainer.check_val_every_n_epoch is not None:
         trainer.check_val_every_n_epoch = 1
     trainer.val_check_batch = trainer.num_training_batches if last_of_epoch else 1
-    trainer._val_check_time_interval = None
+    trainer._val_check_time_interval = None  # type: ignore[attr-defined]
