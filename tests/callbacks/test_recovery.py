@@ -200,6 +200,12 @@ def test_ctrl_c_saves_and_exits_with_130(data, uninterrupted, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_closed_terminal_saves_and_exits_with_129(data, uninterrupted, tmp_path):
+    assert fit(tmp_path, data, *interrupt(*MIDDLE, number=signal.SIGHUP)) == 129
+    assert fit(tmp_path, data, "--resume") is None
+    assert_equal(uninterrupted([]), tmp_path)
+
+
 def test_a_signal_before_the_first_step_ends_at_once(data, tmp_path):
     assert fit(tmp_path, data, *interrupt("on_train_start", 0)) == 143
     assert not (tmp_path / "seen" / "batches-0.jsonl").exists()

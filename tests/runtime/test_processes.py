@@ -48,7 +48,7 @@ for _ in range(600):
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_deferred_signal_is_noted_and_nothing_else(number, code):
     process = started(WORK.format(deferred=True, polite=True))
     process.send_signal(number)
@@ -56,7 +56,7 @@ def test_a_deferred_signal_is_noted_and_nothing_else(number, code):
     assert process.stdout.read() == f"saved {int(number)}\n".encode()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_where_nothing_is_to_be_saved_a_signal_ends_at_once(number, code):
     process = started(WORK.format(deferred=False, polite=False))
     process.send_signal(number)
@@ -77,6 +77,46 @@ def test_a_second_interrupt_ends_at_once_and_a_second_term_does_not():
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
+
+
+def test_under_nohup_a_closed_terminal_does_not_stop_the_run():
+    process = started(
+        f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{WORK}".format(deferred=True, polite=True)
+    )
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+
+
+TERMINAL = """
+import sys, time
+from pathlib import Path
+from ascl_lightning.runtime.processes import StopSignals
+signals = StopSignals()
+signals.listen()
+signals.deferred = True
+print("ready", flush=True)
+while not signals.received:
+    time.sleep(0.05)
+time.sleep(0.5)
+print("to nobody", flush=True)
+print("to nobody", file=sys.stderr, flush=True)
+Path(sys.argv[1]).write_text("saved")
+"""
+
+
+def test_a_run_whose_terminal_is_closed_still_saves(tmp_path):
+    ours, theirs = os.openpty()
+    command = ["setsid", "--ctty", sys.executable, "-c", TERMINAL, str(tmp_path / "saved")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        assert os.read(ours, 100).startswith(b"ready")
+        os.close(ours)
+        assert process.wait(PATIENCE) == 0
+    assert (tmp_path / "saved").read_text() == "saved"
 
 
 def test_handlers_are_put_back(monkeypatch):
@@ -118,7 +158,7 @@ print(worker.exitcode, flush=True)
 def test_what_loads_data_is_ended_by_its_own_process_alone():
     process = started(WORKERS.format(patience=PATIENCE), stdin=subprocess.PIPE)
     worker = int(process.stdout.readline())
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         os.kill(worker, number)
     assert not gone(worker, seconds=1)
     process.communicate(b"\n", timeout=PATIENCE)

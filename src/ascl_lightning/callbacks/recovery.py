@@ -24,9 +24,9 @@ _SECONDS_FOR_CHILDREN = 30
 class RecoveryCheckpoints(Checkpoint):
     """Saves the whole training at intervals and after each epoch, and keeps the newest few files.
 
-    SIGTERM and SIGINT, whichever rank they reach, make all ranks save together after the step (or inside a validation,
-    which is then run anew) and exit with 143 or 130. Files lie where those of `ModelCheckpoint` do by default, named by
-    step.
+    SIGTERM, SIGINT and SIGHUP, whichever rank they reach, make all ranks save together after the step (or inside a
+    validation, which starts again after a resume) and exit with 143, 130 or 129. Files lie where those of
+    `ModelCheckpoint` do by default, named by step.
 
     Checkpoints are saved only where Lightning goes on exactly, or can be made to (`callbacks/restart.py`).
 

@@ -9,16 +9,17 @@ import threading
 from types import FrameType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([] if _HANGUP is None else [_HANGUP]))
 _LAUNCHER = "ASCL_LAUNCHER_PID"
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGINT, and leaves it to the run where it stops.
+    """Notes SIGTERM, SIGINT and SIGHUP, so that the run can stop at the next place where it can save.
 
     While `deferred` is false there is nothing to save: a signal then ends the process at once, with exit code 128 + its
-    number. A second SIGINT always does.
+    number. A second SIGINT always does. Under `nohup`, SIGHUP stays ignored.
     """
 
     def __init__(self) -> None:
@@ -26,18 +27,22 @@ class StopSignals:
         """Number of the first signal that came; 0: none."""
         self.deferred = False
         self._before: dict[int, Any] = {}
+        self._terminals: list[int] = []
 
     def listen(self) -> None:
         """Takes the place of whatever handled the signals; without effect outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
         for number in STOP_SIGNALS:
+            if number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             before = signal.signal(number, self._note)
             if before != self._note:
                 self._before[number] = before
 
     def restore(self) -> None:
-        """Lets those handle the signals who did before."""
+        """Restores the previous signal handlers."""
         for number, before in self._before.items():
             signal.signal(number, before)
         self._before.clear()
@@ -47,8 +52,17 @@ class StopSignals:
         if number == signal.SIGINT == self.received:
             os._exit(128 + number)
         self.received = self.received or number
+        if number == _HANGUP:
+            self._leave_terminals()
         if not self.deferred:
             raise SystemExit(128 + number)
+
+    def _leave_terminals(self) -> None:
+        """Discards further output: writing to a closed terminal is an error, which would keep the run from saving."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in self._terminals:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 def leave_stopping_to_the_run(_worker: int) -> None:
@@ -56,7 +70,9 @@ def leave_stopping_to_the_run(_worker: int) -> None:
 
     Only the process that they load for ends them, as it does when it is over (Linux; elsewhere SIGTERM ends them).
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         # blocked in all threads, so that one of them can ask who sent it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
