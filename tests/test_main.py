@@ -1,3 +1,4 @@
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -34,3 +35,13 @@ def test_an_unknown_command_ends_with_code_2(args, capsys):
         main(args)
     assert stop.value.code == 2
     assert "ascl" in capsys.readouterr().err
+
+
+def test_characters_that_an_ascii_terminal_lacks_are_escaped(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    module = SimpleNamespace(run=lambda args: print("na\u00efve \u72d7"))
+    monkeypatch.setattr("ascl_lightning.__main__.import_module", {COMMANDS["check"][0]: module}.get)
+    assert main(["check"]) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"na\\xefve \\u72d7\n"

@@ -1,6 +1,7 @@
 """The `ascl` command: answers at once what needs no library, and imports the rest only for a command that runs."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -91,6 +92,9 @@ def main(args: Sequence[str] | None = None) -> int:
         SystemExit: After --help, --version, or a command that does not exist (code 2).
     """
     args = list(sys.argv[1:] if args is None else args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # captions and tables hold characters that an ASCII terminal lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = _parser().parse_args(args[:1]).command
     end_with_launcher()
     try:

@@ -44,5 +44,7 @@ class EmbeddingWriter(Callback):
         }
         folder, rank = run_folder(trainer), trainer.global_rank
         save_file(tensors, folder / f"embeddings-{rank}.safetensors")
-        (folder / f"items-{rank}.json").write_text(json.dumps(items, ensure_ascii=False, indent=1) + "\n")
+        (folder / f"items-{rank}.json").write_text(
+            json.dumps(items, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
         Console().print(f"Embeddings: {folder}", soft_wrap=True)
