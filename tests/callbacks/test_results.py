@@ -106,3 +106,26 @@ def test_clean_results_say_so_and_leaking_ones_are_branded(evaluated, capsys):
     assert results(evaluated / "validate" / "version_0")["leaks"] is None, "a validation looks for none"
     assert leaking["data"] == results(evaluated / "validate" / "version_0")["data"], "the same images and captions"
     assert leaking["data"] != found["data"]
+
+
+def test_settings_that_differ_from_those_of_the_training_are_named(evaluated):
+    assert results(evaluated / "test" / "version_0")["config_changes"] == {"evaluation": [], "training": []}
+    other = evaluated.parent / "other"
+    write_karpathy(other, {"train": 9, "val": 4, "test": 3}, captions=[2, 0, 1], first=100)
+    # the newest run must stay the one that the other tests look at
+    root = evaluated.parent / "continued"
+    flags = ["--config", TINY, "--trainer.default_root_dir", str(root), "--data.root", str(other)]
+    last = max((evaluated / "fit" / "version_0" / "checkpoints").glob("last-*.ckpt"))
+    with pytest.warns(UserWarning, match="another configuration: data.root .*/data -> .*/other") as training:
+        assert main(["fit", *flags, "--trainer.max_epochs", "3", "--ckpt_path", str(last)]) == 0
+    changed = ["--model.similarity.local_weight", "0.9"]
+    with pytest.warns(UserWarning, match="another configuration: model.similarity.local_weight 0.8 -> 0.9") as testing:
+        assert main(["test", *flags, "--ckpt_path", "best", *changed]) == 0
+    for warned in (training, testing):
+        assert len([warning for warning in warned if "another configuration" in str(warning.message)]) == 1
+    found = results(root / "test" / "version_0")["config_changes"]
+    assert [change["setting"] for change in found["training"]] == ["data.root"]
+    assert found["evaluation"] == [{"setting": "model.similarity.local_weight", "before": 0.8, "now": 0.9}]
+    assert "local_weight 0.8 -&gt; 0.9" in (root / "test" / "version_0" / "report.html").read_text()
+    weights = root / "fit" / "version_0" / "weights"
+    assert json.loads((weights / "config_changes.json").read_text()) == found["training"]

@@ -168,6 +168,14 @@ def test_a_run_that_was_not_checked_says_so(tmp_path):
     assert "was not checked for them" in write_report(run).read_text()
 
 
+def test_settings_that_differ_from_the_training_are_named(tmp_path):
+    change = {"setting": "model.similarity.local_weight", "before": 0.2, "now": 0.9}
+    changes = {"evaluation": [change], "training": []}
+    page = write_report(write_run(tmp_path, config_changes=changes)).read_text()
+    assert "with another configuration than that of its training: model.similarity.local_weight 0.2 -&gt; 0.9" in page
+    assert "continued another run" not in page
+
+
 @pytest.mark.parametrize(
     "file",
     ["report_card.json", "examples.json", "attention.json", "histograms.json", "latency.json", "queries.parquet"],

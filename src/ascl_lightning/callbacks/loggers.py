@@ -16,12 +16,19 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
+from ascl_lightning.callbacks.config_changes import (
+    CONFIG,
+    changes_of_evaluation,
+    changes_of_training,
+    config_behind,
+    write_changes,
+)
 from ascl_lightning.data.features import write_whole
 from ascl_lightning.runtime.checkpoints import Continuation
 
-CONFIG = "config.yaml"
 _SECONDS_TO_ANSWER = 5
 
 
@@ -32,17 +39,18 @@ class LogConfig(SaveConfigCallback):
     """
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Called once, on rank 0; says what an interrupted run goes on with otherwise than it began."""
+        """Called once, on rank 0; warns of settings that differ from those behind the checkpoint."""
         text = self.parser.dump(self.config, skip_unset=False)
+        config = yaml.safe_load(text)
+        folders = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        _note_changes(trainer, config, folders)
+        for folder in folders:
+            write_whole(folder / CONFIG, text)
         for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                path = Path(logger.log_dir) / CONFIG
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if path.is_file():
-                    _warn_of_changes(path, yaml.safe_load(text))
-                write_whole(path, text)
-            else:
-                logger.log_hyperparams(yaml.safe_load(text))
+            if not isinstance(logger, CSVLogger):
+                logger.log_hyperparams(config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Notes what a resumed run goes on with."""
@@ -154,21 +162,17 @@ def keep_pictures_with_runs(loggers: Sequence[Logger]) -> None:
             os.environ.setdefault("WANDB_DATA_DIR", str(Path(logger.save_dir or ".", "wandb").absolute()))
 
 
-def _warn_of_changes(path: Path, config: dict[str, Any]) -> None:
-    before, now = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(config)
-    changed = [
-        f"{name} {before.get(name)} -> {now.get(name)}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and name.partition(".")[0] in ("model", "data", "seed_everything")
-    ]
-    if changed:
-        rank_zero_warn(f"the run in '{path.parent}' goes on with another configuration: {', '.join(changed)}")
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Names with dots."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    return {
-        name: value for key, part in config.items() for name, value in _flat(part, f"{prefix}.{key}".strip(".")).items()
-    }
+def _note_changes(trainer: Trainer, config: dict[str, Any], folders: list[Path]) -> None:
+    """Warns of changes; those of a training are written to the run's folders."""
+    trains = trainer.state.fn == TrainerFn.FITTING
+    resumed = [folder / CONFIG for folder in folders if trains and (folder / CONFIG).is_file()]
+    before = next(iter(resumed), config_behind(config.get("ckpt_path")))
+    if before is None:
+        return
+    changes = (changes_of_training if trains else changes_of_evaluation)(before, config)
+    for folder in folders if trains else ():
+        write_changes(folder, before.parent, changes)
+    if changes:
+        what = "training continues" if trains else "the model runs"
+        listed = ", ".join(map(str, changes))
+        rank_zero_warn(f"{what} with another configuration: {listed} (before: '{before}')")

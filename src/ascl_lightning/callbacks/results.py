@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from rich.console import Console
 
+from ascl_lightning.callbacks.config_changes import CONFIG, changes_of_evaluation, config_behind, read_changes
 from ascl_lightning.callbacks.leak_guard import LeakGuard
-from ascl_lightning.callbacks.loggers import CONFIG
 from ascl_lightning.callbacks.parts import (
     callbacks_of,
     evaluated_split,
@@ -142,6 +143,7 @@ def _results(trainer: Trainer, measured: _Measured, split: str, folder: Path) ->
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "training": _training_folder(checkpoint),
         "config": str(config) if config.is_file() else None,
+        "config_changes": _config_changes(checkpoint, config),
         "data": data.digest(split).fingerprint,
         "leaks": [asdict(leak) for guard in guards for leak in guard.findings] if guards else None,
         "unchecked": [text for guard in guards for text in guard.unchecked],
@@ -157,6 +159,15 @@ def _results(trainer: Trainer, measured: _Measured, split: str, folder: Path) ->
 
 def _plain(scores: dict[str, _Figures]) -> dict[str, dict[str, dict[str, float]]]:
     return {score: {name: asdict(figure) for name, figure in figures.items()} for score, figures in scores.items()}
+
+
+def _config_changes(checkpoint: Any, config: Path) -> dict[str, Any] | None:
+    """Settings that differ from those before, in this evaluation and in a training that continued another."""
+    before = config_behind(checkpoint)
+    if before is None or not config.is_file():
+        return None
+    changes = changes_of_evaluation(before, yaml.safe_load(config.read_text(encoding="utf-8")))
+    return {"evaluation": [asdict(change) for change in changes], "training": read_changes(before.parent)}
 
 
 def _training_folder(checkpoint: Any) -> str | None:

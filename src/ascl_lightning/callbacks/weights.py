@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import ascl_lightning
-from ascl_lightning.callbacks.loggers import CONFIG
+from ascl_lightning.callbacks.config_changes import CHANGES, CONFIG
 from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module, run_folder
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.provenance import Provenance
@@ -55,15 +55,15 @@ class WeightsExport(Callback):
         best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
         if not trainer.is_global_zero or not best.is_file():
             return
+        checkpoint = read_checkpoint(best)
         folder, partial = run / "weights", run / ".weights.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        checkpoint = read_checkpoint(best)
         _save_weights(checkpoint, partial / WEIGHTS)
-        config = run / CONFIG
-        if config.is_file():
-            shutil.copy(config, partial / CONFIG)
-        card = _model_card(trainer, pl_module, checkpoint, config)
+        for name in (CONFIG, CHANGES):
+            if (run / name).is_file():
+                shutil.copy(run / name, partial / name)
+        card = _model_card(trainer, pl_module, checkpoint, run / CONFIG)
         (partial / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)

@@ -16,6 +16,10 @@ from ascl_lightning.runtime.templates import render
 
 PAGE = "report.html"
 _SPLITS = {"test": "test split", "val": "validation split"}
+_CHANGES = {
+    "evaluation": "The model was evaluated with another configuration than that of its training",
+    "training": "The training continued another run with another configuration",
+}
 
 
 def write_report(run: Path) -> Path:
@@ -78,11 +82,14 @@ def _checks_section(results: Mapping[str, Any]) -> Section:
     rows += [("not checked", reason) for reason in results.get("unchecked") or []]
     rows += [("to know", note) for note in results.get("notes") or []]
     blocks: list[Block] = [Listing("Found and not checked", RESULTS, rows)] if rows else []
+    for stage, changes in (results.get("config_changes") or {}).items():
+        settings = ", ".join(f"{of['setting']} {of['before']} -> {of['now']}" for of in changes)
+        blocks += [Note(f"{_CHANGES[stage]}: {settings}.", warning=True)] if changes else []
     if results.get("leaks") is None:
         blocks.append(Note(f"{RESULTS} says nothing about leaks: the run was not checked for them.", warning=True))
     elif not results["leaks"]:
         blocks.append(Note("No leak was found by the checks that ran."))
-    return Section("checks", "Leaks and cut captions", blocks)
+    return Section("checks", "Leaks, cut captions and changed settings", blocks)
 
 
 def _provenance_section(files: RunFiles) -> Section:
