@@ -50,6 +50,13 @@ def test_the_fused_score_has_the_figures_that_were_logged(evaluated):
     assert found["protocols"]["folds"].keys() == {"fused", "local", "global", "independent"}
 
 
+def test_the_logged_metrics_lie_in_a_flat_file(evaluated):
+    run = evaluated / "test" / "version_0"
+    metrics = json.loads((run / "test_metrics.json").read_text())
+    assert metrics == results(run)["metrics"]
+    assert {"test/rsum", "test/image_to_text/recall_at_1"} <= metrics.keys()
+
+
 def test_results_say_what_they_are_of(evaluated):
     found = results(evaluated / "test" / "version_0")
     assert (found["split"], found["num_images"], found["truncated_texts"]) == ("test", 6, 1)
@@ -80,6 +87,9 @@ def test_a_validation_is_evaluated_likewise_and_a_training_is_not(evaluated, cap
     assert found["split"] == "val"
     assert found["scores"]["fused"]["rsum"]["value"] == pytest.approx(found["metrics"]["val/rsum"])
     assert "Validation split" in capsys.readouterr().out
+    metrics = json.loads((evaluated / "validate" / "version_0" / "validate_metrics.json").read_text())
+    assert metrics == found["metrics"]
+    assert "val/rsum" in metrics
 
 
 def test_clean_results_say_so_and_leaking_ones_are_branded(evaluated, capsys):

@@ -1,6 +1,7 @@
 """What `ascl validate` and `ascl test` leave behind: every score side by side, with intervals, as a table and in files.
 
-`results.json` holds the figures and what they are of, `queries.parquet` what each single query gave.
+`results.json` holds the figures and what they are of, `test_metrics.json` or `validate_metrics.json` the metrics as
+loggers have them, `queries.parquet` what each single query gave.
 """
 
 import json
@@ -35,7 +36,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.intervals import Interval, figure_intervals, fold_intervals
 from ascl_lightning.metrics.queries import OWN, Queries, write_queries
-from ascl_lightning.report.files import QUERIES, RESULTS
+from ascl_lightning.report.files import METRICS_OF_SPLIT, QUERIES, RESULTS
 from ascl_lightning.retrieval.side_by_side import fold_queries, protocol_queries, queries_by_score
 
 _Figures = dict[str, Interval]
@@ -86,6 +87,7 @@ class EvaluationResults(Callback):
         results = _results(trainer, measured, split, folder)
         write_queries(folder / QUERIES, measured.queries)
         write_whole(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+        write_whole(folder / METRICS_OF_SPLIT[split], json.dumps(results["metrics"], indent=2) + "\n")
         console = Console()
         title = "Validation split" if split == "val" else "Test split"
         if results["leaks"]:

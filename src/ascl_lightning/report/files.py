@@ -10,6 +10,8 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.queries import Queries, read_queries
 
 RESULTS = "results.json"
+METRICS_OF_SPLIT = {"val": "validate_metrics.json", "test": "test_metrics.json"}
+"""Flat files of what loggers get, such as `test/rsum`, for scripts."""
 CARD = "report_card.json"
 EXAMPLES = "examples.json"
 ATTENTION = "attention.json"
