@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from ascl_lightning.callbacks.non_finite import NonFiniteSteps
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.checkpoints import read_checkpoint
 
 INF, NAN = float("inf"), float("nan")
 
@@ -76,10 +77,26 @@ def test_a_run_that_no_longer_learns_ends(tmp_path):
 
 
 def test_a_finite_step_starts_the_count_anew(tmp_path):
-    _, callback, _ = fit(tmp_path, [NAN, 1.0, NAN, NAN], max_in_a_row=3)
+    _, callback, _ = fit(tmp_path, [NAN, 1.0, 1.0, 1.0, NAN, NAN], max_in_a_row=3)
     again = NonFiniteSteps()
     again.load_state_dict(callback.state_dict())
     assert again.state_dict() == {"in_a_row": 2, "skipped": 3}
+
+
+def test_a_run_that_skipped_most_of_its_steps_ends_with_an_error(tmp_path):
+    with pytest.raises(
+        UserError, match=r"^8 of 9 steps were skipped.*no weights are exported; lower the learning rate"
+    ):
+        fit(tmp_path, [1.0] + 8 * [NAN])
+    with pytest.warns(UserWarning, match=r"^2 of 4 steps were skipped, as their loss or gradient was not finite$"):
+        fit(tmp_path, [1.0, NAN, NAN, 1.0])
+
+
+def test_a_checkpoint_says_how_many_steps_were_skipped(tmp_path):
+    _, _, trainer = fit(tmp_path, [1.0, NAN, 1.0])
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    saved = read_checkpoint(tmp_path / "a.ckpt")
+    assert (saved["skipped_steps"], saved["global_step"]) == (1, 3)
 
 
 def test_at_least_one_step_is_borne():

@@ -1,13 +1,20 @@
 """What is handed on of a training; end to end in `tests/test_cli.py`."""
 
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 
 from ascl_lightning.callbacks import weights
-from ascl_lightning.callbacks.weights import _save_weights, weights_as_checkpoint
+from ascl_lightning.callbacks.weights import WeightsExport, _save_weights, weights_as_checkpoint
 from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.checkpoints import write_checkpoint
+
+INF, NAN = float("inf"), float("nan")
 
 
 def test_weights_and_vocabulary_come_back_and_nothing_else(tmp_path):
@@ -60,3 +67,23 @@ def test_a_damaged_file_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"cannot read the weights file .*model\.safetensors"):
         weights_as_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"skipped_steps": 5}, "5 of 9 steps were skipped"),
+        ({"state_dict": {"fine": torch.ones(1), "w": torch.tensor([1.0, NAN])}}, "1 of 2 tensors .* the first is w"),
+        ({"state_dict": {"w": torch.tensor([1.0, INF], dtype=torch.bfloat16)}}, "1 of 1 tensors"),
+    ],
+)
+def test_weights_that_no_finite_steps_made_are_not_exported(tmp_path, content, message):
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    write_checkpoint({"state_dict": {"w": torch.ones(2)}, "global_step": 9} | content, best)
+    callback = SimpleNamespace(best_model_path=str(best))
+    trainer = Mock(
+        Trainer, fast_dev_run=False, is_global_zero=True, log_dir=str(tmp_path), checkpoint_callback=callback
+    )
+    with pytest.raises(UserError, match=f"{message}.*"):
+        WeightsExport().on_fit_end(trainer, Mock(LightningModule))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import ascl_lightning
 from ascl_lightning.callbacks.config_changes import CHANGES, CONFIG
+from ascl_lightning.callbacks.non_finite import refuse_mostly_skipped
 from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module, run_folder
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.provenance import Provenance
@@ -48,7 +49,11 @@ class WeightsExport(Callback):
             checkpoint["metrics"] = {name: float(metrics[name]) for name in metrics if name.startswith("val/")}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank 0 writes; a folder appears whole or not at all."""
+        """Rank 0 writes; a folder appears whole or not at all.
+
+        Raises:
+            UserError: If the weights are not finite, or most of the steps that made them were skipped.
+        """
         if is_trial(trainer):
             return
         run = run_folder(trainer)
@@ -56,6 +61,8 @@ class WeightsExport(Callback):
         if not trainer.is_global_zero or not best.is_file():
             return
         checkpoint = read_checkpoint(best)
+        refuse_mostly_skipped(checkpoint.get("skipped_steps", 0), checkpoint["global_step"])
+        _refuse_non_finite(checkpoint["state_dict"], best)
         folder, partial = run / "weights", run / ".weights.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -87,6 +94,15 @@ def weights_as_checkpoint(path: Path) -> dict[str, Any]:
         "state_dict": state,
         RetrievalDataModule.__qualname__: json.loads(metadata.get("data", "{}")),
     }
+
+
+def _refuse_non_finite(state: dict[str, torch.Tensor], path: Path) -> None:
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise UserError(
+            f"no weights are exported: {len(bad)} of {len(state)} tensors in '{path}' hold values that are not finite, "
+            f"the first is {bad[0]}; train again with a lower learning rate"
+        )
 
 
 def _save_weights(checkpoint: dict[str, Any], path: Path) -> None:
@@ -126,6 +142,7 @@ def _model_card(trainer: Trainer, pl_module: LightningModule, checkpoint: dict[s
         table=recall_rows(metrics),
         monitor=getattr(callback, "monitor", None),
         steps=checkpoint["global_step"],
+        skipped=checkpoint.get("skipped_steps", 0),
         processes=trainer.world_size,
         precision=trainer.precision,
         versions={
