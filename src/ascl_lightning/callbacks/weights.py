@@ -10,7 +10,6 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import ascl_lightning
@@ -19,9 +18,9 @@ from ascl_lightning.callbacks.non_finite import refuse_mostly_skipped
 from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module, run_folder
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.provenance import Provenance
-from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.labels import COLUMNS, recall_rows
-from ascl_lightning.runtime.checkpoints import WEIGHTS, read_checkpoint
+from ascl_lightning.models.rebuild import TOWERS
+from ascl_lightning.runtime.checkpoints import WEIGHTS, read_checkpoint, read_weights
 from ascl_lightning.runtime.templates import render
 
 _METADATA_ROOM = 90_000_000
@@ -32,7 +31,8 @@ class WeightsExport(Callback):
     """Writes `weights/` to the run's folder when a training is complete: of the checkpoint with the best metric.
 
     `model.safetensors` holds the weights, and in its metadata the vocabulary and what data made them; `config.yaml` is
-    the run's; `README.md` is a model card of facts that the run knows.
+    the run's; folders named after the towers hold the settings and the tokenizer of pretrained ones; `README.md` is a
+    model card of facts that the run knows. `ascl_lightning.Retriever.from_pretrained` loads the folder.
     """
 
     def __init__(self) -> None:
@@ -70,6 +70,8 @@ class WeightsExport(Callback):
         for name in (CONFIG, CHANGES):
             if (run / name).is_file():
                 shutil.copy(run / name, partial / name)
+        for tower in TOWERS:
+            getattr(retrieval_module(pl_module).model, tower).save_settings(partial / tower)
         card = _model_card(trainer, pl_module, checkpoint, run / CONFIG)
         (partial / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,16 +85,11 @@ def weights_as_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If the file cannot be read.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"cannot read the weights file '{path}': {error}") from error
+    state, data = read_weights(path)
     return {
         "pytorch-lightning_version": lightning.__version__,
         "state_dict": state,
-        RetrievalDataModule.__qualname__: json.loads(metadata.get("data", "{}")),
+        RetrievalDataModule.__qualname__: data,
     }
 
 

@@ -79,6 +79,20 @@ def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.
         return _decode(image)
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture that is open already, as `open_image` gives one; what is given stays as it is.
+
+    Raises:
+        UserError: If it cannot be read, or has more than `MAX_PIXELS`.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise HugeImageError(f"{image!r}: has more than {MAX_PIXELS:,} pixels; make the picture smaller")
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # as in `_opened`
+        raise UserError(f"{image!r}: the picture cannot be read: {error or type(error).__name__}") from error
+
+
 def image_size(source: Path | ImageBytes) -> tuple[int, int]:
     """Width and height of a picture as its header gives them, before its orientation is applied; nothing is decoded.
 
@@ -199,6 +213,10 @@ def _cut(image: Image.Image, box: _Box, spec: PixelSpec) -> UInt8[np.ndarray, "3
 def _decode(image: Image.Image) -> Image.Image:
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
+    return _to_rgb(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return _to_8_bits(image).convert("RGB")
     if image.has_transparency_data:

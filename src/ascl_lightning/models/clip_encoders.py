@@ -55,6 +55,7 @@ class ClipImageEncoder(TransformersTower, PixelEncoder):
         folder = resolve_folder(path)
         config = _load_pair_config(folder)
         super().__init__(_pixel_spec(folder, config), frozen, learning_rate, tuning)
+        self.folder = folder
         self.tower = _IMAGE_TOWERS[config.model_type](folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
         self._finish()
@@ -99,6 +100,7 @@ class ClipTextEncoder(TransformersTower, TextEncoder):
         super().__init__(special_tokens_are_words, frozen, learning_rate, tuning)
         folder = resolve_folder(path)
         config = _load_pair_config(folder)
+        self.folder = folder
         self.tower = (_ClipTextTower if config.model_type == "clip" else _SiglipTextTower)(folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
         self.spec = _text_spec(folder, config, max_length)

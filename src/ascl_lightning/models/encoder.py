@@ -1,7 +1,9 @@
 """What image and text towers share: how they are trained, or that they are not."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +58,16 @@ class Encoder(nn.Module, ABC):
             UserError: If what tells it cannot be had.
         """
         return cls(**arguments).spec
+
+    def save_settings(self, folder: Path) -> None:
+        """Writes files that rebuild the tower beside its constructor's arguments and its weights; most need none.
+
+        Args:
+            folder: Is made where there is something to write; a tower with an argument `path` is rebuilt from it.
+
+        Raises:
+            UserError: If what the tower was made from is no longer there.
+        """
 
     def forward(self, inputs: Any) -> Features:
         """Unprojected features: pooled (B, P), tokens (B, K, T) and their mask (B, K)."""
@@ -117,6 +129,15 @@ class Encoder(nn.Module, ABC):
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         pooled, tokens = _ZeroGradients.apply(features.pooled, features.tokens, *parameters)
         return Features(pooled, tokens, features.mask)
+
+
+def hash_of_weights(module: nn.Module, settings: str) -> str:
+    """A hash of a module's parameters and buffers, and of settings that tell it from others with the same ones."""
+    digest = hashlib.sha256(settings.encode())
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _ZeroGradients(torch.autograd.Function):

@@ -7,6 +7,7 @@ independent one to the item alone: the score of image i with text j depends on i
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal, get_args
 
@@ -23,6 +24,18 @@ from ascl_lightning.models.tokens import LengthOrder, TokenSet, inverse_norm, sc
 
 GlobalFusion = Literal["pairwise", "independent", "none"]
 _Part = tuple[TokenSet, Fusable | None]
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """Prepared items with all that scores take from them alone: kept, it serves any number of comparisons."""
+
+    features: Features
+    """From `FusedSimilarity.prepare_images` or `prepare_texts`."""
+    order: LengthOrder | None
+    """From the shortest to the longest; None where no score attends."""
+    tokens: TokenSet | None
+    """The tokens in this order."""
 
 
 class FusedSimilarity(nn.Module):
@@ -146,13 +159,31 @@ class FusedSimilarity(nn.Module):
         Returns:
             Scores in [-1, 1], (N, M).
         """
-        with torch.autocast(images.pooled.device.type, enabled=False):
+        return self.compare_ready(self.ready_images(images), self.ready_texts(texts))
+
+    def ready_images(self, images: Features) -> Comparable:
+        """What `compare` does with prepared images alone, once for many comparisons; takes memory as the tokens do."""
+        return self._ready(images, self._region_set)
+
+    def ready_texts(self, texts: Features) -> Comparable:
+        """What `compare` does with prepared texts alone, likewise."""
+        return self._ready(texts, self._word_set)
+
+    def compare_ready(self, images: Comparable, texts: Comparable) -> Float[Tensor, "N M"]:
+        """As `compare`.
+
+        Args:
+            images: From `ready_images`.
+            texts: From `ready_texts`.
+        """
+        image_vectors, text_vectors = images.features.pooled, texts.features.pooled
+        with torch.autocast(image_vectors.device.type, enabled=False):
             levels = []
             if self._attends:
                 levels.append(self._attention_score(images, texts))
             if self.local_weight < 1 and self.global_fusion != "pairwise":
-                dtype = scoring_dtype(images.pooled, texts.pooled)
-                product = images.pooled.to(dtype) @ texts.pooled.to(dtype).T
+                dtype = scoring_dtype(image_vectors, text_vectors)
+                product = image_vectors.to(dtype) @ text_vectors.to(dtype).T
                 levels.append((1 - self.local_weight) * product)
             return torch.stack(levels).sum(0) if len(levels) > 1 else levels[0]
 
@@ -197,17 +228,28 @@ class FusedSimilarity(nn.Module):
         longest = items.mask.shape[1] if self._attends else 0
         return Features(embeds(items), items.tokens[:, :longest], items.mask[:, :longest])
 
+    @torch.compiler.disable  # what is used of the padding depends on lengths
+    def _ready(self, items: Features, token_set_of: Callable[[Tensor, Tensor], TokenSet]) -> Comparable:
+        if not self._attends:
+            return Comparable(items, None, None)
+        with torch.autocast(items.pooled.device.type, enabled=False):
+            order = LengthOrder(items.mask)
+            return Comparable(items, order, token_set_of(order.sort(items.tokens), order.sort(items.mask)))
+
     @torch.compiler.disable  # sizes of tiles depend on lengths, and the gradient is written out
-    def _attention_score(self, images: Features, texts: Features) -> Tensor:
+    def _attention_score(self, images: Comparable, texts: Comparable) -> Tensor:
         """The levels that need attention between images and texts: local, and global if fusion is pairwise."""
-        rows, columns = LengthOrder(images.mask), LengthOrder(texts.mask)
-        regions = self._region_set(rows.sort(images.tokens), rows.sort(images.mask))
-        words = self._word_set(columns.sort(texts.tokens), columns.sort(texts.mask))
+        rows, columns, regions, words = images.order, texts.order, images.tokens, texts.tokens
+        assert rows is not None
+        assert columns is not None
+        assert regions is not None
+        assert words is not None
         budget = half_of_free_memory(words.bias.device) if self.memory_budget is None else self.memory_budget
         fused_images, fused_texts, fused_elements = None, None, 0
         if self.local_weight < 1 and self.global_fusion == "pairwise":
-            dtype = scoring_dtype(images.pooled, images.tokens, texts.pooled, texts.tokens)
-            image_vectors, text_vectors = rows.sort(images.pooled).to(dtype), columns.sort(texts.pooled).to(dtype)
+            image, text = images.features, texts.features
+            dtype = scoring_dtype(image.pooled, image.tokens, text.pooled, text.tokens)
+            image_vectors, text_vectors = rows.sort(image.pooled).to(dtype), columns.sort(text.pooled).to(dtype)
             fused_images = self.image_fusion.prepare(image_vectors, regions, len(text_vectors), budget // 4)
             fused_texts = self.text_fusion.prepare(text_vectors, words, len(image_vectors), budget // 4)
             fused_elements = 2 * self.embed_dim

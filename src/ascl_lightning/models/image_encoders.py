@@ -14,6 +14,7 @@ from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec, RegionSpec
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.encoder import Encoder
 from ascl_lightning.models.tuning import Tuning
+from ascl_lightning.models.untrained import loads_pretrained_weights
 from ascl_lightning.models.weights import (
     cached_file,
     did_you_mean,
@@ -266,6 +267,9 @@ def _create_backbone(name: str, pretrained: bool, model_args: dict[str, Any]) ->
     import timm
 
     _check_name(name)
+    if not loads_pretrained_weights():
+        pretrained = False
+        model_args = {key: value for key, value in model_args.items() if key != "checkpoint_path"}
     if pretrained:
         _check_download(name)
     try:

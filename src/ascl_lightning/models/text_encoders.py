@@ -75,7 +75,7 @@ class TransformersTextEncoder(TransformersTower, TextEncoder):
         from transformers import AutoModel
 
         super().__init__(special_tokens_are_words, frozen, learning_rate, tuning)
-        folder = resolve_folder(path)
+        folder = self.folder = resolve_folder(path)
         model = load_pretrained(AutoModel, folder, unused=("pooler.",))
         self.backbone = model.get_encoder() if model.config.is_encoder_decoder else model
         # it gets no gradient here, which distributed training takes for an error

@@ -1,14 +1,31 @@
 """What towers around a model of the `transformers` library share."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 from torch import nn
 
+from ascl_lightning.data.batch import TextSpec
 from ascl_lightning.models.encoder import Encoder
+from ascl_lightning.models.weights import IMAGE_SETTINGS, load_config, load_image_settings, load_tokenizer
 
 
 class TransformersTower(Encoder):
     """A tower that holds a model of the `transformers` library."""
 
     pretrained = True
+    spec: Any  # of pictures or of texts, as the tower's other base says
+    folder: str
+    """Local folder or hub id that it was made from."""
+
+    def save_settings(self, folder: Path) -> None:
+        """Writes the configuration of the model, and its tokenizer or how pictures are prepared for it."""
+        load_config(self.folder).save_pretrained(folder)
+        if isinstance(self.spec, TextSpec):
+            load_tokenizer(self.folder).save_pretrained(folder)
+        elif settings := load_image_settings(self.folder):
+            (folder / IMAGE_SETTINGS[0]).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     def layer_numbers(self) -> dict[str, int]:
         """Embeddings and what else precedes the model's layers are 0; what follows them counts to the last."""

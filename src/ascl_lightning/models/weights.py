@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.models.untrained import loads_pretrained_weights
 
 PACKAGE_PREFIX = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_TIMEOUT = 5.0  # seconds; the hub's own client keeps trying for 23 s and more
-_IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
+IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 _NAMED = 3  # entries of each kind that a message names
 
 
@@ -104,10 +105,27 @@ def load_weights(model: nn.Module, weights: str, ignore: tuple[str, ...] = ()) -
     Raises:
         UserError: If there is no such file or package, it cannot be read, or its entries do not fit the model.
     """
+    if not loads_pretrained_weights():
+        return
     package = weights_package(weights)
     state = read_state_dict(weights if package is None else package_path(weights))
     if package is not None and package.by_order:
         state = _rename_by_order(state, model, weights)
+    load_state(model, state, weights, ignore)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, ignore: tuple[str, ...] = ()) -> None:
+    """Load named tensors into a model; every entry must fit.
+
+    Args:
+        model: Takes the weights.
+        state: The weights.
+        source: Where they come from, for messages.
+        ignore: As in `load_weights`.
+
+    Raises:
+        UserError: If the entries do not fit the model.
+    """
     expected = model.state_dict()
     missing = [name for name in expected if name not in state and not name.startswith(ignore)]
     unexpected = [name for name in state if name not in expected and not name.startswith(ignore)]
@@ -116,7 +134,7 @@ def load_weights(model: nn.Module, weights: str, ignore: tuple[str, ...] = ()) -
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape and not name.startswith(ignore)
     ]
-    _check_fit(weights, missing, unexpected, reshaped)
+    _check_fit(source, missing, unexpected, reshaped)
     fitting = {name: value for name, value in state.items() if not name.startswith(ignore)}
     model.load_state_dict(fitting, strict=not ignore)
 
@@ -175,6 +193,33 @@ def resolve_folder(path: str) -> str:
     return str(cached.parent)
 
 
+def resolve_repository(path: str | Path, revision: str | None, patterns: list[str]) -> Path:
+    """A local folder, or that of a hub repository's files, downloaded unless they were before.
+
+    Args:
+        path: Local folder or hub id.
+        revision: Branch, tag or commit of a hub repository.
+        patterns: Which of its files are wanted.
+
+    Raises:
+        UserError: If it is neither, or the hub does not give it.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or isinstance(path, Path) or not _HUB_ID.fullmatch(path):
+        raise UserError(f"there is no folder '{path}': give a folder of exported weights, or a hub id")
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            path, revision=revision, allow_patterns=patterns, local_files_only=not hub_is_reachable()
+        )
+    except Exception as error:  # the client's errors differ between versions of huggingface_hub
+        raise UserError(f"'{path}' is no folder here, and the hub did not give it: {first_line(error)}") from error
+    return Path(found)
+
+
 def hub_is_reachable() -> bool:
     """Whether the model hub answers within seconds. False without a look where `HF_HUB_OFFLINE` is set."""
     from huggingface_hub import constants, get_session
@@ -211,6 +256,8 @@ def load_pretrained(model_class: Any, path: str, unused: tuple[str, ...] = (), *
     Raises:
         UserError: If nothing can be loaded, or the checkpoint lacks weights or has them in other shapes.
     """
+    if not loads_pretrained_weights():
+        return _untrained(model_class, path, options.get("config"))
     with _readable_errors(path, "the model"):
         model, report = model_class.from_pretrained(
             path, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -221,6 +268,13 @@ def load_pretrained(model_class: Any, path: str, unused: tuple[str, ...] = (), *
     ]
     _check_fit(path, missing, [], reshaped)
     return model.float()
+
+
+def _untrained(model_class: Any, path: str, config: Any) -> Any:
+    config = load_config(path) if config is None else config
+    config.dtype = torch.float32
+    with _readable_errors(path, "the model"):
+        return getattr(model_class, "from_config", model_class)(config)
 
 
 def load_config(path: str) -> Any:
@@ -256,7 +310,7 @@ def load_image_settings(path: str) -> dict[str, Any]:
     from transformers.image_processing_base import ImageProcessingMixin
 
     folder = Path(path)
-    if folder.is_dir() and not any((folder / name).exists() for name in _IMAGE_SETTINGS):
+    if folder.is_dir() and not any((folder / name).exists() for name in IMAGE_SETTINGS):
         return {}
     with _readable_errors(path, "preprocessor_config.json"):
         settings, _ = ImageProcessingMixin.get_image_processor_dict(path)

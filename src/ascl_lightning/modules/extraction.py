@@ -31,6 +31,7 @@ from ascl_lightning.data.features import (
 from ascl_lightning.data.sources.extracted import NUMBERS, PICTURES
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
+from ascl_lightning.models.encoder import hash_of_weights
 from ascl_lightning.models.model import ImageTextModel
 
 CAPTIONS = "captions.jsonl"
@@ -205,11 +206,7 @@ class FeatureExtraction(LightningModule):
 
 def fingerprint(encoder: nn.Module) -> str:
     """A hash of what a tower is: its class, what it is fed, and its weights."""
-    digest = hashlib.sha256(f"{type(encoder).__name__} {encoder.spec}".encode())
-    for name, value in encoder.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return hash_of_weights(encoder, f"{type(encoder).__name__} {encoder.spec}")
 
 
 def _hash(items: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """The Lightning hooks around the model: training step, evaluation, optimiser."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule
@@ -23,6 +24,8 @@ from ascl_lightning.modules.objective import Objective
 from ascl_lightning.modules.parameter_groups import OptimizerFactory, build_optimizer
 from ascl_lightning.modules.schedule import WarmupCosine
 from ascl_lightning.modules.sharding import shard_weights
+
+_REQUIRED = {"image_encoder", "text_encoder", "similarity", "loss"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,21 @@ class RetrievalModule(LightningModule):
         self._objective = Objective(self.model, loss, word_features, *weights, chunk_size)
         self._optimizer = optimizer
         self._schedule = schedule
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, **arguments: Any) -> "RetrievalModule":  # type: ignore[override]
+        """As Lightning's, where `arguments` hold those of the constructor: a checkpoint has weights alone.
+
+        Raises:
+            UserError: If they are missing.
+        """
+        if not arguments.keys() >= _REQUIRED:
+            raise UserError(
+                "a checkpoint holds no configuration: call ascl_lightning.Retriever.from_checkpoint(checkpoint, config)"
+                f", or pass {', '.join(sorted(_REQUIRED))} too"
+            )
+        module: RetrievalModule = super().load_from_checkpoint(checkpoint_path, **{"weights_only": True} | arguments)
+        return module
 
     @property
     def uses_tokens(self) -> bool:

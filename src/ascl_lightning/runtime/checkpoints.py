@@ -3,6 +3,7 @@
 Nothing here runs code that a file brings: pickles are read with `weights_only`, and addresses are refused.
 """
 
+import json
 import os
 import pickle
 import zipfile
@@ -12,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ascl_lightning.errors import UserError
 
 WEIGHTS = "model.safetensors"
 LAST = "last-*.ckpt"
 """The newest checkpoints of a run; the star is the step."""
+DATA_MODULE = "RetrievalDataModule"
+"""Entry of a checkpoint with the state of the data module, named by Lightning after its class."""
 _SHARDED = ("meta.pt", ".metadata")  # of Lightning and of torch, written when the shards are
 
 
@@ -136,6 +141,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     _check_sums(path)
     return _load(path)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads exported weights.
+
+    Returns:
+        The named tensors, and the state of the data module that the file carries beside them.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return state, dict(json.loads(metadata.get("data", "{}")))
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read the weights file '{path}': {error}") from error
 
 
 def _checked(path: Path) -> dict[str, Any]:

@@ -1,0 +1,379 @@
+"""A trained model for use from Python: encode pictures and texts, score them, search."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+from warnings import warn
+
+import torch
+import yaml
+from jaxtyping import Float
+from torch import Tensor
+
+from ascl_lightning.data.batch import Features, ImageSpec, map_tensors
+from ascl_lightning.data.inputs import picture_list, read_pictures, text_list
+from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
+from ascl_lightning.errors import UserError
+from ascl_lightning.models.encoder import hash_of_weights
+from ascl_lightning.models.model import ImageTextModel
+from ascl_lightning.models.rebuild import rebuild_model
+from ascl_lightning.models.weights import resolve_repository
+from ascl_lightning.retrieval.encoded import Encoded, Kind
+from ascl_lightning.retrieval.two_stage import rescore, shortlist
+from ascl_lightning.runtime.checkpoints import DATA_MODULE, WEIGHTS, read_checkpoint, read_weights
+from ascl_lightning.runtime.config_files import find_config
+
+CONFIG = "config.yaml"
+_DOWNLOADED = [CONFIG, WEIGHTS, "*_encoder/*.json", "*_encoder/*.txt"]
+_SHORTLIST = 100  # candidates that get the fused score unless the caller wants more
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result of a search."""
+
+    index: int
+    """Number in the gallery, from 0."""
+    score: float
+    """Fused score."""
+
+
+class Retriever:
+    """A trained image-text model that encodes, scores and ranks.
+
+    Pictures are paths, Pillow images, arrays (height, width, 3) or tensors (3, height, width), prepared as in
+    evaluation; texts are strings. Wherever encoded items are expected, raw ones are encoded on the way. Everything is
+    computed in float32, without gradients.
+
+    Args:
+        model: The model; it is put into evaluation mode and moved to the device.
+        tokenizer: Of the model's text tower.
+        device: Where it computes; None: the first GPU, or else the CPU.
+
+    Example:
+        >>> from ascl_lightning.data.text import Vocabulary, WordTokenizer
+        >>> from ascl_lightning.models import ConvImageEncoder, FusedSimilarity, WordTransformer
+        >>> vocabulary = Vocabulary(("a", "red", "kite"))
+        >>> towers = ConvImageEncoder(image_size=32), WordTransformer(vocab_size=8, max_length=8)
+        >>> model = ImageTextModel(*towers, FusedSimilarity(embed_dim=16, num_heads=2))
+        >>> retriever = Retriever(model, WordTokenizer(vocabulary, 8, 8), device="cpu")
+        >>> images = retriever.encode_images(torch.zeros(4, 3, 48, 64, dtype=torch.uint8))
+        >>> retriever.score(images, ["a red kite", "a kite"]).shape
+        torch.Size([4, 2])
+        >>> [hit.index for hit in retriever.rank("a red kite", images, k=2)]
+        [0, 1]
+    """
+
+    def __init__(self, model: ImageTextModel, tokenizer: Tokenizer, device: torch.device | str | None = None) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.to(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, revision: str | None = None, device: torch.device | str | None = None
+    ) -> "Retriever":
+        """Load what a training exported.
+
+        Args:
+            path: The folder `weights` of a run, or the id of a hub repository with the same files. Only safetensors
+                and settings are read; nothing that comes with them is run.
+            revision: Branch, tag or commit of a hub repository.
+            device: As for the class.
+
+        Raises:
+            UserError: If there is no such folder or repository, or it holds no model of this library.
+        """
+        folder = resolve_repository(path, revision, _DOWNLOADED)
+        for name in (WEIGHTS, CONFIG):
+            if not (folder / name).is_file():
+                raise UserError(f"'{path}' holds no {name}: give the folder `weights` of a run, or a copy of it")
+        state, data = read_weights(folder / WEIGHTS)
+        model = rebuild_model(_model_section(folder / CONFIG), state, str(path), settings=folder)
+        return cls(model, _tokenizer(model, data), device)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: str | Path,
+        config: str | Path | Mapping[str, Any] | None = None,
+        *,
+        device: torch.device | str | None = None,
+    ) -> "Retriever":
+        """Load a checkpoint of `ascl fit`.
+
+        Args:
+            checkpoint: A `.ckpt` file.
+            config: The configuration that it was trained with, its file, or the name of a shipped one; None: the
+                `config.yaml` of the run in whose folder `checkpoints` the file lies.
+            device: As for the class.
+
+        Raises:
+            UserError: If a file cannot be read, or the checkpoint is of another model than the configuration.
+        """
+        path = Path(checkpoint)
+        if path.suffix == ".safetensors" or (path / WEIGHTS).is_file():
+            raise UserError(f"'{path}' holds exported weights: load their folder with Retriever.from_pretrained")
+        if config is None:
+            config = path.resolve().parents[1] / CONFIG
+        section = _section_of(config, "config") if isinstance(config, Mapping) else _model_section(find_config(config))
+        content = read_checkpoint(path)
+        model = rebuild_model(section, content.get("state_dict", {}), str(path))
+        return cls(model, _tokenizer(model, content.get(DATA_MODULE, {})), device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.model.parameters()).device
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of the embeddings."""
+        return self.model.similarity.embed_dim
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """How pictures are prepared: size, filter, and how they become square."""
+        return self.model.image_encoder.spec
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the model, which encoded items carry."""
+        similarity, texts = self.model.similarity, self.model.text_encoder.spec
+        settings = self.image_spec, texts.max_length, similarity.local_weight, similarity.global_fusion
+        return hash_of_weights(self.model, f"{settings}")
+
+    def __repr__(self) -> str:
+        towers = type(self.model.image_encoder).__name__, type(self.model.text_encoder).__name__
+        return f"Retriever({' and '.join(towers)}, {self.embed_dim} dimensions, on {self.device})"
+
+    def to(self, device: torch.device | str) -> "Retriever":
+        """Moves the model; the same object."""
+        try:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"cannot use the device '{device}': {str(error).splitlines()[0]}") from error
+        return self
+
+    @torch.no_grad()
+    def encode_images(
+        self,
+        images: Any,
+        *,
+        batch_size: int = 64,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+    ) -> Encoded:
+        """Encode one picture or many.
+
+        Args:
+            images: As the class says; for models of region features, arrays (number of regions, D) or `.npy` files.
+            batch_size: Pictures that are encoded at a time.
+            device: Moves the model there first.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            N encoded images, on the CPU.
+
+        Raises:
+            UserError: If a picture cannot be read.
+        """
+        pictures = picture_list(images, self.image_spec)
+        similarity, parts, done = self.model.similarity, [], 0
+        for batch in self._batches(pictures, "images", batch_size, device, progress):
+            inputs = map_tensors(read_pictures(batch, self.image_spec, done), lambda tensor: tensor.to(self.device))
+            features = self.model.encode_images(inputs)
+            parts.append(
+                self._encoded("images", similarity.image_embeds(features), similarity.prepare_images(features))
+            )
+            done += len(batch)
+        return Encoded.join(parts)
+
+    @torch.no_grad()
+    def encode_texts(
+        self,
+        texts: str | Iterable[str],
+        *,
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+    ) -> Encoded:
+        """Encode one text or many.
+
+        Args:
+            texts: Strings. What exceeds the text tower's length is cut, with a warning.
+            batch_size: Texts that are encoded at a time.
+            device: Moves the model there first.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            M encoded texts, on the CPU.
+
+        Raises:
+            UserError: If a text is blank.
+        """
+        similarity, parts, num_cut = self.model.similarity, [], 0
+        for batch in self._batches(text_list(texts), "texts", batch_size, device, progress):
+            tokenized, cut = self.tokenizer(batch)
+            features = self.model.encode_texts(map_tensors(tokenized, lambda tensor: tensor.to(self.device)))
+            embeds, prepared = similarity.text_embeds(features), similarity.prepare_texts(features)
+            parts.append(self._encoded("texts", embeds, prepared))
+            num_cut += cut
+        if num_cut:
+            warn(f"{num_cut} texts were cut to {self.model.text_encoder.spec.max_length} tokens", stacklevel=2)
+        return Encoded.join(parts)
+
+    def similarity(self, images: Any, texts: Any) -> Float[Tensor, "N M"]:
+        """Cosine similarity of independent embeddings: fast, and what an index of vectors would give.
+
+        Args:
+            images: Encoded images, or pictures.
+            texts: Encoded texts, or strings.
+        """
+        encoded_images, encoded_texts = self._as("images", images), self._as("texts", texts)
+        return encoded_images.embeds @ encoded_texts.embeds.to(encoded_images.device).T
+
+    @torch.no_grad()
+    def score(self, images: Any, texts: Any) -> Float[Tensor, "N M"]:
+        """The score that the model was trained to rank by, of every image with every text, exactly.
+
+        What it needs of images and of texts alone is computed once and kept with them: a second call with the same
+        encoded items is faster.
+
+        Args:
+            images: Encoded images, or pictures.
+            texts: Encoded texts, or strings.
+
+        Returns:
+            Fused scores in [-1, 1], on the CPU.
+        """
+        columns = list(self._as("texts", texts).comparable(self.model.similarity, self.device))
+        rows = [
+            torch.cat([self.model.similarity.compare_ready(row, column).cpu() for column in columns], 1)
+            for row in self._as("images", images).comparable(self.model.similarity, self.device)
+        ]
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def rank(
+        self, query: Any, gallery: Any, k: int = 10, *, candidates: int | None = None
+    ) -> list[Hit] | list[list[Hit]]:
+        """Search a gallery in two stages: the best candidates by embeddings, ordered by the fused score.
+
+        Args:
+            query: A text or a picture, several of them, or encoded ones.
+            gallery: Images for a text query, texts for an image query; encoded ones are best kept between queries. A
+                string is a text in a query and a path in a gallery, unless the other side tells otherwise.
+            k: Hits of each query, at most.
+            candidates: Candidates of each query that get the fused score, at least k; None: 100. The size of the
+                gallery makes the search exact.
+
+        Returns:
+            The hits of a single query, best first; of several queries or an `Encoded`, a list for each.
+
+        Raises:
+            UserError: If both are images or both texts, or a number is not positive.
+        """
+        if k < 1 or (candidates is not None and candidates < 1):
+            raise UserError(f"k is {k} and candidates {candidates}: give positive numbers")
+        asked = query if isinstance(query, Encoded) else picture_list(query, self.image_spec)
+        kinds: tuple[Kind, Kind] = ("images", "texts") if _asks_for_texts(asked, gallery) else ("texts", "images")
+        queries, items = (self._as(kind, given) for kind, given in zip(kinds, (asked, gallery), strict=True))
+
+        def fused(numbers: Tensor, others: Tensor) -> Tensor:
+            if kinds[0] == "images":
+                return self._fused(queries[numbers], items[others])
+            return self._fused(items[others], queries[numbers]).T
+
+        listed = shortlist(queries.embeds.to(items.device), items.embeds, max(k, candidates or _SHORTLIST))
+        scores, order = rescore(fused, listed).sort(dim=1, descending=True, stable=True)
+        found = listed.candidates.gather(1, order.to(items.device))[:, :k]
+        hits = [
+            [Hit(index, value) for index, value in zip(indices, values, strict=True)]
+            for indices, values in zip(found.tolist(), scores[:, :k].tolist(), strict=True)
+        ]
+        return hits[0] if asked[0] is query else hits
+
+    def _encoded(self, kind: Kind, embeds: Tensor, prepared: Features) -> Encoded:
+        similarity = self.model.similarity
+        embeds, prepared = embeds.cpu(), map_tensors(prepared, Tensor.cpu)
+        if similarity.local_weight < 1 and similarity.global_fusion != "pairwise":
+            # the fused score reads the embeddings themselves
+            prepared = Features(embeds, prepared.tokens, prepared.mask)
+        return Encoded(kind, embeds, prepared, self.fingerprint)
+
+    def _as(self, kind: Kind, given: Any) -> Encoded:
+        """Encoded items of a kind, from what was given."""
+        if not isinstance(given, Encoded):
+            return self.encode_images(given) if kind == "images" else self.encode_texts(given)
+        if given.kind != kind:
+            raise UserError(f"these are encoded {given.kind} where {kind} are expected: images come first, then texts")
+        if given.model != self.fingerprint:
+            raise UserError(f"another model encoded these {kind}: encode them again with this one")
+        return given
+
+    def _fused(self, images: Encoded, texts: Encoded) -> Tensor:
+        similarity = self.model.similarity
+        scores: Tensor = similarity.compare(images.to(self.device).features, texts.to(self.device).features)
+        return scores.cpu()
+
+    def _batches(
+        self, items: list[Part], kind: Kind, batch_size: int, device: torch.device | str | None, progress: bool
+    ) -> Iterable[list[Part]]:
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: give a positive number")
+        if not items:
+            raise UserError(f"there are no {kind} to encode")
+        if device is not None:
+            self.to(device)
+        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        if not progress:
+            return batches
+        from rich.progress import track
+
+        return track(batches, f"Encoding {len(items)} {kind}")
+
+
+def _asks_for_texts(query: Encoded | list[Any], gallery: Any) -> bool:
+    """Whether the query is a picture and the gallery texts."""
+    if isinstance(query, Encoded):
+        return query.kind == "images"
+    if isinstance(gallery, Encoded):
+        return gallery.kind == "texts"
+    return bool(query) and not isinstance(query[0], str)
+
+
+def _tokenizer(model: ImageTextModel, data: Mapping[str, Any]) -> Tokenizer:
+    spec = model.text_encoder.spec
+    if spec.tokenizer is None and "vocabulary" not in data:
+        raise UserError("the weights lack the vocabulary of the text tower: give those that `ascl fit` wrote")
+    return build_tokenizer(spec, Vocabulary.from_state(data["vocabulary"]) if "vocabulary" in data else None)
+
+
+def _model_section(path: Path) -> Mapping[str, Any]:
+    """Section `model` of a configuration file, which may be in a file of its own."""
+    section = _section_of(_read_yaml(path), str(path))
+    return section if isinstance(section, Mapping) else _read_yaml(path.parent / section)
+
+
+def _section_of(config: Mapping[str, Any], source: str) -> Any:
+    if not isinstance(config.get("model"), Mapping | str):
+        raise UserError(f"{source}: there is no section `model`; give the config.yaml of the run")
+    return config["model"]
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"cannot read the configuration '{path}': {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"'{path}' is no configuration")
+    return content
+
+
+__all__ = ["Encoded", "Hit", "Retriever", "UserError"]
