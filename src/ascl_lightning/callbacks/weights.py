@@ -18,6 +18,7 @@ from ascl_lightning.callbacks.non_finite import refuse_mostly_skipped
 from ascl_lightning.callbacks.parts import is_trial, retrieval_data, retrieval_module, run_folder
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.provenance import Provenance
+from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.labels import COLUMNS, recall_rows
 from ascl_lightning.models.rebuild import TOWERS
 from ascl_lightning.runtime.checkpoints import WEIGHTS, read_checkpoint, read_weights
