@@ -1,6 +1,6 @@
 """What it costs that a run cannot be lost: files, draws, and what ranks tell each other in each step.
 
-A checkpoint of 512 MiB on the disk of the current folder: ours (to disk, read back against its checksums, renamed)
+A checkpoint of 512 MiB on the disk of the current folder: ours (flushed to disk, renamed)
 against Lightning's own, then reading against `torch.load`, ratios last. Then microseconds a step of seeding, and of
 the agreement of two processes on whether to save or stop.
 """

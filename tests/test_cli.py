@@ -249,7 +249,10 @@ sys.exit(main(sys.argv[1:]))
         command = [sys.executable, "-c", script, "fit", "--config", TINY, *at(Path(folder), Path(folder) / "data")]
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == f"ascl: error: cannot write to '{root}/fit': Permission denied"
+    assert (
+        ended.stderr.splitlines()[-1]
+        == f"ascl: error: cannot write '{root}/fit': Permission denied; make it writable or choose another place"
+    )
 
 
 def test_a_disk_that_is_full_ends_the_training_and_names_the_checkpoint(trained, tmp_path):
@@ -263,7 +266,7 @@ sys.exit(main(sys.argv[1:]))
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ended.returncode == 2
     folder = tmp_path / "runs/fit/version_0/checkpoints"
-    said = f"ascl: error: cannot write the checkpoint '{folder}/best.ckpt': File too large"
+    said = f"ascl: error: cannot write '{folder}/best.ckpt': File too large"
     assert ended.stderr.splitlines()[-1].startswith(said)
     assert list(folder.iterdir()) == []
 

@@ -1,7 +1,6 @@
 """The command line of training and evaluation: Lightning's own, with what retrieval needs."""
 
 import atexit
-import errno
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,12 +46,10 @@ from ascl_lightning.report.files import RESULTS
 from ascl_lightning.report.page import write_report
 from ascl_lightning.runtime.checkpoints import Continuation, find_checkpoint
 from ascl_lightning.runtime.distributed import leave_group
+from ascl_lightning.runtime.files import UNWRITABLE, UnwritableError, require_writable_folder
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
 """What `--retrieval` stands for: the report that a test adds to its metrics."""
-
-# what a folder or a disk has, and not the program
-_DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # of Lightning, about what is meant to be so
 _EXPECTED_WARNINGS = (
@@ -176,6 +173,19 @@ class AsclCLI(LightningCLI):
             "predict": fixed | {"dataloaders", "return_predictions"},
         }
 
+    def before_instantiate_classes(self) -> None:
+        """Makes sure that the run can write its files, before any tower is built."""
+        if self.subcommand is None:
+            return
+        command = self.config[self.subcommand]
+        if command.trainer.fast_dev_run:
+            return
+        require_writable_folder(Path(command.trainer.default_root_dir, self.subcommand))
+        for folder in _log_folders(command.trainer.logger):
+            require_writable_folder(folder)
+        if self.subcommand == "fit" and command.checkpoint.dirpath is not None:
+            require_writable_folder(Path(command.checkpoint.dirpath))
+
     def instantiate_classes(self) -> None:
         """Builds everything; a value that a class refuses is a mistake in the config."""
         try:
@@ -264,6 +274,14 @@ class AsclCLI(LightningCLI):
             command.resume = False
 
 
+def _log_folders(loggers: Any) -> Iterator[Path]:
+    """Where the loggers of a config write."""
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        folder = getattr(logger, "init_args", {}).get("save_dir")
+        if folder is not None:
+            yield Path(folder)
+
+
 def _announced(going_on: Continuation | None, root: Path) -> str:
     if going_on is None:
         return f"No run under '{root}' has a checkpoint to go on from: training starts anew"
@@ -281,9 +299,9 @@ def readable_errors() -> Iterator[None]:
         code = 130 if isinstance(error.__context__, KeyboardInterrupt) else error.code
         raise SystemExit(code) from None
     except OSError as error:
-        if error.errno not in _DISK_ERRORS or error.filename is None:
+        if error.errno not in UNWRITABLE:
             raise
-        raise UserError(f"cannot write to '{error.filename}': {error.strerror}") from error
+        raise UnwritableError.of(error.filename or "a file of the run", error) from error
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:

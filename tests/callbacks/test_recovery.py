@@ -305,7 +305,7 @@ def test_a_folder_that_cannot_be_written_ends_the_run_before_it_trains(data, tmp
     blocked.touch()
     logger = [*("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path))]
     logger += ["--trainer.logger.name", "fit", "--trainer.logger.version", "mine"]
-    with pytest.raises(UserError, match=f"cannot write checkpoints to '{blocked}': File exists"):
+    with pytest.raises(UserError, match=f"cannot write '{blocked}': Not a directory"):
         fit(tmp_path, data, *logger)
     assert not (tmp_path / "seen" / "batches-0.jsonl").exists()
 

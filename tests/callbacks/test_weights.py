@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from ascl_lightning.callbacks import weights
-from ascl_lightning.callbacks.weights import WeightsExport, _save_weights, weights_as_checkpoint
+from ascl_lightning.callbacks.weights import WeightsExport, _weights_file, weights_as_checkpoint
 from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.errors import UserError
@@ -25,7 +25,7 @@ def test_weights_and_vocabulary_come_back_and_nothing_else(tmp_path):
         "RetrievalDataModule": {"vocabulary": ["a", "naïve", "狗"], "position": {"epoch": 3}},
     }
     path = tmp_path / "model.safetensors"
-    _save_weights(checkpoint, path)
+    path.write_bytes(_weights_file(checkpoint))
     read = weights_as_checkpoint(path)
     assert read["RetrievalDataModule"] == {"vocabulary": ["a", "naïve", "狗"]}
     assert read["state_dict"].keys() == checkpoint["state_dict"].keys()
@@ -33,12 +33,11 @@ def test_weights_and_vocabulary_come_back_and_nothing_else(tmp_path):
     assert "optimizer_states" not in read
 
 
-def test_the_same_weights_give_the_same_bytes(tmp_path):
+def test_the_same_weights_give_the_same_bytes():
     checkpoint = {"state_dict": {"w": torch.ones(2)}, "RetrievalDataModule": {"vocabulary": ["a"]}}
     written = set()
-    for number in range(20):
-        _save_weights(checkpoint, tmp_path / f"{number}.safetensors")
-        written.add((tmp_path / f"{number}.safetensors").read_bytes())
+    for _ in range(20):
+        written.add(_weights_file(checkpoint))
     assert len(written) == 1
 
 
@@ -46,10 +45,10 @@ def test_what_the_record_of_the_data_has_no_room_for_is_said_to_be_unknown(tmp_p
     provenance = Provenance().trained(SplitDigest.of_stream([("a dog",)]), None).state()
     checkpoint = {"state_dict": {"w": torch.ones(2)}, "RetrievalDataModule": {"provenance": provenance}}
     path = tmp_path / "model.safetensors"
-    _save_weights(checkpoint, path)
+    path.write_bytes(_weights_file(checkpoint))
     assert weights_as_checkpoint(path)["RetrievalDataModule"] == {"provenance": provenance}
     monkeypatch.setattr(weights, "_METADATA_ROOM", 100)
-    _save_weights(checkpoint, path)
+    path.write_bytes(_weights_file(checkpoint))
     read = Provenance.from_state(weights_as_checkpoint(path)["RetrievalDataModule"]["provenance"])
     assert read.trainings == ()
     assert "too many images" in read.gaps[0]
@@ -57,7 +56,7 @@ def test_what_the_record_of_the_data_has_no_room_for_is_said_to_be_unknown(tmp_p
 
 def test_a_model_without_a_vocabulary_of_its_own_has_none(tmp_path):
     path = tmp_path / "model.safetensors"
-    _save_weights({"state_dict": {"w": torch.ones(2)}}, path)
+    path.write_bytes(_weights_file({"state_dict": {"w": torch.ones(2)}}))
     assert weights_as_checkpoint(path)["RetrievalDataModule"] == {}
 
 
@@ -65,7 +64,7 @@ def test_a_model_without_a_vocabulary_of_its_own_has_none(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot read the weights file .*model\.safetensors"):
+    with pytest.raises(UserError, match=r"the weights file .*model\.safetensors' is damaged"):
         weights_as_checkpoint(path)
 
 
@@ -73,7 +72,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
     ("content", "message"),
     [
         ({"skipped_steps": 5}, "5 of 9 steps were skipped"),
-        ({"state_dict": {"fine": torch.ones(1), "w": torch.tensor([1.0, NAN])}}, "1 of 2 tensors .* the first is w"),
+        ({"state_dict": {"fine": torch.ones(1), "w": torch.tensor([1.0, NAN])}}, "1 of 2 tensors, such as w"),
         ({"state_dict": {"w": torch.tensor([1.0, INF], dtype=torch.bfloat16)}}, "1 of 1 tensors"),
     ],
 )

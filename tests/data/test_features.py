@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -115,15 +116,58 @@ def test_arrays_of_a_shard_that_do_not_fit_together_are_named(tmp_path, field):
     table(tmp_path, features(2, 1))
     file = tmp_path / "00000" / f"{field}.npy"
     np.save(file, np.load(file)[:1])
-    with pytest.raises(UserError, match=r"00000: not a readable shard of features \(its arrays do not fit together\)"):
+    with pytest.raises(UserError, match=r"00000: the arrays of this shard do not fit together"):
         FeatureTable(tmp_path)
 
 
-def test_a_damaged_shard_is_named(tmp_path):
+@pytest.mark.parametrize("content", [b"", b"x", b"\x93NUMPY\x01\x00v\x00{'descr': "])
+def test_a_damaged_shard_is_named(tmp_path, content):
     table(tmp_path, features(2))
-    (tmp_path / "00000" / "tokens.npy").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"00000: not a readable shard"):
+    (tmp_path / "00000" / "tokens.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"00000/tokens\.npy: not a readable array"):
         FeatureTable(tmp_path)
+
+
+def test_a_pipe_in_place_of_features_is_not_opened(tmp_path):
+    table(tmp_path, features(2))
+    (tmp_path / "00000" / "tokens.npy").unlink()
+    os.mkfifo(tmp_path / "00000" / "tokens.npy")
+    with pytest.raises(UserError, match=r"00000/tokens\.npy: there is no such file, or it is no regular file"):
+        FeatureTable(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["pooled", "tokens", "lengths"])
+def test_every_flipped_bit_is_noticed(tmp_path, monkeypatch, field):
+    table(tmp_path, features(2, 1))
+    file = tmp_path / "00000" / f"{field}.npy"
+    whole = file.read_bytes()
+    for bit in range(0, 8 * (len(whole) - 128), 5):  # after the header
+        data = bytearray(whole)
+        data[128 + bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        with pytest.raises(UserError, match=r"its checksum says|do not fit together"):
+            FeatureTable(tmp_path)
+    # tokens of large tables are verified by `ascl check` alone
+    monkeypatch.setattr("ascl_lightning.data.features._VERIFIED_BYTES", 0)
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    if field == "tokens":
+        assert FeatureTable(tmp_path).damaged() == [file]
+    else:
+        with pytest.raises(UserError, match=r"its checksum says|do not fit together"):
+            FeatureTable(tmp_path)
+
+
+def test_features_of_an_earlier_version_have_no_checksums_and_are_read(tmp_path):
+    table(tmp_path, features(2, 1))
+    (tmp_path / "00000" / "checksums.json").unlink()
+    assert FeatureTable(tmp_path).damaged() == []
+
+
+def test_a_folder_with_other_files_is_not_emptied(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(UserError, match="holds other files than extracted features"):
+        Manifest("tower", "items", 2).write(tmp_path)
+    assert (tmp_path / "photo.jpg").exists()
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):

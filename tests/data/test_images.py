@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from ascl_lightning.data import images
 from ascl_lightning.data.batch import PixelSpec
-from ascl_lightning.data.images import ImageBytes, open_image, open_square, to_square
+from ascl_lightning.data.images import ImageBytes, ends, open_image, open_square, to_square
 from ascl_lightning.errors import UserError
 
 COCO_MINI = Path(__file__).parents[3] / "shared" / "coco_mini" / "train2017"
@@ -234,6 +234,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         for door in DOORS:
             with pytest.raises(UserError, match="there is no such image file"):
                 door(path)
+        with pytest.raises(OSError):  # noqa: PT011 — by the kind of what is there
+            ends(path)
 
 
 # Quick decoding

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.fabric.plugins import CheckpointIO
 
 from ascl_lightning.callbacks.weights import weights_as_checkpoint
-from ascl_lightning.runtime.checkpoints import read_checkpoint, write_checkpoint
+from ascl_lightning.runtime.checkpoints import read_checkpoint, require_weights, write_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -29,10 +29,12 @@ class AtomicCheckpointIO(CheckpointIO):
         """A checkpoint, or exported weights as if they were one; never more than tensors and plain values.
 
         Raises:
-            UserError: If the file cannot be read.
+            UserError: If the file cannot be read, or holds no usable weights.
         """
         path = Path(path)
-        return weights_as_checkpoint(path) if path.suffix == ".safetensors" else read_checkpoint(path)
+        content = weights_as_checkpoint(path) if path.suffix == ".safetensors" else read_checkpoint(path)
+        require_weights(content, path)
+        return content
 
     def remove_checkpoint(self, path: Any) -> None:
         """Removes a file, or a folder of shards."""

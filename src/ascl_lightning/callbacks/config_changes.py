@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from ascl_lightning.data.features import write_whole
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import write_file
 
 CONFIG = "config.yaml"
 """The whole configuration of a run, in its folder and beside exported weights."""
@@ -78,7 +78,7 @@ def write_changes(run: Path, earlier: Path, changes: list[Change]) -> None:
     """
     every = [*read_changes(earlier), *(asdict(change) for change in changes)]
     if every:
-        write_whole(run / CHANGES, json.dumps(every, indent=2) + "\n")
+        write_file(run / CHANGES, json.dumps(every, indent=2) + "\n")
 
 
 def read_changes(run: Path) -> list[dict[str, Any]]:

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ascl_lightning.callbacks.parts import retrieval_data, run_folder
+from ascl_lightning.runtime.files import write_file
 
 
 class EmbeddingWriter(Callback):
@@ -43,8 +44,6 @@ class EmbeddingWriter(Callback):
             "captions": [captions[row] for row in tensors.pop("text_ids").tolist()],
         }
         folder, rank = run_folder(trainer), trainer.global_rank
-        save_file(tensors, folder / f"embeddings-{rank}.safetensors")
-        (folder / f"items-{rank}.json").write_text(
-            json.dumps(items, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-        )
+        write_file(folder / f"embeddings-{rank}.safetensors", save(tensors))
+        write_file(folder / f"items-{rank}.json", json.dumps(items, ensure_ascii=False, indent=1) + "\n")
         Console().print(f"Embeddings: {folder}", soft_wrap=True)

@@ -23,13 +23,13 @@ from ascl_lightning.callbacks.parts import (
 )
 from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.callbacks.shown import Direction, ShownQueries
-from ascl_lightning.data.features import write_whole
 from ascl_lightning.metrics.functional import ranks_from_similarity
 from ascl_lightning.metrics.gallery import Gallery, Score
 from ascl_lightning.metrics.histograms import score_histograms
 from ascl_lightning.pages import webp
 from ascl_lightning.retrieval.latency import QueryTime, time_full_search, time_two_stage_search
 from ascl_lightning.retrieval.side_by_side import SHORTLISTED
+from ascl_lightning.runtime.files import write_file
 
 TIMED = 10
 """Queries that are timed in each direction."""
@@ -143,7 +143,6 @@ def _machine(gallery: Gallery) -> dict[str, Any]:
 
 def _write(folder: Path, files: dict[str, Any], pictures: dict[str, Image.Image]) -> None:
     for path, picture in pictures.items():
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_bytes(webp(picture, _THUMBNAIL))
+        write_file(folder / path, webp(picture, _THUMBNAIL))
     for name, content in files.items():
-        write_whole(folder / name, json.dumps(content, ensure_ascii=False) + "\n")
+        write_file(folder / name, json.dumps(content, ensure_ascii=False) + "\n")

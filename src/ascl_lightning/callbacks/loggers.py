@@ -26,8 +26,8 @@ from ascl_lightning.callbacks.config_changes import (
     config_behind,
     write_changes,
 )
-from ascl_lightning.data.features import write_whole
 from ascl_lightning.runtime.checkpoints import Continuation
+from ascl_lightning.runtime.files import write_file
 
 _SECONDS_TO_ANSWER = 5
 
@@ -43,11 +43,9 @@ class LogConfig(SaveConfigCallback):
         text = self.parser.dump(self.config, skip_unset=False)
         config = yaml.safe_load(text)
         folders = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
         _note_changes(trainer, config, folders)
         for folder in folders:
-            write_whole(folder / CONFIG, text)
+            write_file(folder / CONFIG, text)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(config)
@@ -126,7 +124,7 @@ class _ContinuedWriter(ExperimentWriter):
             writer = csv.DictWriter(text, self.metrics_keys)
             writer.writeheader()
             writer.writerows(kept)
-            write_whole(path, text.getvalue())
+            write_file(path, text.getvalue())
 
     def _check_log_dir_exists(self) -> None:
         """Deletes nothing."""

@@ -16,6 +16,7 @@ from ascl_lightning.callbacks.parts import callbacks_of, is_trial
 from ascl_lightning.callbacks.restart import mend_counters, mend_folder, progress, validates_next
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.checkpoints import LAST
+from ascl_lightning.runtime.files import require_writable_folder
 from ascl_lightning.runtime.processes import StopSignals, end_hung_launcher
 
 _SECONDS_FOR_CHILDREN = 30
@@ -74,7 +75,7 @@ class RecoveryCheckpoints(Checkpoint):
         default.setup(trainer, pl_module, stage)
         self._folder = Path(str(default.dirpath))
         if trainer.is_global_zero:
-            _try_to_write(self._folder)
+            require_writable_folder(self._folder)
         if trainer.world_size > 1:
             # on the host: a decision in each step must not wait for a GPU
             timeout = getattr(trainer.strategy, "_timeout", None)
@@ -234,13 +235,3 @@ class RecoveryCheckpoints(Checkpoint):
                 f"the same command with --resume goes on"
             )
             raise SystemExit(128 + self._stopped_by)
-
-
-def _try_to_write(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable.partial"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write checkpoints to '{folder}': {error.strerror}") from error

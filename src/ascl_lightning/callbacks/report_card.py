@@ -17,7 +17,6 @@ from torch import Tensor
 from ascl_lightning.callbacks.parts import evaluated_split, is_trial, retrieval_data, retrieval_module, run_folder
 from ascl_lightning.callbacks.tables import operation_table, type_table
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.data.features import write_whole
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.variant_table import UNCHANGED, Variants
 from ascl_lightning.metrics.card_rows import write_rows
@@ -27,6 +26,7 @@ from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.modules.text_items import TextItems
 from ascl_lightning.report.files import CARD
 from ascl_lightning.retrieval.variant_scores import CardScore, VariantScores
+from ascl_lightning.runtime.files import write_file
 
 VARIANTS, ROWS = "variants.parquet", "report_card.parquet"
 Command = Literal["validate", "test"]
@@ -143,7 +143,7 @@ class ReportCard(Callback):
             measured.variants.text_rows,
         )
         content = {"captions": self._captions, "scores": list(self._scores), **measured.content}
-        write_whole(folder / CARD, json.dumps(content, indent=1) + "\n")
+        write_file(folder / CARD, json.dumps(content, indent=1) + "\n")
         console = Console()
         console.print(type_table(content))
         console.print(operation_table(content, _leading(self._scores)))

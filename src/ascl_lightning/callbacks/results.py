@@ -29,7 +29,6 @@ from ascl_lightning.callbacks.parts import (
 )
 from ascl_lightning.callbacks.tables import interval_table
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.data.features import write_whole
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
@@ -38,6 +37,7 @@ from ascl_lightning.metrics.intervals import Interval, figure_intervals, fold_in
 from ascl_lightning.metrics.queries import OWN, Queries, write_queries
 from ascl_lightning.report.files import METRICS_OF_SPLIT, QUERIES, RESULTS
 from ascl_lightning.retrieval.side_by_side import fold_queries, protocol_queries, queries_by_score
+from ascl_lightning.runtime.files import write_file
 
 _Figures = dict[str, Interval]
 
@@ -86,8 +86,8 @@ class EvaluationResults(Callback):
             return
         results = _results(trainer, measured, split, folder)
         write_queries(folder / QUERIES, measured.queries)
-        write_whole(folder / RESULTS, json.dumps(results, indent=2) + "\n")
-        write_whole(folder / METRICS_OF_SPLIT[split], json.dumps(results["metrics"], indent=2) + "\n")
+        write_file(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+        write_file(folder / METRICS_OF_SPLIT[split], json.dumps(results["metrics"], indent=2) + "\n")
         console = Console()
         title = "Validation split" if split == "val" else "Test split"
         if results["leaks"]:

@@ -16,6 +16,7 @@ from ascl_lightning.metrics.functional import metrics_from_ranks, streamed_ranks
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.labels import HEADLINES, label
 from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
+from ascl_lightning.runtime.files import write_file
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Budgets of the second stage, as parts of the gallery."""
@@ -47,7 +48,7 @@ class TwoStageFrontier(Callback):
         path = run_folder(trainer) / "two_stage.json"
         if not trainer.is_global_zero:
             return
-        path.write_text(json.dumps(self._rows, indent=2) + "\n")
+        write_file(path, json.dumps(self._rows, indent=2) + "\n")
         table = Table(*(Column(name, justify="right") for name in COLUMNS), title="two stage")
         for row in self._rows:
             cells = (row[name] for name in COLUMNS)

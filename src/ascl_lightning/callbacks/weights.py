@@ -10,7 +10,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import ascl_lightning
 from ascl_lightning.callbacks.config_changes import CHANGES, CONFIG
@@ -21,7 +21,8 @@ from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.labels import COLUMNS, recall_rows
 from ascl_lightning.models.rebuild import TOWERS
-from ascl_lightning.runtime.checkpoints import WEIGHTS, read_checkpoint, read_weights
+from ascl_lightning.runtime.checkpoints import WEIGHTS, non_finite, read_checkpoint, read_weights
+from ascl_lightning.runtime.files import atomic_folder, write_file
 from ascl_lightning.runtime.templates import render
 
 _METADATA_ROOM = 90_000_000
@@ -63,21 +64,21 @@ class WeightsExport(Callback):
             return
         checkpoint = read_checkpoint(best)
         refuse_mostly_skipped(checkpoint.get("skipped_steps", 0), checkpoint["global_step"])
-        _refuse_non_finite(checkpoint["state_dict"], best)
-        folder, partial = run / "weights", run / ".weights.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        _save_weights(checkpoint, partial / WEIGHTS)
-        for name in (CONFIG, CHANGES):
-            if (run / name).is_file():
-                shutil.copy(run / name, partial / name)
-        for tower in TOWERS:
-            getattr(retrieval_module(pl_module).model, tower).save_settings(partial / tower)
-        card = _model_card(trainer, pl_module, checkpoint, run / CONFIG)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        rank_zero_info(f"Weights to hand on: {folder}")
+        bad = non_finite(checkpoint["state_dict"])
+        if bad:
+            raise UserError(
+                f"no weights are exported: '{best}' holds weights that are not finite ({bad}); "
+                f"train again with a lower learning rate"
+            )
+        with atomic_folder(run / "weights") as folder:
+            write_file(folder / WEIGHTS, _weights_file(checkpoint))
+            for name in (CONFIG, CHANGES):
+                if (run / name).is_file():
+                    shutil.copy(run / name, folder / name)
+            for tower in TOWERS:
+                getattr(retrieval_module(pl_module).model, tower).save_settings(folder / tower)
+            write_file(folder / "README.md", _model_card(trainer, pl_module, checkpoint, run / CONFIG))
+        rank_zero_info(f"Weights to hand on: {run / 'weights'}")
 
 
 def weights_as_checkpoint(path: Path) -> dict[str, Any]:
@@ -94,16 +95,7 @@ def weights_as_checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
-def _refuse_non_finite(state: dict[str, torch.Tensor], path: Path) -> None:
-    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if bad:
-        raise UserError(
-            f"no weights are exported: {len(bad)} of {len(state)} tensors in '{path}' hold values that are not finite, "
-            f"the first is {bad[0]}; train again with a lower learning rate"
-        )
-
-
-def _save_weights(checkpoint: dict[str, Any], path: Path) -> None:
+def _weights_file(checkpoint: dict[str, Any]) -> bytes:
     data = checkpoint.get(RetrievalDataModule.__qualname__, {})
     carried = {name: data[name] for name in ("vocabulary", "provenance") if name in data}
     said = json.dumps(carried)
@@ -114,7 +106,7 @@ def _save_weights(checkpoint: dict[str, Any], path: Path) -> None:
     metadata = {"data": said}
     # weights that are tied share their memory, and the format wants each entry to have its own
     state = {name: value.clone().contiguous() for name, value in checkpoint["state_dict"].items()}
-    save_file(state, path, metadata)
+    return save(state, metadata)
 
 
 def _model_card(trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any], config: Path) -> str:

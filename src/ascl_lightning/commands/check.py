@@ -36,6 +36,7 @@ from ascl_lightning.data.sources.files import caption_faults
 from ascl_lightning.data.streaming import streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import require_writable_file, write_file
 
 STDOUT = "-"
 _NO_LIMIT = 1 << 30
@@ -69,6 +70,11 @@ class CheckCLI(DataCLI):
             help="Also write the report to this file, with the first 1,000 examples of each finding; '-' prints it in "
             "the place of the tables. (Exit codes: 0 fit to train, 1 with errors, 2 nothing could be read.)",
         )
+
+    def before_instantiate_classes(self) -> None:
+        """Makes sure that the report can be written, before anything is read."""
+        if self.config.json not in (None, STDOUT):
+            require_writable_file(Path(self.config.json))
 
     def instantiate_classes(self) -> None:
         """The data module, and what the towers need."""
@@ -164,8 +170,6 @@ def run(args: Sequence[str]) -> int:
     """
     cli = CheckCLI(args[1:])
     file = cli.config.json
-    if file not in (None, STDOUT):
-        _make_folder(Path(file))
     with Progress(*_COLUMNS, console=Console(stderr=True)) as progress:
         report = cli.report(progress)
     if file == STDOUT:
@@ -174,19 +178,9 @@ def run(args: Sequence[str]) -> int:
     console = Console()
     print_report(report, console)
     if file is not None:
-        Path(file).write_text(f"{_json(report)}\n", encoding="utf-8")
+        write_file(Path(file), f"{_json(report)}\n")
         console.print(f"Report: {file}", soft_wrap=True)
     return report.exit_code
-
-
-def _make_folder(file: Path) -> None:
-    """Before anything is read: a mistake in the path must not cost the time of a check."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--json {file}: its folder cannot be made: {error.strerror}") from error
-    if file.is_dir():
-        raise UserError(f"--json {file}: is a folder; name a file")
 
 
 def _json(report: Report) -> str:

@@ -17,6 +17,7 @@ from ascl_lightning.metrics.intervals import Difference, compare
 from ascl_lightning.metrics.labels import heading, label
 from ascl_lightning.metrics.queries import Queries, read_queries
 from ascl_lightning.report.files import QUERIES, RunFiles
+from ascl_lightning.runtime.files import require_writable_file, write_file
 
 SIGNIFICANT = 0.05
 _Differences = dict[tuple[str, str], dict[str, Difference]]
@@ -41,6 +42,8 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("run_b", metavar="RUN_B", help="folder of the run that is compared with it")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures to this file")
     given = parser.parse_args(args[1:])
+    if given.json is not None:
+        require_writable_file(given.json)
     a, b = open_runs([given.run_a, given.run_b])
     differences = compare_runs(a, b)
     if given.json is not None:
@@ -91,10 +94,7 @@ def _write(path: Path, a: RunFiles, b: RunFiles, differences: _Differences) -> N
         key: {name: asdict(difference) for name, difference in of_score.items()}
         for key, of_score in differences.items()
     }
-    try:
-        path.write_text(json.dumps({"a": str(a.folder), "b": str(b.folder), **nested(plain)}, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"--json {path}: cannot be written: {error.strerror}") from error
+    write_file(path, json.dumps({"a": str(a.folder), "b": str(b.folder), **nested(plain)}, indent=2) + "\n")
 
 
 def _table(differences: _Differences) -> Table:

@@ -9,7 +9,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from ascl_lightning.commands.base import CommandCLI
 from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.errors import UserError
-from ascl_lightning.modules.extraction import FeatureExtraction, SplitExtraction
+from ascl_lightning.modules.extraction import FeatureExtraction, SplitExtraction, foreign_entries
+from ascl_lightning.runtime.files import require_writable_folder
 
 SPLITS = ("train", "val", "test")
 
@@ -34,6 +35,21 @@ class ExtractCLI(CommandCLI):
             help="T+, T- and (T+)- made from each training caption, where the text encoder is frozen; "
             "epochs take them in turn.",
         )
+
+    def before_instantiate_classes(self) -> None:
+        """Makes sure that the features can be written and are kept apart, before any tower is built.
+
+        Raises:
+            UserError: If the folder cannot be written, or holds anything that `ascl extract` did not write.
+        """
+        out = Path(self.config.out)
+        require_writable_folder(out)
+        foreign = foreign_entries(out)
+        if foreign:
+            raise UserError(
+                f"--out {out}: the folder holds other files than extracted features ({', '.join(foreign[:3])}); "
+                f"give a new folder, or one that `ascl extract` wrote"
+            )
 
     def extractions(self) -> list[SplitExtraction]:
         """What there is to extract of each split.

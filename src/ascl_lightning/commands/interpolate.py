@@ -19,6 +19,7 @@ from ascl_lightning.metrics.labels import HEADLINES, label
 from ascl_lightning.modules.interpolation import interpolate, interpolated_names
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.runtime.checkpoints import find_checkpoint
+from ascl_lightning.runtime.files import require_writable_file
 
 COLUMNS = {label(name): f"val/{name}" for name in HEADLINES}
 
@@ -45,6 +46,11 @@ class InterpolateCLI(CommandCLI):
             default=None,
             help="Checkpoint to write; null: beside the other.",
         )
+
+    def before_instantiate_classes(self) -> None:
+        """Makes sure that the checkpoint can be written, before anything is validated."""
+        if self.config.out is not None:
+            require_writable_file(Path(self.config.out))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """With a check of features that the source brings."""

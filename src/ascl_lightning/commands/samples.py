@@ -16,6 +16,7 @@ from ascl_lightning.commands.training_pairs import MadePicture, MadeText, ShownP
 from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.text import MAX_WORDS
 from ascl_lightning.pages import thumbnail
+from ascl_lightning.runtime.files import require_writable_file, write_file
 from ascl_lightning.runtime.templates import render
 
 PIXELS = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -31,6 +32,11 @@ class SamplesCLI(DataCLI):
         parser.add_argument("--count", type=PositiveInt, default=8, help="Pairs to show.")
         parser.add_argument("--epoch", type=int, default=0, help="Epoch whose draws to show.")
         parser.add_argument("--html", type=str | None, default=None, help="Page to write: pictures, and changed words.")
+
+    def before_instantiate_classes(self) -> None:
+        """Makes sure that the page can be written."""
+        if self.config.html is not None:
+            require_writable_file(Path(self.config.html))
 
     def instantiate_classes(self) -> None:
         """The data module, and what it is told of the towers."""
@@ -92,8 +98,7 @@ def run(args: Sequence[str]) -> None:
             epoch=epoch,
             seed=cli.datamodule.seed,
         )
-        Path(html).parent.mkdir(parents=True, exist_ok=True)
-        Path(html).write_text(page, encoding="utf-8")
+        write_file(Path(html), page)
         console.print(f"Samples: {html}", soft_wrap=True)
 
 

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ascl_lightning.commands.trained import TrainedCLI
-from ascl_lightning.data.features import write_whole
 from ascl_lightning.data.sources import Split
 from ascl_lightning.retrieval.triage import KINDS, Triage, triage
+from ascl_lightning.runtime.files import atomic_file, require_writable_folder, write_file
 
 TRIAGE, SUMMARY = "triage.parquet", "triage.json"
 EXAMPLES = 5
@@ -53,6 +53,10 @@ class TriageCLI(TrainedCLI):
             default=list(KINDS),
             help="What to flag: --data.exclude leaves flagged pairs out of training.",
         )
+
+    def before_instantiate_classes(self) -> None:
+        """Makes sure that the results can be written, before anything is encoded."""
+        require_writable_folder(Path(self.config.out))
 
 
 def triage_table(found: Triage, split: Split) -> "pa.Table":
@@ -131,9 +135,9 @@ def run(args: Sequence[str]) -> None:
         return
     table = triage_table(found, cli.datamodule.view(split).split)
     said = summary(found, table, split, checkpoint)
-    out.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table, out / TRIAGE, compression="zstd")
-    write_whole(out / SUMMARY, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    with atomic_file(out / TRIAGE) as file:
+        parquet.write_table(table, file, compression="zstd")
+    write_file(out / SUMMARY, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
     console = Console()
     for shown in summary_tables(said):
         console.print(shown)

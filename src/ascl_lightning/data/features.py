@@ -1,7 +1,6 @@
 """Outputs of frozen towers on disk, read by row: encoded once, not once an epoch."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from copy import copy
@@ -15,8 +14,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ascl_lightning.data.arrays import damaged_arrays, load_array, save_arrays
 from ascl_lightning.data.batch import Features
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import remove_partials, write_file
 
 SHARD_ROWS = 1024
 """Rows of a shard: what is lost when an extraction is killed."""
@@ -25,6 +26,8 @@ Precision = Literal["float16", "bfloat16"]
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _FIELDS = ("pooled", "tokens", "lengths")
 _MANIFEST = "manifest.json"
+_VERIFIED_BYTES = 1 << 30
+"""Tokens of larger tables are not verified when they are opened, as that takes a second a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,24 @@ class Manifest:
         """
         try:
             return cls(**json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError) as error:
             raise UserError(f"{folder / _MANIFEST}: not a manifest of features; extract them again") from error
 
     def write(self, folder: Path) -> None:
-        """Put the manifest into a folder; shards of another manifest are removed first."""
+        """Writes the manifest to a folder; shards of another manifest are removed first.
+
+        Raises:
+            UserError: If the folder holds something else, or cannot be written.
+        """
+        remove_partials(folder)
         if Manifest.read(folder) == self:
             return
+        if holds_other_files(folder):
+            raise UserError(f"{folder}: holds other files than extracted features; extract into another folder")
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_whole(folder / _MANIFEST, json.dumps(vars(self), indent=1))
+        write_file(folder / _MANIFEST, json.dumps(vars(self), indent=1))
 
 
 @dataclass(frozen=True)
@@ -87,15 +96,10 @@ class _Shard:
 
     @classmethod
     def open(cls, folder: Path, num_rows: int) -> "_Shard":
-        try:
-            shard = cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS))
-            shapes = shard.pooled.shape[:-1], shard.lengths.shape, shard.tokens.shape[:-1]
-            if shapes != ((num_rows,), (num_rows,), (int(shard.lengths.sum()),)):
-                raise ValueError("its arrays do not fit together")
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{folder}: not a readable shard of features ({error}); remove it and extract again"
-            ) from error
+        shard = cls(*(load_array(folder / f"{name}.npy") for name in _FIELDS))
+        shapes = shard.pooled.shape[:-1], shard.lengths.shape, shard.tokens.shape[:-1]
+        if shapes != ((num_rows,), (num_rows,), (int(shard.lengths.sum()),)):
+            raise UserError(f"{folder}: the arrays of this shard do not fit together; remove it and extract again")
         return shard
 
     @cached_property
@@ -139,9 +143,25 @@ class FeatureTable:
             _Shard.open(folder / _name(number), len(manifest.shard_rows(number)))
             for number in range(manifest.num_shards)
         ]
+        tokens_too = sum(shard.tokens.nbytes for shard in self._shards) <= _VERIFIED_BYTES
+        damaged = self.damaged(_FIELDS if tokens_too else ("pooled", "lengths"))
+        if damaged:
+            raise UserError(
+                f"{damaged[0]}: is not what `ascl extract` wrote, as its checksum says; "
+                f"remove the folder {damaged[0].parent} and run the same `ascl extract` again"
+            )
 
     def __len__(self) -> int:
         return self.manifest.rows
+
+    def damaged(self, arrays: Sequence[str] = _FIELDS) -> list[Path]:
+        """The files whose checksums do not match; every byte of these arrays is read.
+
+        Args:
+            arrays: Names of the arrays to look at.
+        """
+        numbers = range(self.manifest.num_shards)
+        return [path for number in numbers for path in damaged_arrays(self.folder / _name(number), arrays)]
 
     def pooled_alone(self) -> "FeatureTable":
         """The same table, of which tokens are not read."""
@@ -182,6 +202,13 @@ class FeatureTable:
         return torch.from_numpy(bits).view(_DTYPES[self.manifest.dtype]).float()
 
 
+def holds_other_files(folder: Path) -> bool:
+    """Whether a folder is not empty and no table either; hidden files do not count."""
+    if Manifest.read(folder) is not None or not folder.exists():
+        return False
+    return not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())
+
+
 def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
     """Numbers of the shards that are not written yet."""
     return [number for number in range(manifest.num_shards) if not (folder / _name(number)).is_dir()]
@@ -189,25 +216,12 @@ def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
 
 def write_shard(folder: Path, number: int, parts: Sequence[Features], dtype: Precision) -> None:
     """Write the rows of a shard; it appears whole or not at all, and the same rows give the same bytes."""
-    partial = folder / f"{_name(number)}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     arrays = (
         np.concatenate([_bits(part.pooled, dtype) for part in parts]),
         np.concatenate([_bits(part.tokens[part.mask], dtype) for part in parts]),
         np.concatenate([part.mask.sum(dim=1).cpu().numpy().astype(np.int32) for part in parts]),
     )
-    for name, array in zip(_FIELDS, arrays, strict=True):
-        np.save(partial / f"{name}.npy", array)
-    shutil.rmtree(folder / _name(number), ignore_errors=True)
-    partial.rename(folder / _name(number))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    save_arrays(folder / _name(number), dict(zip(_FIELDS, arrays, strict=True)))
 
 
 def _bits(values: Tensor, dtype: Precision) -> np.ndarray:
@@ -241,10 +255,8 @@ class TextRows:
         return TextRows(*(rows[captions] for rows in vars(self).values()))
 
     def save(self, folder: Path) -> None:
-        """Write one array a file."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, rows in vars(self).items():
-            np.save(folder / f"{name}.npy", rows)
+        """Writes one file per array."""
+        save_arrays(folder, vars(self))
 
     @classmethod
     def load(cls, folder: Path) -> "TextRows":
@@ -253,12 +265,10 @@ class TextRows:
         Raises:
             UserError: If they are missing or damaged.
         """
-        try:
-            arrays: dict[str, Any] = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.__dataclass_fields__
-            }
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: the rows of the texts cannot be read ({error}); extract again") from error
+        arrays: dict[str, Any] = {name: load_array(folder / f"{name}.npy") for name in cls.__dataclass_fields__}
+        damaged = damaged_arrays(folder, arrays)
+        if damaged:
+            raise UserError(f"{damaged[0]}: is not what `ascl extract` wrote, as its checksum says; extract again")
         return cls(**arrays)
 
 

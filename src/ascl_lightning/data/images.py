@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import require_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow knows some 40 others, of which one starts an external program (EPS)."""
@@ -111,6 +112,7 @@ def ends(source: Path | ImageBytes) -> bytes:
     """
     if isinstance(source, ImageBytes):
         return ends_of_part(io.BytesIO(source.data), 0, len(source.data))
+    require_regular(source)
     with source.open("rb", buffering=0) as file:
         return ends_of_part(file, 0, os.fstat(file.fileno()).st_size)
 

@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import atomic_file
 
 VariantType = Literal["I", "II", "III"]
 UNCHANGED = "unchanged"
@@ -139,7 +140,8 @@ class Variants:
         kinds = (pa.int64(), pa.string(), pa.string(), pa.float64(), pa.string())
         columns = [pa.array(value, kind) for value, kind in zip(values, kinds, strict=True)]
         table = pa.table(columns, names=list(_COLUMNS)).replace_schema_metadata({_META: json.dumps(self._meta())})
-        parquet.write_table(table, path, compression="zstd")
+        with atomic_file(path) as file:
+            parquet.write_table(table, file, compression="zstd")
 
     def _meta(self) -> dict[str, Any]:
         ladders = [

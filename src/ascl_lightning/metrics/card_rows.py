@@ -9,6 +9,7 @@ from jaxtyping import Bool, Integer
 from pyarrow import parquet
 
 from ascl_lightning.metrics.report_card import CardFigures, Outcome
+from ascl_lightning.runtime.files import atomic_file
 
 _WORDS = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -58,7 +59,9 @@ def write_rows(
             about = [pa.array([word] * size).dictionary_encode() for word in (score, direction, operation)]
             values = [pa.array(column, from_pandas=True) for column in (np.full(size, level), *columns)]
             tables.append(pa.table([*about, *values], schema=SCHEMA))
-    parquet.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
+    table = pa.concat_tables(tables).unify_dictionaries()
+    with atomic_file(path) as file:
+        parquet.write_table(table, file, compression="zstd")
 
 
 def _outcomes(figures: CardFigures) -> Iterator[tuple[str, str, float, Bool[np.ndarray, " M"], Outcome]]:

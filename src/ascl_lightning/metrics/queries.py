@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Integer
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import atomic_file
 
 RECALL_AT = (1, 5, 10)
 DIRECTIONS = ("image_to_text", "text_to_image")
@@ -179,7 +180,9 @@ def write_queries(path: Path, queries: Mapping[tuple[str, str], Queries]) -> Non
         for (score, protocol), both in queries.items()
         for direction, rows in both.directions().items()
     ]
-    parquet.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
+    table = pa.concat_tables(tables).unify_dictionaries()
+    with atomic_file(path) as file:
+        parquet.write_table(table, file, compression="zstd")
 
 
 def _to_table(names: Mapping[str, str], rows: DirectionQueries) -> "pa.Table":

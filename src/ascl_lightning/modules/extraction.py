@@ -24,15 +24,16 @@ from ascl_lightning.data.features import (
     SplitFeatures,
     TextFeatures,
     TextRows,
+    holds_other_files,
     missing_shards,
     write_shard,
-    write_whole,
 )
 from ascl_lightning.data.sources.extracted import NUMBERS, PICTURES
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.encoder import hash_of_weights
 from ascl_lightning.models.model import ImageTextModel
+from ascl_lightning.runtime.files import atomic_file, write_file
 
 CAPTIONS = "captions.jsonl"
 _IMAGES_PER_PASS = 64
@@ -95,13 +96,13 @@ class SplitExtraction:
         if "texts" in self._manifests:
             self._rows.save(self.folder / "texts" / "rows")
         split = self._view.split
-        np.save(self.folder / PICTURES, self._datamodule.digest(self._split).pictures)
+        _save(self.folder / PICTURES, self._datamodule.digest(self._split).pictures)
         (self.folder / NUMBERS).unlink(missing_ok=True)
         if split.caption_ids is not None:
-            np.save(self.folder / NUMBERS, split.caption_ids)
+            _save(self.folder / NUMBERS, split.caption_ids)
         rows = enumerate(zip(split.image_ids, split.captions, strict=True))
         lines = ({"image": str(i), "image_id": name, "captions": list(captions)} for i, (name, captions) in rows)
-        write_whole(self.folder / CAPTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_file(self.folder / CAPTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def jobs(self) -> list[Job]:
         """The shards that are not there yet."""
@@ -150,6 +151,22 @@ class SplitExtraction:
                 fields = (features.pooled, features.tokens, features.mask)
                 encoded[row] = Features(*(field[i : i + 1].cpu() for field in fields))
         return (encoded[row] for row in range(len(texts)))
+
+
+def foreign_entries(out: Path) -> list[str]:
+    """What lies in a folder, or in its folders, that no extraction writes; hidden files do not count.
+
+    Args:
+        out: The folder of the splits; it need not exist.
+    """
+    known = {"images", "texts", CAPTIONS, PICTURES, NUMBERS}
+    entries = sorted(out.iterdir()) if out.is_dir() else []
+    splits = [entry for entry in entries if entry.is_dir()]
+    files = [entry for entry in entries if not entry.is_dir()]
+    inside = [path for split in splits for path in split.iterdir()]
+    files += [path for path in inside if path.name not in known]
+    files += [path for path in inside if path.name in ("images", "texts") and holds_other_files(path)]
+    return [str(path.relative_to(out)) for path in files if not path.name.startswith(".")]
 
 
 def encoded_by_length(
@@ -207,6 +224,11 @@ class FeatureExtraction(LightningModule):
 def fingerprint(encoder: nn.Module) -> str:
     """A hash of what a tower is: its class, what it is fed, and its weights."""
     return hash_of_weights(encoder, f"{type(encoder).__name__} {encoder.spec}")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_file(path) as file:
+        np.save(file, array)
 
 
 def _hash(items: Iterable[str]) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ascl_lightning.data.features import write_whole
 from ascl_lightning.metrics.labels import HEADLINES, label
 from ascl_lightning.report.blocks import Block, Code, Estimate, Listing, Note, Number, Section, pointer
 from ascl_lightning.report.card import card_section
@@ -12,6 +11,7 @@ from ascl_lightning.report.evidence import attention_section, examples_section, 
 from ascl_lightning.report.files import CONFIG, RESULTS, RunFiles
 from ascl_lightning.report.scores import estimate, protocols_section, queries_section, scores_section
 from ascl_lightning.report.training import training_section
+from ascl_lightning.runtime.files import write_file
 from ascl_lightning.runtime.templates import render
 
 PAGE = "report.html"
@@ -57,7 +57,7 @@ def write_report(run: Path) -> Path:
         leaks=files.results.get("leaks") or [],
         sections=[section for section in sections if section.blocks],
     )
-    write_whole(run / PAGE, page)
+    write_file(run / PAGE, page)
     return run / PAGE
 
 

@@ -4,10 +4,10 @@ Nothing here runs code that a file brings: pickles are read with `weights_only`,
 """
 
 import json
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import atomic_file, remove_partials
 
 WEIGHTS = "model.safetensors"
 LAST = "last-*.ckpt"
 """The newest checkpoints of a run; the star is the step."""
 DATA_MODULE = "RetrievalDataModule"
 """Entry of a checkpoint with the state of the data module, named by Lightning after its class."""
+_GIVE = "give a .ckpt file that `ascl fit` wrote, or the folder of its exported weights"
 _SHARDED = ("meta.pt", ".metadata")  # of Lightning and of torch, written when the shards are
 
 
@@ -49,10 +51,12 @@ def find_checkpoint(name: str | None, root: Path) -> str | None:
         path = _of_newest_run(name, root)
     elif (path / WEIGHTS).is_file():
         path = path / WEIGHTS
-    elif not (path.is_file() or _is_sharded(path)):
+    elif path.is_dir() and not _is_sharded(path):
+        raise UserError(f"--ckpt_path {name}: the folder holds neither {WEIGHTS} nor all shards of a checkpoint")
+    elif not path.exists():
         raise UserError(f"--ckpt_path {name}: there is no such file")
-    if path.is_file() and path.suffix != ".safetensors":
-        _load(path, mmap=True)
+    if not path.is_dir():
+        _require_weights_in(path)
     return str(path)
 
 
@@ -106,31 +110,42 @@ class Continuation:
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Writes a file that appears whole or not at all, whenever this process or the machine ends.
-
-    It is written beside its place, brought to disk, read back from there against its checksums, and renamed.
+    """Writes a file that appears complete or not at all, whenever this process or the machine ends.
 
     Raises:
-        UserError: If it cannot be written; what lay there before is as it was.
+        UnwritableError: If it cannot be written; what lay there before is untouched.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(".*.partial"):
-            left.unlink()  # of a run that was killed
-        try:
-            _write_to_disk(content, partial)
-            _check_sums(partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch's writer raises an error of its own in the place of the system's
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        raise UserError(f"cannot write the checkpoint '{path}': {cause.strerror}; older ones are untouched") from error
+    remove_partials(path.parent)
+    with atomic_file(path) as file:
+        torch.save(content, file)
+
+
+def require_weights(content: Mapping[str, Any], path: Path) -> None:
+    """Makes sure that what a file holds can be evaluated or trained further.
+
+    Args:
+        content: Of a checkpoint, or of exported weights under `state_dict`.
+        path: The file, for messages.
+
+    Raises:
+        UserError: If it holds no weights, only weights, or weights that are not finite.
+    """
+    state = content.get("state_dict")
+    if not isinstance(state, Mapping) or not state:
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            raise UserError(f"'{path}' is a bare state_dict, without the vocabulary that the weights need; {_GIVE}")
+        raise UserError(f"'{path}' holds no weights; {_GIVE}")
+    bad = non_finite(state)
+    if bad:
+        raise UserError(
+            f"'{path}' holds weights that are not finite ({bad}): the training had diverged; give an earlier checkpoint"
+        )
+
+
+def non_finite(state: Mapping[str, Tensor]) -> str:
+    """How many tensors hold NaN or infinity, and the name of the first; "" if none does."""
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    return f"{len(bad)} of {len(state)} tensors, such as {bad[0]}" if bad else ""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -158,7 +173,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return state, dict(json.loads(metadata.get("data", "{}")))
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"cannot read the weights file '{path}': {error}") from error
+        raise UserError(f"the weights file '{path}' is damaged or cannot be read: {error}") from error
+
+
+def _require_weights_in(path: Path) -> None:
+    if not path.is_file():  # opening a named pipe would wait for ever
+        raise UserError(f"--ckpt_path {path}: this is no regular file")
+    if path.suffix == ".safetensors":
+        require_weights({"state_dict": read_weights(path)[0]}, path)
+    else:
+        require_weights(_load(path, mmap=True), path)
 
 
 def _checked(path: Path) -> dict[str, Any]:
@@ -168,7 +192,9 @@ def _checked(path: Path) -> dict[str, Any]:
             raise UserError(f"the checkpoint '{path}' lacks shards")
         return _load(path / _SHARDED[0])
     _check_sums(path)
-    return _load(path, mmap=True)
+    content = _load(path, mmap=True)
+    require_weights(content, path)
+    return content
 
 
 def _of_newest_run(name: str, root: Path) -> Path:
@@ -200,41 +226,38 @@ def _is_sharded(path: Path) -> bool:
     return all((path / name).is_file() for name in _SHARDED)
 
 
-def _write_to_disk(content: Mapping[str, Any], path: Path) -> None:
-    with path.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):
-            # so that it is read back from the disk and not from memory
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _sync(folder: Path) -> None:
-    """Brings the names in a folder to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _check_sums(path: Path) -> None:
     """Compares every record with its checksum, which `torch.load` does not do."""
+    _require_archive(path)
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except FileNotFoundError:
-        raise UserError(f"the checkpoint '{path}' is not there") from None
-    except PermissionError as error:
-        raise UserError(f"the checkpoint '{path}' may not be read") from error
     except Exception as error:  # damaged ones raise nearly any error
-        raise UserError(f"the checkpoint '{path}' is damaged, or none: {error}") from error
+        raise UserError(f"the checkpoint '{path}' is damaged: {error}") from error
     if bad is not None:
         raise UserError(f"the checkpoint '{path}' is damaged: {bad} is not what was written")
 
 
+def _require_archive(path: Path) -> None:
+    """What `torch.save` writes is a ZIP archive."""
+    is_archive = False
+    try:
+        with path.open("rb") as file:
+            is_empty = not file.read(1)
+            with suppress(zipfile.BadZipFile):
+                is_archive = zipfile.is_zipfile(file)
+    except FileNotFoundError:
+        raise UserError(f"the checkpoint '{path}' is not there") from None
+    except OSError as error:
+        raise UserError(f"the checkpoint '{path}' cannot be read: {error.strerror}") from error
+    if is_empty:
+        raise UserError(f"the checkpoint '{path}' is an empty file; {_GIVE}")
+    if not is_archive:
+        raise UserError(f"'{path}' is no checkpoint, or it is cut short; {_GIVE}")
+
+
 def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
+    _require_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
@@ -242,7 +265,7 @@ def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
             f"'{path}' is damaged, or holds more than tensors and plain values, and is not loaded"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"the checkpoint '{path}' is damaged, or none: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
-        raise UserError(f"'{path}' is no checkpoint: it holds a {type(content).__name__}")
+        raise UserError(f"'{path}' is no checkpoint: it holds a {type(content).__name__}; {_GIVE}")
     return content

@@ -99,7 +99,7 @@ def test_an_extraction_that_was_stopped_is_refused(tmp_path: Path, lost: str) ->
 
 def test_rows_of_texts_that_are_missing_are_named(tmp_path: Path) -> None:
     shutil.rmtree(write(tmp_path) / "texts" / "rows")
-    with pytest.raises(UserError, match="rows: the rows of the texts cannot be read"):
+    with pytest.raises(UserError, match=r"rows/captions\.npy: there is no such file"):
         ExtractedFeatures().read(tmp_path, "train")
 
 

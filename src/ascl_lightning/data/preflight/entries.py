@@ -31,11 +31,15 @@ class ViewEntries:
         self.captions: Sequence[tuple[str, ...]] | None = view.split.captions
         """Of each image."""
         self.broken = Tally()
-        """Shards that cannot be read: it has none."""
-        self.num_shards = 0
+        """Files of extracted features that do not match their checksums."""
         stored = view.features.texts
         self.stored_texts: FeatureTable | None = None if stored is None else stored.table
         """What the text tower gave, where that was extracted."""
+        tables = [table for table in (view.features.images, self.stored_texts) if table is not None]
+        self.num_shards = sum(table.manifest.num_shards for table in tables)
+        for table in tables:
+            for path in table.damaged():
+                self.broken.add(f"{path}: is not what `ascl extract` wrote, as its checksum says")
         self._view = view
 
     def __len__(self) -> int:

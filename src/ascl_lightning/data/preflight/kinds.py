@@ -28,7 +28,12 @@ KINDS = {
     "unreadable_split": Kind(
         "error", "", "the split cannot be read: {reason}", "mend it and check again: reading stops at the first fault"
     ),
-    "unreadable_shards": Kind("error", "shards", "cannot be read to their end", "make or download them again"),
+    "unreadable_shards": Kind(
+        "error",
+        "shards",
+        "cannot be read to their end, or do not match their checksums",
+        "make, extract or download them again",
+    ),
     # pictures, or features in their place
     "unreadable_images": Kind(
         "error", "images", "cannot be read", "mend them or take them out: training skips them, evaluation ends"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ascl_lightning.data.arrays import load_array
 from ascl_lightning.data.features import FeatureTable, SplitFeatures, TextFeatures, TextRows
 from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.files import data_folder
@@ -60,12 +61,9 @@ def _images(folder: Path) -> FeatureTable | None:
 
 def _saved(file: Path, size: int, dtype: type) -> np.ndarray | None:
     """None where the data had none, or an earlier version extracted."""
-    if not file.is_file():
+    if not file.exists():
         return None
-    try:
-        values: np.ndarray = np.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); extract again") from error
+    values = np.asarray(load_array(file))
     if (values.shape, values.dtype) != ((size,), np.dtype(dtype)):
         raise UserError(f"{file}: does not hold {size} values, one for each image or caption; extract again")
     return values

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import require_regular
 
 MAX_BYTES = 1 << 28
 """Of a file inside an archive; larger ones are no picture or text, and would fill the memory."""
@@ -275,6 +276,7 @@ def read_lines(path: Path) -> Iterator[str]:
         UserError: If there is no such file or a line is not UTF-8.
     """
     try:
+        require_regular(path)
         file = path.open("rb")
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -338,6 +340,7 @@ def parse_json(text: str, where: str) -> object:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        require_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error

@@ -15,6 +15,7 @@ from ascl_lightning.data.images import ImageBytes, ends, ends_of_part
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
 from ascl_lightning.data.sources.files import MAX_BYTES, Record, name_inside
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import require_regular
 
 _STREAMED_PARTS = 64
 _ROWS_TOGETHER = 16
@@ -298,6 +299,8 @@ def _opened(path: str) -> Any:
     """A file on this machine or on the hub, which `datasets` makes known to fsspec."""
     import fsspec
 
+    if Path(path).exists():
+        require_regular(Path(path))
     return fsspec.open(path).open()
 
 

@@ -26,6 +26,7 @@ from ascl_lightning.data.sources.files import (
     read_lines,
 )
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import require_regular
 
 _TEXT_FIELDS = ("image", "image_id", "split", "caption")
 _BLOCK_LINES = 1 << 14
@@ -146,6 +147,7 @@ class JsonLines(Table):
     def columns(self, file: Path) -> "pa.Table | None":
         """The same rows as columns; see `Table.columns`."""
         try:
+            require_regular(file)
             with file.open("rb") as lines, _without_collection():
                 blocks = list(_blocks_of_columns(lines))
         except (OSError, ValueError, TypeError, AttributeError):

@@ -1,0 +1,78 @@
+"""Folders of NumPy arrays with checksums, read as memory maps."""
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.files import atomic_folder
+
+CHECKSUMS = "checksums.json"
+_CHUNK = 1 << 20
+
+
+def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes one `.npy` file per array, and their checksums; the folder appears complete or not at all.
+
+    Args:
+        folder: Is made, or replaced.
+        arrays: By the names of their files.
+
+    Raises:
+        UnwritableError: If it cannot be written.
+    """
+    with atomic_folder(folder) as partial:
+        sums = {}
+        for name, array in arrays.items():
+            np.save(partial / f"{name}.npy", array)
+            sums[name] = _checksum(partial / f"{name}.npy")
+        (partial / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Maps a `.npy` file into memory.
+
+    Raises:
+        UserError: If it is no regular file, or damaged.
+    """
+    if not path.is_file():  # opening a named pipe would wait for ever
+        raise UserError(f"{path}: there is no such file, or it is no regular file; extract again")
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:
+        # on damaged headers numpy raises nearly anything: ValueError, EOFError, SyntaxError, tokenize.TokenError...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: not a readable array ({reason}); extract again") from error
+
+
+def damaged_arrays(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The files that are not what `save_arrays` wrote; none where an earlier version wrote no checksums.
+
+    Args:
+        folder: Of `save_arrays`.
+        names: The arrays to read and to check.
+
+    Raises:
+        UserError: If the checksums cannot be read.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return []
+    try:
+        sums = json.loads(path.read_bytes())
+        expected = {folder / f"{name}.npy": sums[name] for name in names}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable checksums; extract again") from error
+    return [file for file, checksum in expected.items() if not file.is_file() or _checksum(file) != checksum]
+
+
+def _checksum(path: Path) -> str:
+    """CRC-32, which notices every single flipped bit and reads a gigabyte in about a second."""
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            value = zlib.crc32(chunk, value)
+    return f"{value:08x}"
