@@ -1,5 +1,6 @@
 """The Python API: equal to the command line to the last digit, and one clear error for what it cannot take."""
 
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -26,7 +27,8 @@ from ascl_lightning.models import (
 from ascl_lightning.models.weights import resolve_repository
 from ascl_lightning.modules.retrieval import RetrievalModule
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 SIZES = {"num_train": 32, "num_val": 8, "num_test": 12}
 VOCABULARY = Vocabulary(("a", "red", "blue", "kite", "dog", "and", "two"))
 
@@ -74,6 +76,17 @@ def test_scores_rank_every_query_as_test_does(run, model, split):
     written = read_queries(run / "test" / "version_0" / "queries.parquet")["fused", "own"]
     assert written.image_to_text.rank.tolist() == ranks[0].tolist()
     assert written.text_to_image.rank.tolist() == ranks[1].tolist()
+
+
+def test_the_lines_of_the_readme_run(run, split, tmp_path, monkeypatch):
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "runs").symlink_to(run)
+    for name, image in zip(("kite", "dogs"), split.images, strict=False):
+        Image.fromarray(image).save(tmp_path / f"{name}.jpg")
+    monkeypatch.chdir(tmp_path)
+    made: dict = {}
+    exec(lines, made)
+    assert made["model"].rank("a red kite", made["images"])[0].index in (0, 1)
 
 
 @pytest.mark.parametrize("config", ["run", "file", "name", "mapping"])
