@@ -223,6 +223,37 @@ def test_a_mistake_is_one_line_and_code_2(mistake, capsys):
     assert not any("Traceback" in line for line in shown)
 
 
+OUT_OF_RANGE = {
+    "--data.batch_size 0": "--data.batch_size: expected a number greater than 0",
+    "--data.num_workers -1": "greater than or equal to 0, got '-1'",
+    "--data.captions_per_image 0": "greater than 0 or null, got '0'",
+    "--data.seed -1": "--data.seed: expected",
+    "--data.seed 4294967296": "--data.seed: expected",
+    "--model.optimizer.lr -1": "Invalid learning rate: -1",
+    "--model.similarity.embed_dim 0": "embed_dim: expected a number",
+    "--model.image_encoder.image_size 0": "image_size: expected a number",
+    "--model.text_encoder.vocab_size 1": "or equal to 2, got '1'",
+    "--model.fold_size 0": "--model.fold_size: expected",
+    "--trainer.accelerator tpu": "trainer's config does not work",
+    "--trainer.devices x": "--trainer.devices: ",
+    "--trainer.callbacks &a [*a]": "contains itself",
+    "--trainer {max_epochs: 0}": "--trainer.max_epochs 0",
+    "--data.negatives [DropWrod]": "known are DeleteWords, ",
+}
+
+
+@pytest.mark.parametrize("flag", OUT_OF_RANGE)
+def test_a_value_out_of_range_is_one_line_before_the_run_has_a_folder(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name, _, value = flag.partition(" ")
+    assert main(["fit", "--config", TINY, name, value]) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert OUT_OF_RANGE[flag] in shown[-1]
+    assert "Union" not in shown[-1]
+    assert not any("Traceback" in line for line in shown)
+    assert not list(tmp_path.iterdir())
+
+
 def test_broken_json_is_one_line_that_names_the_file(tmp_path, capsys):
     (tmp_path / "images").mkdir()
     (tmp_path / "dataset_flickr8k.json").write_text('{"images": [')

@@ -25,8 +25,8 @@ def test_version(capsys):
 @pytest.mark.parametrize(("given", "code"), [(None, 0), (0, 0), (1, 1)])
 def test_a_command_may_give_the_exit_code(monkeypatch, given, code):
     module = SimpleNamespace(run=lambda args: given)
-    monkeypatch.setattr("ascl_lightning.__main__.import_module", {COMMANDS["check"][0]: module}.get)
-    assert main(["check"]) == code
+    monkeypatch.setattr("ascl_lightning.__main__.import_module", {COMMANDS["report"][0]: module}.get)
+    assert main(["report"]) == code
 
 
 @pytest.mark.parametrize("args", [["train"], [], ["--nonsense"]])
@@ -41,7 +41,7 @@ def test_characters_that_an_ascii_terminal_lacks_are_escaped(monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", terminal)
     module = SimpleNamespace(run=lambda args: print("na\u00efve \u72d7"))
-    monkeypatch.setattr("ascl_lightning.__main__.import_module", {COMMANDS["check"][0]: module}.get)
-    assert main(["check"]) == 0
+    monkeypatch.setattr("ascl_lightning.__main__.import_module", {COMMANDS["report"][0]: module}.get)
+    assert main(["report"]) == 0
     terminal.flush()
     assert terminal.buffer.getvalue() == b"na\\xefve \\u72d7\n"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ascl_lightning import __version__
+from ascl_lightning.early_checks import check_command_line
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.config_files import with_config_paths
 from ascl_lightning.runtime.processes import end_with_launcher
@@ -56,6 +57,9 @@ COMMANDS = {
     "samples": ("ascl_lightning.commands.samples", "print captions with the T+ and T- that training would see"),
 }
 
+CONFIGURED = {"fit", "validate", "test", "predict", "extract", "check", "interpolate", "triage", "advise", "samples"}
+"""Commands that read the configs of training."""
+
 _EPILOG = """\
 Every command takes --config after its name, a file or a shipped config's name, and flags that override it:
   ascl fit --config scenes --trainer.max_epochs 5
@@ -100,6 +104,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         # before the import, which takes seconds
         args = with_config_paths(args)
+        if command in CONFIGURED:
+            check_command_line(args)
         return import_module(COMMANDS[command][0]).run(args) or 0
     except UserError as error:
         print(f"ascl: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -8,7 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from jsonargparse.typing import PositiveFloat
+import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -40,13 +41,17 @@ from ascl_lightning.callbacks.results import EvaluationResults
 from ascl_lightning.callbacks.search import TwoStageFrontier
 from ascl_lightning.callbacks.weights import WeightsExport
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.early_checks import check_number
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.parser_messages import plain_message
 from ascl_lightning.report.files import RESULTS
 from ascl_lightning.report.page import write_report
 from ascl_lightning.runtime.checkpoints import Continuation, find_checkpoint
 from ascl_lightning.runtime.distributed import leave_group
 from ascl_lightning.runtime.files import UNWRITABLE, UnwritableError, require_writable_folder
+from ascl_lightning.runtime.number_types import PositiveFloat
+from ascl_lightning.runtime.yaml_files import check_yaml, describe_yaml_error
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
 """What `--retrieval` stands for: the report that a test adds to its metrics."""
@@ -66,12 +71,23 @@ _EXPECTED_WARNINGS = (
 )
 
 
+_yaml = get_loader("yaml")
+
+
+def _checked_yaml(text: str) -> Any:
+    check_yaml(text)
+    return _yaml(text)
+
+
+set_loader("yaml", _checked_yaml)
+
+
 class OneLineParser(LightningArgumentParser):
     """Mistakes on the command line and in configs become a `UserError`, without a page of usage before it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Called by the parser with what is wrong."""
-        raise UserError(message)
+        raise UserError(plain_message(message))
 
 
 class AsclCLI(LightningCLI):
@@ -159,7 +175,14 @@ class AsclCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Reads the list that it is given; Lightning would warn about one that is not the process's own."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except yaml.YAMLError as error:
+            raise UserError(f"the config does not work{describe_yaml_error(error)}") from error
+        command = self.config.get(self.config.get("subcommand"), self.config)
+        check_number("seed_everything", command.get("seed_everything"))
+        for name, value in vars(command.get("trainer")).items():
+            check_number(f"trainer.{name}", value)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -201,7 +224,14 @@ class AsclCLI(LightningCLI):
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         root = Path(config.default_root_dir)
         kwargs["logger"] = loggers_of_run(config.logger, root, str(self.subcommand), self._going_on)
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            raise UserError(f"the trainer's config does not work: {error}") from error
+        except TypeError as error:
+            if not str(error).startswith("`devices`"):
+                raise
+            raise UserError(f"--trainer.devices: {error}") from error
         if isinstance(config.strategy, str) and hasattr(trainer.strategy, "_timeout"):
             trainer.strategy._timeout = timedelta(seconds=self._get(self.config_init, "timeout"))
         # after every callback that may stop the training, and before those that save

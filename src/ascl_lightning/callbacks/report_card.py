@@ -27,6 +27,7 @@ from ascl_lightning.modules.text_items import TextItems
 from ascl_lightning.report.files import CARD
 from ascl_lightning.retrieval.variant_scores import CardScore, VariantScores
 from ascl_lightning.runtime.files import write_file
+from ascl_lightning.runtime.number_types import Seed
 
 VARIANTS, ROWS = "variants.parquet", "report_card.parquet"
 Command = Literal["validate", "test"]
@@ -91,7 +92,7 @@ class ReportCard(Callback):
         commands: Sequence[Command] = ("test",),
         scores: Sequence[CardScore] = ("independent", "two_stage"),
         captions: Literal["one", "all"] = "one",
-        seed: int = 0,
+        seed: Seed = 0,
         variants: str | None = None,
         wordnet: str | None = None,
     ) -> None:

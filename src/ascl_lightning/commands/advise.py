@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +9,7 @@ from rich.text import Text
 
 from ascl_lightning.commands.trained import TrainedCLI
 from ascl_lightning.retrieval.advice import Advice, Adviser
+from ascl_lightning.runtime.number_types import PositiveInt
 
 
 class AdviseCLI(TrainedCLI):

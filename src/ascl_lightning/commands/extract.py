@@ -11,6 +11,7 @@ from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.extraction import FeatureExtraction, SplitExtraction, foreign_entries
 from ascl_lightning.runtime.files import require_writable_folder
+from ascl_lightning.runtime.number_types import NonNegativeInt
 
 SPLITS = ("train", "val", "test")
 
@@ -30,7 +31,7 @@ class ExtractCLI(CommandCLI):
         )
         parser.add_argument(
             "--variants",
-            type=int,
+            type=NonNegativeInt,
             default=1,
             help="T+, T- and (T+)- made from each training caption, where the text encoder is frozen; "
             "epochs take them in turn.",

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse.typing import ClosedUnitInterval
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
@@ -20,6 +19,7 @@ from ascl_lightning.modules.interpolation import interpolate, interpolated_names
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.runtime.checkpoints import find_checkpoint
 from ascl_lightning.runtime.files import require_writable_file
+from ascl_lightning.runtime.number_types import UnitInterval
 
 COLUMNS = {label(name): f"val/{name}" for name in HEADLINES}
 
@@ -35,7 +35,7 @@ class InterpolateCLI(CommandCLI):
         )
         parser.add_argument(
             "--weights",
-            type=list[ClosedUnitInterval],
+            type=list[UnitInterval],
             default=[0.0, 0.25, 0.5, 0.75, 1.0],
             help="Shares of the fine-tuned weights to try: 0 has the towers as pretrained, 1 as fine-tuned. "
             "What did not come pretrained stays fine-tuned.",

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 from rich.console import Console
@@ -17,6 +16,7 @@ from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.text import MAX_WORDS
 from ascl_lightning.pages import thumbnail
 from ascl_lightning.runtime.files import require_writable_file, write_file
+from ascl_lightning.runtime.number_types import NonNegativeInt, PositiveInt
 from ascl_lightning.runtime.templates import render
 
 PIXELS = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -30,7 +30,7 @@ class SamplesCLI(DataCLI):
         """Adds the command's own flags."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--count", type=PositiveInt, default=8, help="Pairs to show.")
-        parser.add_argument("--epoch", type=int, default=0, help="Epoch whose draws to show.")
+        parser.add_argument("--epoch", type=NonNegativeInt, default=0, help="Epoch whose draws to show.")
         parser.add_argument("--html", type=str | None, default=None, help="Page to write: pictures, and changed words.")
 
     def before_instantiate_classes(self) -> None:

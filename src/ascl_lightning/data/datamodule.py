@@ -30,6 +30,7 @@ from ascl_lightning.data.variant_table import Variants
 from ascl_lightning.data.variants import make_variants
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.number_types import NonNegativeInt, PositiveInt, Seed, UnitInterval
 from ascl_lightning.runtime.processes import leave_stopping_to_the_run
 
 
@@ -87,15 +88,15 @@ class RetrievalDataModule(LightningDataModule):
         positives: Sequence[TextOperation] = (),
         negatives: Sequence[TextOperation] = (),
         image_operations: Sequence[ImageOperation] = (),
-        captions_per_image: int | None = None,
-        batch_size: int = 64,
-        eval_batch_size: int = 128,
+        captions_per_image: PositiveInt | None = None,
+        batch_size: PositiveInt = 64,
+        eval_batch_size: PositiveInt = 128,
         augment: bool = False,
         bucket_by_length: bool = False,
         exclude: str | None = None,
-        max_bad_share: float = 0.01,
-        num_workers: int = 0,
-        seed: int = 0,
+        max_bad_share: UnitInterval = 0.01,
+        num_workers: NonNegativeInt = 0,
+        seed: Seed = 0,
         image_spec: ImageSpec | None = None,
         text_spec: TextSpec | None = None,
         with_tokens: bool = True,

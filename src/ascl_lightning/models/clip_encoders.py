@@ -27,6 +27,7 @@ from ascl_lightning.models.weights import (
     load_tokenizer,
     resolve_folder,
 )
+from ascl_lightning.runtime.number_types import PositiveFloat, PositiveInt
 
 _PIL_BILINEAR = 2
 _Channels = tuple[float, float, float]
@@ -50,7 +51,7 @@ class ClipImageEncoder(TransformersTower, PixelEncoder):
     """
 
     def __init__(
-        self, path: str, frozen: bool = False, learning_rate: float | None = None, tuning: Tuning = Tuning()
+        self, path: str, frozen: bool = False, learning_rate: PositiveFloat | None = None, tuning: Tuning = Tuning()
     ) -> None:
         folder = resolve_folder(path)
         config = _load_pair_config(folder)
@@ -91,10 +92,10 @@ class ClipTextEncoder(TransformersTower, TextEncoder):
     def __init__(
         self,
         path: str,
-        max_length: int = 77,
+        max_length: PositiveInt = 77,
         special_tokens_are_words: bool = True,
         frozen: bool = False,
-        learning_rate: float | None = None,
+        learning_rate: PositiveFloat | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
         super().__init__(special_tokens_are_words, frozen, learning_rate, tuning)

@@ -21,6 +21,7 @@ from ascl_lightning.models.attention import CrossAttention, attend_both_ways, me
 from ascl_lightning.models.context_fusion import ContextFusion, Fusable
 from ascl_lightning.models.tiles import half_of_free_memory, score_in_tiles, tile_shape
 from ascl_lightning.models.tokens import LengthOrder, TokenSet, inverse_norm, scoring_dtype, token_set, unit_vectors
+from ascl_lightning.runtime.number_types import PositiveFloat, PositiveInt, UnitInterval
 
 GlobalFusion = Literal["pairwise", "independent", "none"]
 _Part = tuple[TokenSet, Fusable | None]
@@ -65,15 +66,15 @@ class FusedSimilarity(nn.Module):
 
     def __init__(
         self,
-        embed_dim: int,
-        num_heads: int = 8,
-        local_weight: float = 0.8,
-        image_to_text_scale: float = 4.0,
-        text_to_image_scale: float = 9.0,
+        embed_dim: PositiveInt,
+        num_heads: PositiveInt = 8,
+        local_weight: UnitInterval = 0.8,
+        image_to_text_scale: PositiveFloat = 4.0,
+        text_to_image_scale: PositiveFloat = 9.0,
         normalize_words: bool = False,
         global_fusion: GlobalFusion = "pairwise",
         text_gate: bool = False,
-        memory_budget: int | None = None,
+        memory_budget: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:

@@ -23,6 +23,7 @@ from ascl_lightning.models.weights import (
     load_weights,
     weights_package,
 )
+from ascl_lightning.runtime.number_types import PositiveFloat, PositiveInt
 
 
 class ImageEncoder(Encoder):
@@ -87,11 +88,11 @@ class TimmImageEncoder(PixelEncoder):
         name: str,
         pretrained: bool = False,
         weights: str | None = None,
-        image_size: int | None = None,
-        token_grid: int | None = None,
+        image_size: PositiveInt | None = None,
+        token_grid: PositiveInt | None = None,
         model_args: dict[str, Any] | None = None,
         frozen: bool = False,
-        learning_rate: float | None = None,
+        learning_rate: PositiveFloat | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
         if pretrained and weights is not None:
@@ -193,11 +194,11 @@ class ConvImageEncoder(PixelEncoder):
 
     def __init__(
         self,
-        image_size: int = 64,
-        width: int = 48,
-        token_dim: int = 128,
+        image_size: PositiveInt = 64,
+        width: PositiveInt = 48,
+        token_dim: PositiveInt = 128,
         frozen: bool = False,
-        learning_rate: float | None = None,
+        learning_rate: PositiveFloat | None = None,
     ) -> None:
         if image_size % 16:
             raise ValueError(f"image_size {image_size} is not a multiple of 16")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.number_types import NonNegativeFloat
 
 # splitmix64 (Steele, Lea and Flood 2014): the step of the counter and the two multipliers of the finaliser
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -109,7 +110,7 @@ class GaussianNoise(WordPerturbation):
     """
 
     name: ClassVar[str] = "gaussian_noise"
-    std: float = 1.0
+    std: NonNegativeFloat = 1.0
 
     def __call__(self, text: Features, keys: Int[Tensor, " B"]) -> Features:
         """See `WordPerturbation`."""

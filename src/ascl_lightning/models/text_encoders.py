@@ -1,9 +1,10 @@
 """Text towers: a global vector and one vector for each word of a text (docs/method.md#encoders)."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from ascl_lightning.models.encoder import Encoder
 from ascl_lightning.models.transformers_tower import TransformersTower
 from ascl_lightning.models.tuning import Tuning
 from ascl_lightning.models.weights import load_config, load_pretrained, load_tokenizer, resolve_folder
+from ascl_lightning.runtime.number_types import PositiveFloat, PositiveInt, ShareBelowOne
 
 
 class TextEncoder(Encoder):
@@ -31,7 +33,7 @@ class TextEncoder(Encoder):
         self,
         special_tokens_are_words: bool = True,
         frozen: bool = False,
-        learning_rate: float | None = None,
+        learning_rate: PositiveFloat | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
         super().__init__(frozen, learning_rate, tuning)
@@ -65,11 +67,11 @@ class TransformersTextEncoder(TransformersTower, TextEncoder):
     def __init__(
         self,
         path: str,
-        max_length: int = 64,
+        max_length: PositiveInt = 64,
         pooling: Literal["cls", "mean"] = "mean",
         special_tokens_are_words: bool = True,
         frozen: bool = False,
-        learning_rate: float | None = None,
+        learning_rate: PositiveFloat | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
         from transformers import AutoModel
@@ -121,14 +123,14 @@ class WordTransformer(TextEncoder):
 
     def __init__(
         self,
-        vocab_size: int = 1024,
-        max_length: int = 32,
-        width: int = 128,
-        depth: int = 2,
-        num_heads: int = 4,
-        dropout: float = 0.0,
+        vocab_size: Annotated[int, Ge(2)] = 1024,
+        max_length: PositiveInt = 32,
+        width: PositiveInt = 128,
+        depth: PositiveInt = 2,
+        num_heads: PositiveInt = 4,
+        dropout: ShareBelowOne = 0.0,
         frozen: bool = False,
-        learning_rate: float | None = None,
+        learning_rate: PositiveFloat | None = None,
     ) -> None:
         super().__init__(frozen=frozen, learning_rate=learning_rate)
         if width % num_heads:

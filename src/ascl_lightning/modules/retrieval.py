@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from ascl_lightning.callbacks.thawing import Thawing
@@ -24,6 +25,7 @@ from ascl_lightning.modules.objective import Objective
 from ascl_lightning.modules.parameter_groups import OptimizerFactory, build_optimizer
 from ascl_lightning.modules.schedule import WarmupCosine
 from ascl_lightning.modules.sharding import shard_weights
+from ascl_lightning.runtime.number_types import NonNegativeFloat, PositiveInt
 
 _REQUIRED = {"image_encoder", "text_encoder", "similarity", "loss"}
 
@@ -71,15 +73,15 @@ class RetrievalModule(LightningModule):
         similarity: FusedSimilarity,
         loss: ContrastiveLoss,
         word_features: PerturbWords | None = None,
-        type_i_weight: float = 0.5,
-        type_ii_iii_weight: float = 0.5,
-        first_stage_weight: float = 0.0,
-        chunk_size: int | None = None,
+        type_i_weight: NonNegativeFloat = 0.5,
+        type_ii_iii_weight: NonNegativeFloat = 0.5,
+        first_stage_weight: NonNegativeFloat = 0.0,
+        chunk_size: PositiveInt | None = None,
         project: bool = True,
         compile_towers: bool = False,
         optimizer: OptimizerFactory = AdamW,
         schedule: WarmupCosine = WarmupCosine(),
-        fold_size: int | None = None,
+        fold_size: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         self.model = ImageTextModel(image_encoder, text_encoder, similarity, project)
@@ -92,6 +94,8 @@ class RetrievalModule(LightningModule):
         self.model.freeze_unread(uses_global=similarity.local_weight < 1 or first_stage_weight > 0)
         weights = type_i_weight, type_ii_iii_weight, first_stage_weight
         self._objective = Objective(self.model, loss, word_features, *weights, chunk_size)
+        # a number that it refuses, such as a rate below 0, shows here and not after the run has begun
+        optimizer([nn.Parameter(torch.zeros(1))])
         self._optimizer = optimizer
         self._schedule = schedule
 

@@ -67,4 +67,9 @@ def _with_config_paths(args: Sequence[str]) -> Iterator[str]:
 
 
 def _path(value: str) -> str:
-    return value if _INLINE.search(value) else str(find_config(value))
+    return value if is_inline(value) else str(find_config(value))
+
+
+def is_inline(value: str) -> bool:
+    """Whether a value is itself a config, and not a file's name."""
+    return _INLINE.search(value) is not None

@@ -15,6 +15,7 @@ from ascl_lightning.data.sources.files import (
     read_json,
 )
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.number_types import Seed
 
 
 class CocoCaptions(Source):
@@ -41,7 +42,7 @@ class CocoCaptions(Source):
         images: dict[str, str] | None,
         val_share: float = 0.0,
         test_share: float = 0.0,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         shares = {"test": test_share, "val": val_share}
         if min(shares.values()) < 0 or sum(shares.values()) >= 1:

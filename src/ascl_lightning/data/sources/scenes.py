@@ -14,6 +14,7 @@ from ascl_lightning.data.sources.scene_rendering import render
 from ascl_lightning.data.sources.scene_truth import SceneTruth, draw_scenes
 from ascl_lightning.data.variant_table import VariantLadder
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.number_types import Seed
 
 _STREAMS = {"train": 0, "val": 1, "test": 2}
 _CAPTION_STREAM = 1000
@@ -46,7 +47,7 @@ class Scenes(Source):
         num_test: int = 500,
         captions_per_image: int = 5,
         image_size: int = 64,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         _check_range("num_train", num_train, 1)
         _check_range("num_val", num_val, 1)
