@@ -1,7 +1,6 @@
 """`ascl check` on streams, on features in the place of pictures, and on real data."""
 
 import json
-import shutil
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.checking import TINY, Row, checked, examples, found, write_table
-from tests.datasets import write_karpathy
 from tests.layouts import write_shards
 
 from ascl_lightning.__main__ import main
-from ascl_lightning.data.batch import RegionSpec
 from ascl_lightning.data.features import TextRows
 
 ROOT = Path(__file__).parents[2]
@@ -45,25 +42,6 @@ def test_streamed_training_data_is_read_through_its_shards(tmp_path):
     assert report["splits"]["train"]["captions_per_image"] == {"1": 5}
     # the captions of a stream are not kept; those of the other split are
     assert examples(report, "leaked_captions")[0] == f"v0 = {tmp_path}/train-000002.tar, image 0: 'caption 4 here'"
-
-
-def test_region_features_are_checked_in_place_of_pictures(tmp_path):
-    write_karpathy(tmp_path, {"train": 5, "val": 3}, regions=RegionSpec(3, 4))
-    folder = tmp_path / "images"
-    (folder / "train_0001.npy").unlink()
-    np.save(folder / "train_0002.npy", np.full((3, 4), np.nan, np.float32))
-    shutil.copy(folder / "train_0003.npy", folder / "val_0005.npy")
-    encoder = {"class_path": "RegionEncoder", "init_args": {"num_regions": 3, "dim": 4}}
-    regions = {"class_path": "RegionFolder", "init_args": {"path": "images"}}
-    arguments = ["--model.image_encoder", json.dumps(encoder), "--data.regions", json.dumps(regions)]
-    code, report = checked(tmp_path, *arguments)
-    assert code == 1
-    errors = {key: value for key, value in found(report).items() if value[0] == "error"}
-    assert errors == {
-        ("unreadable_images", "train", None): ("error", 2, 5),
-        ("leaked_images", "val", "train"): ("error", 1, 3),
-    }
-    assert report["splits"]["train"]["shorter_side"] is None
 
 
 def test_extracted_features_are_checked_in_place_of_pictures(tmp_path):

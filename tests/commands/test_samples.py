@@ -135,10 +135,8 @@ def test_no_pair_at_all_is_one_line(capsys, karpathy):
 
 
 def test_region_features_leave_the_image_s_name(tmp_path):
-    spec = RegionSpec(3, 4)
-    write_karpathy(tmp_path, {"train": 5, "val": 2}, regions=spec)
-    regions = json.dumps({"class_path": "RegionFolder", "init_args": {"path": "images"}})
-    arguments = ["--config", TINY, "--data.root", str(tmp_path), "--data.regions", regions]
+    write_karpathy(tmp_path, {"train": 5, "val": 2}, regions=RegionSpec(3, 4))
+    arguments = ["--config", TINY, "--data.root", str(tmp_path), "--data.source.init_args.images", "null"]
     page = samples(tmp_path / "page.html", *arguments, "--count", "3")
     assert page.pictures == []
     assert "train_000" in page.text

@@ -52,7 +52,11 @@ def coco_regions(root: Path) -> list[str]:
     write_karpathy(
         root, splits, filename="dataset_coco.json", folder="regions", regions=regions, subfolders=COCO_FOLDERS
     )
-    return [*bert(root), "--data.root", str(root), "--data.num_workers", "0"]
+    small = [*bert(root), "--data.num_workers", "0", "--data.root"]
+    regions_in = ["--regions", "RegionFolder", "--regions.path", "regions", "--out", str(root / "features")]
+    config = str(CONFIGS / "coco_regions.yaml")
+    assert main(["extract", "--config", config, *small, str(root), *regions_in, "--variants", "0"]) == 0
+    return [*small, str(root / "features"), "--data.source", "ExtractedFeatures"]
 
 
 def clip(root: Path, write: Callable[[Path], None] = write_clip, width: int = 20) -> list[str]:

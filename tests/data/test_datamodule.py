@@ -13,7 +13,6 @@ from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, TextFeatures, TextRows, write_shard
 from ascl_lightning.data.image_operations import Blur, CropPart, SideBySide
-from ascl_lightning.data.regions import RegionFolder
 from ascl_lightning.data.sources import JsonLines, KarpathyJson, Scenes
 from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.errors import UserError
@@ -153,19 +152,14 @@ def test_a_negative_that_differs_in_no_token_is_not_valid(tmp_path):
     assert torch.cat(same).float().mean() > 0.5
 
 
-def test_regions_come_as_features(tmp_path):
-    spec = RegionSpec(3, 4)
-    write_karpathy(tmp_path, {"train": 2, "val": 2}, folder="regions", regions=spec)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_region_features_are_extracted_before_training(tmp_path, split):
+    write_karpathy(tmp_path, {"train": 2, "val": 2}, folder="regions", regions=RegionSpec(3, 4))
     source = KarpathyJson("dataset_flickr8k.json", images=None)
-    datamodule = RetrievalDataModule(
-        source, str(tmp_path), regions=RegionFolder("regions"), image_spec=spec, text_spec=WORDS
-    )
+    datamodule = RetrievalDataModule(source, str(tmp_path), image_spec=RegionSpec(3, 4), text_spec=WORDS)
     datamodule.setup("fit")
-    (batch,) = datamodule.val_dataloader()
-    assert isinstance(batch.images, Features)
-    assert batch.images.tokens.shape == (2, 3, 4)
-    # odd images are written with one region fewer; the training images came first, so rows are 2 and 3
-    assert batch.images.mask.sum(dim=1).tolist() == [3, 2]
+    with pytest.raises(UserError, match=r"takes region features: run `ascl extract --regions"):
+        datamodule.train_dataloader() if split == "train" else datamodule.val_dataloader()
 
 
 @pytest.mark.parametrize("with_tokens", [True, False])

@@ -2,12 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.datasets import write_picture, write_regions
+from tests.datasets import write_picture
 
 from ascl_lightning.data.asymmetry import AsymmetrySampler
-from ascl_lightning.data.batch import PixelSpec, RegionSpec
+from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.datasets import MAX_REPLACEMENTS, EvalDataset, TextMaker, TrainDataset
-from ascl_lightning.data.regions import RegionFolder
 from ascl_lightning.data.samplers import MixedPairs
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.sources.files import FolderImages
@@ -68,14 +67,3 @@ def test_evaluation_brings_all_captions_and_notes_bad_pictures(tmp_path: Path) -
     assert [item.fault is None for item in items] == [True, True, False]
     np.testing.assert_array_equal(items[2].picture, np.zeros((3, 8, 8), np.uint8))
     assert EvalDataset(dataset.view, with_captions=False)[0, 0].captions == []
-
-
-def test_missing_region_features_are_an_error_at_once(tmp_path: Path) -> None:
-    """There is no black picture of regions."""
-    spec = RegionSpec(2, 3)
-    write_regions(tmp_path / "0.npy", 0, spec)
-    split = Split(["0.jpg", "1.jpg"], [("x",), ("y",)], None)
-    dataset = EvalDataset(SplitView(split, spec, RegionFolder(".").open(tmp_path)))
-    assert dataset[0, 0].picture.tokens.shape == (2, 3)
-    with pytest.raises(UserError, match=r"holds no region features of the image '1\.jpg'"):
-        dataset[1, 0]

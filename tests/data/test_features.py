@@ -36,7 +36,7 @@ def table(folder: Path, *parts: Features, dtype="float16") -> FeatureTable:
     return FeatureTable(folder)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_rows_come_back_in_any_order_without_their_padding(tmp_path, dtype):
     first, second = features(2, 4), features(1)
     stored = table(tmp_path, first, second, dtype=dtype)

@@ -9,7 +9,6 @@ from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec
 from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, write_shard
 from ascl_lightning.data.image_operations import Occlude, SideBySide
 from ascl_lightning.data.images import ImageBytes
-from ascl_lightning.data.regions import RegionFeatures
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.views import Augmentation, SplitView, collate_pictures, load_picture
 from ascl_lightning.errors import UserError
@@ -44,10 +43,14 @@ def test_a_picture_is_pixels_bytes_or_a_file(tmp_path: Path) -> None:
 
 
 def test_what_an_encoder_needs_and_the_data_lacks_is_named() -> None:
-    with pytest.raises(UserError, match=r"takes region features: set --data\.regions"):
-        SplitView(split(pictures()), REGIONS).picture(0)
-    with pytest.raises(UserError, match="the source has captions alone: set its `images`"):
-        SplitView(split(), PIXELS).picture(0)
+    for view, message in (
+        (SplitView(split(pictures()), REGIONS), "takes region features: run `ascl extract --regions"),
+        (SplitView(split(), PIXELS), "the source has captions only: set its `images`"),
+    ):
+        with pytest.raises(UserError, match=message):
+            view.check_images()
+        with pytest.raises(UserError, match=message):
+            _ = view.images
 
 
 def test_stored_features_take_the_pictures_place(tmp_path: Path) -> None:
@@ -81,15 +84,7 @@ def test_the_other_picture_is_drawn_from_the_split_and_must_be_readable() -> Non
         load_picture(image, PIXELS, Augmentation(False, (SideBySide(1.0),)), bad, np.random.default_rng(0))
 
 
-def test_regions_become_features() -> None:
-    regions = [
-        RegionFeatures(np.full(3, i, np.float32), np.full((2, 3), i, np.float32), np.array([True, i > 0]))
-        for i in range(2)
-    ]
-    batch = collate_pictures(regions)
-    assert isinstance(batch, Features)
-    assert batch.pooled.tolist() == [[0] * 3, [1] * 3]
-    assert batch.mask.tolist() == [[True, False], [True, True]]
+def test_pictures_are_stacked() -> None:
     stacked = collate_pictures([np.zeros((3, 8, 8), np.uint8), np.ones((3, 8, 8), np.uint8)])
     assert stacked.dtype == torch.uint8
     assert stacked.flatten(1).sum(dim=1).tolist() == [0, 192]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.data.regions.layouts import LAYOUTS
 from tests.datasets import write_karpathy
 from tests.encoders import MeanColour, WordTable
 
@@ -16,10 +17,12 @@ from ascl_lightning.data import features as storage
 from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions, ReplaceWord, ShuffleWords
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import FeatureTable, Manifest
+from ascl_lightning.data.regions import RegionFolder
 from ascl_lightning.data.sources import ExtractedFeatures, KarpathyJson
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 from ascl_lightning.models import FusedSimilarity
+from ascl_lightning.models.image_encoders import RegionEncoder
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.modules.extraction import SplitExtraction, fingerprint
 
@@ -56,6 +59,36 @@ def extract(root: Path, model: ImageTextModel, variants: int = 2, **arguments) -
         extraction.prepare()
         for job in extraction.jobs():
             extraction.run(job, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("layout", ["npy", "hdf5_positions", "tsv"])
+def test_region_features_are_stored_bit_by_bit(tmp_path, layout):
+    """Of each image its first 3 regions and their mean, as the store has them."""
+    write_karpathy(tmp_path / "data", {"train": 3, "val": 1}, captions=1)
+    names = [f"train_{number:04d}" for number in range(3)]
+    content = {name: np.random.default_rng(i).random((2 + i, 4), np.float32) for i, name in enumerate(names)}
+    store = LAYOUTS[layout](tmp_path / "data", content)
+    model = ImageTextModel(RegionEncoder(3, 4), WordTable(), FusedSimilarity(4, num_heads=2))
+    datamodule = data(tmp_path, model, KarpathyJson("dataset_flickr8k.json", images=None))
+    regions = store.open(tmp_path / "data")
+    out = tmp_path / "out" / "train"
+    extraction = SplitExtraction(model, datamodule, "train", out, True, False, dtype="float32", regions=regions)
+    extraction.prepare()
+    for job in extraction.jobs():
+        extraction.run(job, torch.device("cpu"))
+    stored = ExtractedFeatures().read(tmp_path / "out", "train").features.images.gather(torch.arange(3))
+    for row, name in enumerate(names):
+        kept = content[name][:3]
+        np.testing.assert_array_equal(stored.tokens[row][stored.mask[row]].numpy(), kept, strict=True)
+        np.testing.assert_array_equal(stored.pooled[row].numpy(), kept.mean(axis=0), strict=True)
+
+
+@pytest.mark.parametrize("encoder", [RegionEncoder(3, 4), MeanColour(frozen=True)])
+def test_regions_are_given_for_their_encoder_and_no_other(tmp_path, encoder):
+    model = ImageTextModel(encoder, WordTable(), FusedSimilarity(4, num_heads=2))
+    regions = None if isinstance(encoder, RegionEncoder) else RegionFolder(".").open(tmp_path)
+    with pytest.raises(UserError, match="set --regions for an image encoder that takes region features"):
+        SplitExtraction(model, data(tmp_path, model), "train", tmp_path / "out", True, False, regions=regions)
 
 
 def epoch(datamodule: RetrievalDataModule, number: int):

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ascl_lightning.commands.base import CommandCLI
+from ascl_lightning.data.features import Precision
+from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.errors import UserError
 from ascl_lightning.modules.extraction import FeatureExtraction, SplitExtraction, foreign_entries
@@ -27,7 +28,13 @@ class ExtractCLI(CommandCLI):
             "--splits", type=list[str], default=list(SPLITS), help="Splits; those that exist are taken."
         )
         parser.add_argument(
-            "--dtype", type=Literal["float16", "bfloat16"], default="float16", help="How numbers are stored."
+            "--dtype", type=Precision, default="float16", help="How numbers are stored; float32 is exact."
+        )
+        parser.add_argument(
+            "--regions",
+            type=RegionStore | None,
+            default=None,
+            help="Region features in place of pictures, for RegionEncoder: RegionFolder, RegionTsv or RegionHdf5.",
         )
         parser.add_argument(
             "--variants",
@@ -58,7 +65,8 @@ class ExtractCLI(CommandCLI):
         Raises:
             UserError: If none of the splits exists.
         """
-        model = self.model.model.eval()
+        model, store = self.model.model.eval(), self.config_init.regions
+        regions = None if store is None else store.open(self.datamodule.root)
         found = []
         for split in self.config.splits:
             try:
@@ -71,7 +79,8 @@ class ExtractCLI(CommandCLI):
                 self.datamodule.prepare_texts()
             variants = self.config.variants if split == "train" else 0
             out = Path(self.config.out) / split
-            found.append(SplitExtraction(model, self.datamodule, split, out, True, texts, variants, self.config.dtype))
+            dtype = self.config.dtype
+            found.append(SplitExtraction(model, self.datamodule, split, out, True, texts, variants, dtype, regions))
         if not found:
             raise UserError(f"the data has none of the splits {', '.join(self.config.splits)}; name those it has")
         return found

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ascl_lightning.commands.base import DataCLI
 from ascl_lightning.commands.training_pairs import MadePicture, MadeText, ShownPair, TrainingPairs
-from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
+from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.text import MAX_WORDS
 from ascl_lightning.pages import thumbnail
 from ascl_lightning.runtime.files import require_writable_file, write_file
@@ -41,8 +41,7 @@ class SamplesCLI(DataCLI):
     def instantiate_classes(self) -> None:
         """The data module, and what it is told of the towers."""
         super().instantiate_classes()
-        # regions are not read: any number of them does
-        self.datamodule.image_spec = PIXELS if self.config.data.regions is None else RegionSpec(1, 1)
+        self.datamodule.image_spec = PIXELS
         # of the model the texts depend on one thing alone: how many words the vocabulary may hold
         capacity = self.config.get("model.text_encoder.init_args.vocab_size") or sys.maxsize
         self.datamodule.text_spec = TextSpec(MAX_WORDS, vocab_size=capacity)

@@ -128,7 +128,7 @@ class TrainingPairs:
         datamodule.augmentation = Augmentation(augmentation.crop, tuple(watched))
         if not datamodule.streams:
             view = datamodule.view("train")
-            datamodule.views["train"] = _ShownView(view.split, view.spec, view.regions, view.features)
+            datamodule.views["train"] = _ShownView(view.split, view.spec, view.features)
 
     def first(self, count: int, epoch: int) -> Iterator[ShownPair]:
         """The first pairs of an epoch.
@@ -198,7 +198,10 @@ def _place(view: SplitView, item: TrainItem) -> int:
 
 
 class _ShownView(SplitView):
-    """Gives no picture where it has none to show, in the place of region features or of an error."""
+    """Gives no picture, in place of an error, if the source has captions only."""
+
+    def check_images(self) -> None:
+        pass
 
     def picture(
         self, row: int, augmentation: Augmentation | None = None, rng: np.random.Generator | None = None

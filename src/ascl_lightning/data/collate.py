@@ -20,7 +20,7 @@ from ascl_lightning.data.views import SplitView, collate_pictures
 class PictureBatch:
     """Images alone, and what is wrong with those that could not be read, by their place."""
 
-    images: Tensor | Features
+    images: Tensor
     faults: dict[int, str]
 
 

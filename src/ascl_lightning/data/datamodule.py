@@ -21,7 +21,6 @@ from ascl_lightning.data.exclusion import leave_out
 from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.provenance import Provenance
-from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches
 from ascl_lightning.data.sources import Source, Split
 from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset, streamed_spec
@@ -59,7 +58,6 @@ class RetrievalDataModule(LightningDataModule):
         source: Where images and captions come from. A streamed one is read from beginning to end in training, each
             image once an epoch with a caption drawn for it.
         root: Folder of the data; None for a source that needs none.
-        regions: Where region features lie, for an image encoder that takes them in the place of pictures.
         positives: Operations that make T+ (types II and III), one of them a caption and step. Empty: no T+.
         negatives: Operations that make T- at word level (type I). Empty: none.
         image_operations: Operations on training pictures; at most one a picture, each for its share of them.
@@ -84,7 +82,6 @@ class RetrievalDataModule(LightningDataModule):
         self,
         source: Source,
         root: str | None = None,
-        regions: RegionStore | None = None,
         positives: Sequence[TextOperation] = (),
         negatives: Sequence[TextOperation] = (),
         image_operations: Sequence[ImageOperation] = (),
@@ -113,7 +110,6 @@ class RetrievalDataModule(LightningDataModule):
         self.with_tokens = with_tokens
         self.seed = seed
         self.num_workers = num_workers
-        self._regions = regions
         self._corpus: CaptionCorpus | None = None
         self._captions_per_image = captions_per_image
         self._batch_size = batch_size
@@ -145,8 +141,7 @@ class RetrievalDataModule(LightningDataModule):
             if self.image_spec is None:
                 raise ValueError("image_spec is missing: pass image_encoder.spec (the command line links it)")
             read = self.read(split)
-            regions = None if self._regions is None else self._regions.open(self.root)
-            self.views[split] = SplitView(read, self.image_spec, regions, read.features, self.with_tokens)
+            self.views[split] = SplitView(read, self.image_spec, read.features, self.with_tokens)
         return self.views[split]
 
     def digest(self, split: str) -> SplitDigest:
@@ -379,6 +374,7 @@ class RetrievalDataModule(LightningDataModule):
         batches.begin_at(position.epoch, position.batches)
 
     def _collate(self, view: SplitView) -> Collate:
+        view.check_images()
         return Collate(view, self.tokenizer())
 
     def _rank(self) -> tuple[int, int]:

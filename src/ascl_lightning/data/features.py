@@ -22,8 +22,8 @@ from ascl_lightning.runtime.files import remove_partials, write_file
 SHARD_ROWS = 1024
 """Rows of a shard: what is lost when an extraction is killed."""
 
-Precision = Literal["float16", "bfloat16"]
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+Precision = Literal["float16", "bfloat16", "float32"]
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _FIELDS = ("pooled", "tokens", "lengths")
 _MANIFEST = "manifest.json"
 _VERIFIED_BYTES = 1 << 30
@@ -173,7 +173,7 @@ class FeatureTable:
         """The features of some rows, padded on the right to the longest of them; K is 0 where tokens are not read."""
         numbers, places = np.divmod(rows.numpy(), SHARD_ROWS)
         groups = [(self._shards[n], np.flatnonzero(numbers == n)) for n in np.unique(numbers)]
-        pooled = np.empty((len(rows), self._shards[0].pooled.shape[1]), np.int16)
+        pooled = np.empty((len(rows), self._shards[0].pooled.shape[1]), self._bit_type)
         for shard, group in groups:
             pooled[group] = shard.pooled[places[group]]
         with_tokens = groups if self._with_tokens else []
@@ -181,7 +181,7 @@ class FeatureTable:
         for shard, group in with_tokens:
             lengths[group] = shard.lengths[places[group]]
         longest = int(lengths.max(initial=1)) if self._with_tokens else 0
-        tokens = np.zeros((len(rows), longest, self._shards[0].tokens.shape[1]), np.int16)
+        tokens = np.zeros((len(rows), longest, self._shards[0].tokens.shape[1]), self._bit_type)
         for shard, group in with_tokens:
             shard.copy_tokens(places[group], tokens, group)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
@@ -197,6 +197,10 @@ class FeatureTable:
     def is_empty(self) -> Bool[np.ndarray, " N"]:
         """Which rows hold nothing: pictures that could not be read."""
         return np.concatenate([shard.lengths for shard in self._shards]) == 0
+
+    @property
+    def _bit_type(self) -> np.dtype[Any]:
+        return self._shards[0].pooled.dtype
 
     def _numbers(self, bits: np.ndarray) -> Tensor:
         return torch.from_numpy(bits).view(_DTYPES[self.manifest.dtype]).float()
@@ -225,8 +229,9 @@ def write_shard(folder: Path, number: int, parts: Sequence[Features], dtype: Pre
 
 
 def _bits(values: Tensor, dtype: Precision) -> np.ndarray:
-    """Numbers in 16 bits, as the integers that NumPy can store whatever their format."""
-    bits: np.ndarray = values.detach().to(_DTYPES[dtype]).cpu().view(torch.int16).numpy()
+    """Numbers as integers of the same width, which NumPy can store for every format."""
+    width = torch.int32 if dtype == "float32" else torch.int16
+    bits: np.ndarray = values.detach().to(_DTYPES[dtype]).cpu().view(width).numpy()
     return bits
 
 

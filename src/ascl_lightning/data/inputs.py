@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec, RegionSpec
 from ascl_lightning.data.images import open_square, to_rgb, to_square
-from ascl_lightning.data.regions import RegionFeatures
-from ascl_lightning.data.regions.base import to_regions
+from ascl_lightning.data.regions.base import stack_regions, to_regions
 from ascl_lightning.data.regions.folder import load_regions
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.views import collate_pictures
@@ -58,15 +57,17 @@ def read_pictures(images: Sequence[Any], spec: ImageSpec, first: int = 0) -> Ten
         UserError: If one cannot be read.
     """
 
-    def read(number: int, image: Any) -> np.ndarray | RegionFeatures:
+    def read(number: int, image: Any) -> np.ndarray:
         place = f"picture {number}"
         return _square(image, spec, place) if isinstance(spec, PixelSpec) else _regions(image, spec, place)
 
     numbers = range(first, first + len(images))
-    if not any(isinstance(image, str | Path) for image in images):
-        return collate_pictures(list(map(read, numbers, images)))
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return collate_pictures(list(threads.map(read, numbers, images)))
+    if any(isinstance(image, str | Path) for image in images):
+        with ThreadPoolExecutor(_THREADS) as threads:
+            arrays = list(threads.map(read, numbers, images))
+    else:
+        arrays = list(map(read, numbers, images))
+    return collate_pictures(arrays) if isinstance(spec, PixelSpec) else stack_regions(arrays, spec)
 
 
 def text_list(texts: Any) -> list[str]:
@@ -121,7 +122,7 @@ def _from_numbers(image: np.ndarray | Tensor, place: str) -> Image.Image:
     return to_rgb(Image.fromarray(np.ascontiguousarray(values)))
 
 
-def _regions(image: Any, spec: RegionSpec, place: str) -> RegionFeatures:
+def _regions(image: Any, spec: RegionSpec, place: str) -> np.ndarray:
     if isinstance(image, str | Path):
         return load_regions(Path(image).expanduser(), spec)
     if not isinstance(image, np.ndarray | Tensor):

@@ -1,4 +1,4 @@
-"""One split as the encoders want it: pictures by row, captions by row, or what frozen towers gave for them."""
+"""One split as the encoders want it: pictures and captions by row, or their extracted features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,11 @@ from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec, RegionSpec
 from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.image_operations import ImageOperation, choose_operation
 from ascl_lightning.data.images import ImageBytes, open_image, open_square, to_square
-from ascl_lightning.data.regions import OpenRegions, RegionFeatures
 from ascl_lightning.data.sources import Split
 from ascl_lightning.errors import UserError
 
-Picture = np.ndarray | RegionFeatures | None
-"""What one image is fed as: pixels (3, S, S), regions, or nothing where a table holds the tower's output already."""
+Picture = np.ndarray | None
+"""What one image is fed as: pixels (3, S, S), or None if the tower's output is stored in a table."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,12 @@ class SplitView:
     Args:
         split: Images and captions.
         spec: What the image encoder is fed.
-        regions: Where region features are read, for an encoder that takes them.
-        features: What frozen towers gave for the split; pictures and captions are not read where it has them.
-        with_tokens: Whether the model reads local tokens; else they are not read from `features`.
+        features: Extracted features of the split, which are read in place of its pictures and captions.
+        with_tokens: Whether the model uses local tokens; if not, they are not read from `features`.
     """
 
     split: Split
     spec: ImageSpec
-    regions: OpenRegions | None = None
     features: SplitFeatures = field(default_factory=SplitFeatures)
     with_tokens: bool = True
 
@@ -121,22 +118,25 @@ class SplitView:
         """The pictures as they lie in the data.
 
         Raises:
-            UserError: If the source has none.
+            UserError: If the source has none, or the encoder takes none.
         """
+        if isinstance(self.spec, RegionSpec):
+            raise UserError(
+                "the image encoder takes region features: run `ascl extract --regions ... --out DIR` once, "
+                "then set --data.source ExtractedFeatures --data.root DIR"
+            )
         if self.split.images is None:
-            raise UserError("the source has captions alone: set its `images`, or use an encoder of region features")
+            raise UserError("the source has captions only: set its `images`, or use an encoder of region features")
         return self.split.images
 
-    @property
-    def open_regions(self) -> OpenRegions:
-        """Where region features are read.
+    def check_images(self) -> None:
+        """Make sure that there is something to feed the image encoder.
 
         Raises:
-            UserError: If there is no such place.
+            UserError: If the source has neither what the encoder takes nor extracted features.
         """
-        if self.regions is None:
-            raise UserError("the image encoder takes region features: set --data.regions to where they lie")
-        return self.regions
+        if self.features.images is None:
+            _ = self.images
 
     def picture(
         self, row: int, augmentation: Augmentation | None = None, rng: np.random.Generator | None = None
@@ -146,10 +146,8 @@ class SplitView:
         Raises:
             UserError: If it cannot be read, or the source has no pictures and no features.
         """
-        if self.features.images is not None:
+        if self.features.images is not None or isinstance(self.spec, RegionSpec):
             return None
-        if isinstance(self.spec, RegionSpec):
-            return self.open_regions.load(self.split.image_ids[row], self.spec)
         image = self.images[row]
         if augmentation and rng is not None:
             return load_picture(image, self.spec, augmentation, self.images, rng)
@@ -160,10 +158,6 @@ class SplitView:
         return collate_pictures(pictures) if self.features.images is None else self.features.images.gather(rows)
 
 
-def collate_pictures(pictures: Sequence[Picture]) -> Tensor | Features:
-    """Pictures (N, 3, S, S) uint8, or the features of regions."""
-    regions = [picture for picture in pictures if isinstance(picture, RegionFeatures)]
-    if regions:
-        fields = ("pooled", "tokens", "mask")
-        return Features(*(torch.from_numpy(np.stack([getattr(of, name) for of in regions])) for name in fields))
+def collate_pictures(pictures: Sequence[Picture]) -> Tensor:
+    """Pictures (N, 3, S, S) uint8."""
     return torch.from_numpy(np.stack([picture for picture in pictures if isinstance(picture, np.ndarray)]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ascl_lightning.data.asymmetry import AsymmetrySample
-from ascl_lightning.data.batch import Features, TokenizedTexts
+from ascl_lightning.data.batch import Features, RegionSpec, TokenizedTexts
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import (
     FeatureTable,
@@ -28,6 +28,7 @@ from ascl_lightning.data.features import (
     missing_shards,
     write_shard,
 )
+from ascl_lightning.data.regions import OpenRegions
 from ascl_lightning.data.sources.extracted import NUMBERS, PICTURES
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
@@ -51,7 +52,7 @@ class Job:
 
 
 class SplitExtraction:
-    """The features of one split: of its images, of its captions and texts made from them, or both.
+    """The features of one split: of its images, of its captions and the texts made from them, or both.
 
     Args:
         model: Whose towers are run, as they are.
@@ -62,6 +63,10 @@ class SplitExtraction:
         texts: Run the text tower.
         variants: Texts T+, T- and (T+)- made from each caption, of as many epochs.
         dtype: How numbers are stored.
+        regions: Region features that another program extracted, for an image encoder that takes them.
+
+    Raises:
+        UserError: If the image encoder takes region features and none are given, or the other way round.
     """
 
     def __init__(
@@ -74,8 +79,14 @@ class SplitExtraction:
         texts: bool,
         variants: int = 0,
         dtype: Precision = "float16",
+        regions: OpenRegions | None = None,
     ) -> None:
+        if images and isinstance(model.image_encoder.spec, RegionSpec) != (regions is not None):
+            raise UserError(
+                "set --regions for an image encoder that takes region features (RegionEncoder), and for no other"
+            )
         self.model = model
+        self._regions = regions
         self.folder = folder
         self._datamodule = datamodule
         self._split = split
@@ -134,10 +145,15 @@ class SplitExtraction:
 
     def _encode_images(self, rows: range, device: torch.device) -> Iterator[Features]:
         batches = [list(rows[start : start + _IMAGES_PER_PASS]) for start in range(0, len(rows), _IMAGES_PER_PASS)]
+        spec = self.model.image_encoder.spec
+        if self._regions is not None and isinstance(spec, RegionSpec):
+            for batch in batches:
+                yield self._regions.load([self._view.split.image_ids[row] for row in batch], spec)
+            return
         for batch in self._datamodule.pictures_dataloader(self._split, batches):
             if batch.faults and self._split != "train":
                 raise UserError(f"{len(batch.faults)} pictures cannot be read: {'; '.join(batch.faults.values())}")
-            features = self.model.image_encoder(_to(batch.images, device))
+            features = self.model.image_encoder(batch.images.to(device))
             # no tokens: the mark of a picture that training leaves out
             features.mask[list(batch.faults)] = False
             yield features
@@ -236,12 +252,6 @@ def _hash(items: Iterable[str]) -> str:
     for item in items:
         digest.update(item.encode() + b"\0")
     return digest.hexdigest()
-
-
-def _to(images: Tensor | Features, device: torch.device) -> Tensor | Features:
-    if isinstance(images, Tensor):
-        return images.to(device)
-    return Features(images.pooled.to(device), images.tokens.to(device), images.mask.to(device))
 
 
 def _select(texts: TokenizedTexts, rows: Tensor, longest: int, device: torch.device) -> TokenizedTexts:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.checking import write_table
-from tests.datasets import write_karpathy, write_picture, write_regions
+from tests.datasets import write_picture
 from tests.layouts import write_json_lines
 
 from ascl_lightning.data.batch import PixelSpec, RegionSpec
@@ -22,8 +22,7 @@ from ascl_lightning.data.preflight.pictures import (
     picture_facts,
     side_by_side,
 )
-from ascl_lightning.data.regions import RegionFolder
-from ascl_lightning.data.sources import KarpathyJson, Split
+from ascl_lightning.data.sources import Split
 from ascl_lightning.data.views import SplitView
 from ascl_lightning.errors import UserError
 
@@ -170,31 +169,10 @@ def test_a_link_out_of_the_folder_is_a_fault(tmp_path):
     assert ["is not followed" in (facts.fault or "") for facts in facts_of_view(read)] == [False, True, False, False]
 
 
-def test_region_features_are_looked_at_in_place_of_pictures(tmp_path):
-    spec = RegionSpec(4, 6)
-    write_karpathy(tmp_path, {"train": 6}, folder="regions", regions=spec)
-    regions = tmp_path / "regions"
-    shutil.copy(regions / "train_0000.npy", regions / "train_0001.npy")
-    (regions / "train_0002.npy").unlink()
-    np.save(regions / "train_0003.npy", np.full((2, 6), np.nan, np.float32))
-    write_regions(regions / "train_0004.npy", 0, RegionSpec(4, 5))
-    split = KarpathyJson("dataset_flickr8k.json", images=None).read(tmp_path, "train")
-    found = list(facts_of_view(SplitView(split, spec, RegionFolder("regions").open(tmp_path))))
-    assert found[0].content == found[1].content != found[5].content
-    messages = [
-        "holds no region features of the image 'train_0002.jpg'",
-        "not finite",
-        "expected (number of regions, 6)",
-    ]
-    for facts, message in zip(found[2:5], messages, strict=True):
-        assert message in facts.fault
-    assert all(facts.size is None and facts.look is None for facts in found)
-
-
 def test_what_the_encoder_takes_must_be_there(tmp_path):
-    with pytest.raises(UserError, match=r"set --data\.regions"):
+    with pytest.raises(UserError, match="run `ascl extract --regions"):
         facts_of_view(view(tmp_path, RegionSpec(4, 6)))
-    with pytest.raises(UserError, match="captions alone"):
+    with pytest.raises(UserError, match="captions only"):
         facts_of_view(SplitView(Split(["a"], [("a dog",)], None), SPEC))
 
 

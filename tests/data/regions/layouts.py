@@ -1,15 +1,13 @@
 """Writes the same region features in every layout that a store reads."""
 
 import base64
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import h5py
-import lmdb
 import numpy as np
 
-from ascl_lightning.data.regions import RegionFolder, RegionHdf5, RegionLmdb, RegionStore, RegionTsv
+from ascl_lightning.data.regions import RegionFolder, RegionHdf5, RegionStore, RegionTsv
 
 Content = Mapping[str, np.ndarray]
 """The regions of each image, float32."""
@@ -84,49 +82,6 @@ def tsv_parts(root: Path, content: Content) -> RegionStore:
     return RegionTsv("a.tsv.*")
 
 
-def write_lmdb(path: Path, values: Mapping[str, bytes], subdir: bool = True) -> None:
-    with lmdb.open(str(path), map_size=1 << 24, subdir=subdir) as environment, environment.begin(write=True) as writer:
-        for key, value in values.items():
-            writer.put(key.encode(), value)
-
-
-def lmdb_of(encode: Callable[[str, np.ndarray], bytes]) -> Callable[[Path, Content], RegionStore]:
-    def write(root: Path, content: Content) -> RegionStore:
-        write_lmdb(root / "r.lmdb", {key: encode(key, array) for key, array in content.items()})
-        return RegionLmdb("r.lmdb")
-
-    return write
-
-
-def lmdb_file(root: Path, content: Content) -> RegionStore:
-    write_lmdb(root / "r.mdb", {key: array.tobytes() for key, array in content.items()}, subdir=False)
-    return RegionLmdb("r.mdb")
-
-
-def to_npy(key: str, array: np.ndarray) -> bytes:
-    header = np.lib.format.header_data_from_array_1_0(array)
-    return b"\x93NUMPY\x01\x00" + len(str(header)).to_bytes(2, "little") + str(header).encode() + array.tobytes()
-
-
-def to_record(protocol: int) -> Callable[[str, np.ndarray], bytes]:
-    def encode(key: str, array: np.ndarray) -> bytes:
-        # more rows than boxes, and other fields of any kind of array
-        padded = np.concatenate([array, np.full_like(array, np.nan)])
-        record = {"image_id": np.str_(key), "num_boxes": np.int64(len(array)), "features": padded, "cls": np.array("a")}
-        return pickle.dumps(record, protocol)
-
-    return encode
-
-
-def to_base64_record(key: str, array: np.ndarray) -> bytes:
-    boxes = base64.b64encode(np.zeros((len(array), 4), np.float32))
-    return pickle.dumps({b"num_boxes": len(array), b"boxes": boxes, b"features": to_base64(array)}, 3)
-
-
-def to_text_record(key: str, array: np.ndarray) -> bytes:
-    return pickle.dumps({"num_boxes": len(array), "features": to_base64(array).decode()})
-
-
 def to_base64(array: np.ndarray) -> bytes:
     return base64.b64encode(array.astype("<f4").tobytes())
 
@@ -140,11 +95,5 @@ LAYOUTS: dict[str, Callable[[Path, Content], RegionStore]] = {
     "hdf5_positions": hdf5_positions,
     "tsv": tsv,
     "tsv_parts": tsv_parts,
-    "lmdb_file": lmdb_file,
-    "lmdb_raw": lmdb_of(lambda key, array: array.tobytes()),
-    "lmdb_npy": lmdb_of(to_npy),
-    "lmdb_base64": lmdb_of(to_base64_record),
-    "lmdb_text": lmdb_of(to_text_record),
-    **{f"lmdb_pickle_{protocol}": lmdb_of(to_record(protocol)) for protocol in (2, 3, 4, 5)},
 }
 """Writes a store below a root, and says where it is."""

@@ -7,7 +7,8 @@ import pytest
 from tests.datasets import write_regions
 
 from ascl_lightning.data.batch import RegionSpec
-from ascl_lightning.data.regions import RegionFolder, folder, load_regions
+from ascl_lightning.data.regions import RegionFolder, folder
+from ascl_lightning.data.regions.folder import load_regions
 from ascl_lightning.errors import UserError
 
 SPEC = RegionSpec(num_regions=3, dim=2)
@@ -20,39 +21,39 @@ def save(root: Path, array: np.ndarray) -> Path:
 
 
 def test_few_regions_are_padded(tmp_path: Path) -> None:
-    features = load_regions(save(tmp_path, np.array([[1.0, 2.0], [3.0, 6.0]], np.float32)), SPEC)
-    np.testing.assert_array_equal(features.tokens, [[1, 2], [3, 6], [0, 0]])
-    np.testing.assert_array_equal(features.mask, [True, True, False])
-    # the mean over two regions, padding apart
-    np.testing.assert_array_equal(features.pooled, [2, 4])
+    save(tmp_path, np.array([[1.0, 2.0], [3.0, 6.0]], np.float32))
+    features = RegionFolder(".").open(tmp_path).load(["a"], SPEC)
+    assert features.tokens.tolist() == [[[1, 2], [3, 6], [0, 0]]]
+    assert features.mask.tolist() == [[True, True, False]]
+    # the mean over two regions, without the padding
+    assert features.pooled.tolist() == [[2, 4]]
 
 
 def test_many_regions_are_cut(tmp_path: Path) -> None:
-    features = load_regions(save(tmp_path, np.arange(10, dtype=np.float32).reshape(5, 2)), SPEC)
-    np.testing.assert_array_equal(features.tokens, [[0, 1], [2, 3], [4, 5]])
+    save(tmp_path, np.arange(10, dtype=np.float32).reshape(5, 2))
+    features = RegionFolder(".").open(tmp_path).load(["a"], SPEC)
+    assert features.tokens.tolist() == [[[0, 1], [2, 3], [4, 5]]]
     assert features.mask.all()
-    np.testing.assert_array_equal(features.pooled, [2, 3])
+    assert features.pooled.tolist() == [[2, 3]]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_any_float_and_order_becomes_float32(tmp_path: Path, dtype: str, order: str) -> None:
     array = np.array([[1, 2], [3, 4], [5, 6]], dtype=dtype, order=order)  # type: ignore[call-overload]
-    features = load_regions(save(tmp_path, array), SPEC)
-    assert features.tokens.dtype == features.pooled.dtype == np.float32
-    np.testing.assert_array_equal(features.tokens, [[1, 2], [3, 4], [5, 6]])
+    regions = load_regions(save(tmp_path, array), SPEC)
+    np.testing.assert_array_equal(regions, np.array([[1, 2], [3, 4], [5, 6]], np.float32), strict=True)
 
 
 def test_what_was_read_may_be_written_to(tmp_path: Path) -> None:
     path = save(tmp_path, np.ones((3, 2), np.float32))
-    features = load_regions(path, SPEC)
-    features.tokens[:] = 0
+    load_regions(path, SPEC)[:] = 0
     np.testing.assert_array_equal(np.load(path), np.ones((3, 2)))
 
 
 def test_reads_what_the_builder_writes(tmp_path: Path) -> None:
     write_regions(tmp_path / "r" / "1.npy", 1, SPEC)
-    np.testing.assert_array_equal(load_regions(tmp_path / "r" / "1.npy", SPEC).mask, [True, True, False])
+    assert load_regions(tmp_path / "r" / "1.npy", SPEC).shape == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_truncated_and_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_npz_arrays_are_found_by_their_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", boxes=np.zeros((1, 4)), x=np.zeros((1, 2)), features=np.ones((1, 2)))
-    np.testing.assert_array_equal(load_regions(tmp_path / "a.npz", SPEC).pooled, [1, 1])
+    np.testing.assert_array_equal(load_regions(tmp_path / "a.npz", SPEC), [[1, 1]])
     np.savez(tmp_path / "b.npz", boxes=np.zeros((1, 4)))
     with pytest.raises(UserError, match=r"b\.npz: holds no array features, feat, x; it holds: boxes\.npy"):
         load_regions(tmp_path / "b.npz", SPEC)
@@ -175,7 +176,7 @@ def test_links_within_the_folder_and_to_it_are_followed(tmp_path: Path) -> None:
     (tmp_path / "regions").symlink_to("real")
     opened = RegionFolder("regions").open(tmp_path)
     for name in ("a", "b"):
-        np.testing.assert_array_equal(opened.load(name, SPEC).pooled, [1, 1])
+        np.testing.assert_array_equal(opened.load([name], SPEC).pooled[0], [1, 1])
 
 
 def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
@@ -183,4 +184,4 @@ def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
     opened = RegionFolder(".").open(tmp_path)
     path.unlink()
     with pytest.raises(UserError, match=r"a\.npy: there is no such file"):
-        opened.load("a", SPEC)
+        opened.load(["a"], SPEC)

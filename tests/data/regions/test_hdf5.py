@@ -30,15 +30,15 @@ def stacked(number: int = 2) -> np.ndarray:
 @pytest.mark.parametrize("ids", [np.array([5, 42]), np.array([[5], [42]], np.uint8), ["5", "000000000042"]])
 def test_stacked_images_have_ids_of_any_kind(tmp_path: Path, name: str, ids: Any) -> None:
     opened = open_file(tmp_path, features=stacked(), **{name: ids})
-    np.testing.assert_array_equal(opened.load("COCO_val2014_000000000042.jpg", SPEC).tokens, stacked()[1, :3])
+    np.testing.assert_array_equal(opened.load(["COCO_val2014_000000000042.jpg"], SPEC).tokens[0], stacked()[1, :3])
 
 
 def test_regions_beyond_the_limit_are_left_out_and_those_of_the_next_image_too(tmp_path: Path) -> None:
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
     opened = open_file(tmp_path, features=rows, pos_boxes=np.array([[4, 10], [0, 2], [3, 4]]), ids=[1, 2, 3])
-    assert opened.load("1", SPEC).tokens.tolist() == rows[4:7].tolist()
-    assert opened.load("2", SPEC).tokens.tolist() == [*rows[:2].tolist(), [0, 0]]
-    assert opened.load("3", SPEC).mask.tolist() == [True, False, False]
+    assert opened.load(["1"], SPEC).tokens[0].tolist() == rows[4:7].tolist()
+    assert opened.load(["2"], SPEC).tokens[0].tolist() == [*rows[:2].tolist(), [0, 0]]
+    assert opened.load(["3"], SPEC).mask[0].tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,21 @@ def test_faults_of_stacked_images_are_named(tmp_path: Path, data_sets: dict[str,
 )
 def test_faults_of_one_image_are_named(tmp_path: Path, values: Any, message: str) -> None:
     with pytest.raises(UserError, match=rf"r\.h5, '/7': {message}"):
-        open_file(tmp_path, **{"7": values}).load("7", SPEC)
+        open_file(tmp_path, **{"7": values}).load(["7"], SPEC)
 
 
 def test_a_group_without_features_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'/7': holds no data set 'features'"):
-        open_file(tmp_path, **{"7/boxes": np.zeros((1, 4))}).load("7", SPEC)
+        open_file(tmp_path, **{"7/boxes": np.zeros((1, 4))}).load(["7"], SPEC)
 
 
 def test_a_false_shape_allocates_nothing(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "r.h5", "w") as file:
         file.create_dataset("features", (1, 1 << 40, 2), "f4", chunks=(1, 1024, 2), fillvalue=1)
         file["ids"] = [7]
-    np.testing.assert_array_equal(RegionHdf5("r.h5").open(tmp_path).load("7", SPEC).pooled, [1, 1])
+    np.testing.assert_array_equal(RegionHdf5("r.h5").open(tmp_path).load(["7"], SPEC).pooled[0], [1, 1])
     with pytest.raises(UserError, match="holds shape"):
-        RegionHdf5("r.h5").open(tmp_path).load("7", RegionSpec(3, 1 << 20))
+        RegionHdf5("r.h5").open(tmp_path).load(["7"], RegionSpec(3, 1 << 20))
 
 
 def link_external(file: h5py.File, root: Path) -> None:
@@ -151,7 +151,7 @@ def test_other_files_are_not_read(tmp_path: Path, write: Any, message: str) -> N
     with h5py.File(tmp_path / "r.h5", "w") as file:
         write(file, tmp_path)
     with pytest.raises(UserError, match=rf"r\.h5.*{message}"):
-        RegionHdf5("r.h5").open(tmp_path).load("val2014/x_7.jpg", SPEC)
+        RegionHdf5("r.h5").open(tmp_path).load(["val2014/x_7.jpg"], SPEC)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89HDF\r\n\x1a\n" + bytes(100)])

@@ -21,16 +21,16 @@ def replaced(column: int, cell: bytes) -> bytes:
 def test_blank_lines_and_a_missing_last_line_end_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / "r.tsv").write_bytes(b"\n" + tsv_line("1", ONES) + b"\r\n" + tsv_line(" 2 ", 2 * ONES).rstrip())
     opened = RegionTsv("r.tsv").open(tmp_path)
-    assert opened.load("1", SPEC).pooled.tolist() == [1, 1]
-    assert opened.load("2", SPEC).pooled.tolist() == [2, 2]
+    assert opened.load(["1"], SPEC).pooled[0].tolist() == [1, 1]
+    assert opened.load(["2"], SPEC).pooled[0].tolist() == [2, 2]
 
 
 def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "r.tsv").write_bytes(replaced(5, b"!") + b"\n" + tsv_line("8", ONES))
     opened = RegionTsv("r.tsv").open(tmp_path)
-    opened.load("8", SPEC)
+    opened.load(["8"], SPEC)
     with pytest.raises(UserError, match=r"r\.tsv, line 1: field 'features' is damaged base64"):
-        opened.load("7", SPEC)
+        opened.load(["7"], SPEC)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,8 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path) -> None:
         (replaced(3, b"-1"), "field 'num_boxes' must be a whole number, not '-1'"),
         (replaced(3, b"9" * 5000), "field 'num_boxes' must be a whole number"),
         (replaced(5, b"AAAA"), "field 'features' holds 3 bytes, expected 16"),
+        (replaced(5, b"AAA"), "field 'features' is damaged base64"),
+        (replaced(5, b"AAAA AAAAAAAAAAAA"), "field 'features' is damaged base64"),
         (tsv_line("7", ONES)[:-4], "field 'features' is damaged base64"),
         (tsv_line("7", np.full((2, 2), np.inf)), "not finite"),
     ],
@@ -48,7 +50,7 @@ def test_damaged_lines_are_named(tmp_path: Path, line: bytes, message: str) -> N
     (tmp_path / "r.tsv").write_bytes(tsv_line("1", ONES) + line)
     opened = RegionTsv("r.tsv").open(tmp_path)
     with pytest.raises(UserError, match=rf"r\.tsv, line 2: .*{message}"):
-        opened.load("7", SPEC)
+        opened.load(["7"], SPEC)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_a_pattern_may_be_absolute(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "r.tsv").write_bytes(tsv_line("7", ONES))
     opened = RegionTsv(str(tmp_path / "elsewhere" / "*.tsv")).open(tmp_path)
-    assert opened.load("7", SPEC).mask.sum() == len(ONES)
+    assert opened.load(["7"], SPEC).mask[0].sum() == len(ONES)
 
 
 def test_a_table_that_was_cut_is_named(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_a_table_that_was_cut_is_named(tmp_path: Path) -> None:
     opened = RegionTsv("r.tsv").open(tmp_path)
     (tmp_path / "r.tsv").write_bytes(tsv_line("1", ONES))
     with pytest.raises(UserError, match=r"r\.tsv, line 2: has 1 columns"):
-        opened.load("7", SPEC)
+        opened.load(["7"], SPEC)
     (tmp_path / "r.tsv").unlink()
     with pytest.raises(UserError, match=r"r\.tsv, line 2: cannot be read: No such file"):
-        opened.load("7", SPEC)
+        opened.load(["7"], SPEC)

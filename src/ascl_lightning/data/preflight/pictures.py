@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, UInt64
 
-from ascl_lightning.data.batch import PixelSpec, RegionSpec
+from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.features import FeatureTable
 from ascl_lightning.data.images import HugeImageError, ImageBytes, image_size
 from ascl_lightning.data.preflight.resemblance import COLOURS, Look, Looks, digest
-from ascl_lightning.data.regions import OpenRegions
 from ascl_lightning.data.views import SplitView, decode
 from ascl_lightning.errors import UserError
 
@@ -72,11 +71,7 @@ def facts_of_view(view: SplitView) -> Iterator[PictureFacts]:
     """
     if view.features.images is not None:
         return facts_of_table(view.features.images)
-    spec = view.spec
-    if isinstance(spec, RegionSpec):
-        regions = view.open_regions
-        return side_by_side(lambda image_id: _facts_of_regions(regions, image_id, spec), view.split.image_ids)
-    images = view.images
+    images, spec = view.images, view.spec
     return side_by_side(lambda row: _facts_of_row(images, row, spec), range(len(view.split)))
 
 
@@ -146,20 +141,12 @@ class Pictures:
         return np.array(self._sides, np.int64)
 
 
-def _facts_of_row(images: Any, row: int, spec: PixelSpec) -> PictureFacts:
+def _facts_of_row(images: Any, row: int, spec: Any) -> PictureFacts:
     try:
         image = images[row]
     except UserError as error:
         return _fault(error)
     return picture_facts(image, spec)
-
-
-def _facts_of_regions(regions: OpenRegions, image_id: str, spec: RegionSpec) -> PictureFacts:
-    try:
-        features = regions.load(image_id, spec)
-    except UserError as error:
-        return _fault(error)
-    return PictureFacts(content=digest(features.tokens, features.mask))
 
 
 def facts_of_table(table: FeatureTable) -> Iterator[PictureFacts]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
 from ascl_lightning.data.batch import RegionSpec
-from ascl_lightning.data.regions.base import OpenRegions, RegionFeatures, RegionStore, one_line, to_regions
+from ascl_lightning.data.regions.base import OpenRegions, RegionStore, one_line, to_regions
 from ascl_lightning.errors import UserError
 
 MAX_BYTES = 1 << 26
@@ -42,21 +43,21 @@ class _OpenFolder(OpenRegions):
         super().__init__(path)
         self._files = files
 
-    def find(self, key: str, spec: RegionSpec) -> RegionFeatures | None:
+    def find(self, key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
         path = self._files.get(key)
         return None if path is None else load_regions(Path(path), spec)
 
 
-def load_regions(path: Path, spec: RegionSpec) -> RegionFeatures:
-    """Read the region features of one image.
+def load_regions(path: Path, spec: RegionSpec) -> Float32[np.ndarray, "R T"]:
+    """Read the regions of one image.
 
     Args:
-        path: A `.npy` file of floating-point numbers, (number of regions, `spec.dim`); any number of regions but none.
+        path: A `.npy` file of floating-point numbers, (number of regions, `spec.dim`), at least one region.
             Or a `.npz` file that holds such an array as `features`, `feat` or `x`.
-        spec: How many regions are kept (the first ones; fewer are padded) and how wide they are.
+        spec: How many regions are kept (the first ones) and how wide they are.
 
     Returns:
-        float32 arrays with K = `spec.num_regions` and T = `spec.dim`.
+        float32 numbers, (R, T), at most `spec.num_regions` rows.
 
     Raises:
         UserError: If the file is missing or is no such array, or its values are not finite.

@@ -8,19 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float32, Int
 
 from ascl_lightning.data.batch import RegionSpec
-from ascl_lightning.data.regions.base import (
-    OpenRegions,
-    ProcessFile,
-    RegionFeatures,
-    RegionStore,
-    check_rows,
-    one_line,
-    optional_package,
-    to_regions,
-)
+from ascl_lightning.data.regions.base import OpenRegions, RegionStore, check_rows, one_line, to_regions
 from ascl_lightning.errors import UserError
 
 _FEATURES = ("features", "image_features")
@@ -46,9 +37,9 @@ class RegionHdf5(RegionStore):
         path = self._locate(root)
         if not path.is_file():
             raise UserError(f"there is no file {path} of region features; check --data.root and the store's path")
-        file = ProcessFile(path, _open)
         with _reading(path):
-            return _OpenHdf5(path, file, _read_stack(file.get()))
+            file = _h5py(path).File(path, "r")
+            return _OpenHdf5(path, file, _read_stack(file))
 
 
 @dataclass(frozen=True)
@@ -69,15 +60,16 @@ class _Stack:
 
 
 class _OpenHdf5(OpenRegions):
-    def __init__(self, path: Path, file: ProcessFile, stack: _Stack | None) -> None:
+    def __init__(self, path: Path, file: Any, stack: _Stack | None) -> None:
         super().__init__(path)
         self._file = file
         self._stack = stack
 
-    def find(self, key: str, spec: RegionSpec) -> RegionFeatures | None:
+    def find(self, key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
         with _reading(self.path):
-            file = self._file.get()
-            return _find_by_key(file, key, spec) if self._stack is None else _find_row(file, key, spec, self._stack)
+            if self._stack is None:
+                return _find_by_key(self._file, key, spec)
+            return _find_row(self._file, key, spec, self._stack)
 
 
 @contextmanager
@@ -91,11 +83,14 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: not a readable HDF5 file: {one_line(error)}") from error
 
 
-def _open(path: Path) -> Any:
-    return optional_package("h5py", path).File(path, "r")
+def _h5py(path: Path) -> Any:
+    try:
+        return importlib.import_module("h5py")
+    except ImportError as error:
+        raise UserError(f"{path}: reading it needs the package h5py; install ascl-lightning[regions]") from error
 
 
-def _find_by_key(file: Any, key: str, spec: RegionSpec) -> RegionFeatures | None:
+def _find_by_key(file: Any, key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
     found = _lookup(file, key)
     if found is None:
         return None
@@ -107,7 +102,7 @@ def _find_by_key(file: Any, key: str, spec: RegionSpec) -> RegionFeatures | None
     return to_regions(values[: spec.num_regions], spec, where)
 
 
-def _find_row(file: Any, key: str, spec: RegionSpec, stack: _Stack) -> RegionFeatures | None:
+def _find_row(file: Any, key: str, spec: RegionSpec, stack: _Stack) -> Float32[np.ndarray, "R T"] | None:
     row = stack.rows.get(key)
     if row is None:
         return None

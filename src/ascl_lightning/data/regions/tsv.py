@@ -1,12 +1,16 @@
 """Region features in tab-separated tables, as Anderson et al. (CVPR 2018) publish them."""
 
+import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float32
+
 from ascl_lightning.data.batch import RegionSpec
-from ascl_lightning.data.regions.base import OpenRegions, RegionFeatures, RegionStore, decode_rows, to_regions
+from ascl_lightning.data.regions.base import OpenRegions, RegionStore, to_regions
 from ascl_lightning.data.sources.files import data_folder, files_named
 from ascl_lightning.errors import UserError
 
@@ -54,14 +58,33 @@ class _OpenTsv(OpenRegions):
         super().__init__(path)
         self._lines = lines
 
-    def find(self, key: str, spec: RegionSpec) -> RegionFeatures | None:
+    def find(self, key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
         where = self._lines.get(key)
         if where is None:
             return None
         _, _, _, num_boxes, _, features = _cells(where)
         if not re.fullmatch(rb"[0-9]{1,9}", num_boxes):
             raise UserError(f"{where}: field 'num_boxes' must be a whole number, not {_shown(num_boxes)}")
-        return to_regions(decode_rows(features, int(num_boxes), spec, str(where)), spec, str(where))
+        return to_regions(_decode_rows(features, int(num_boxes), spec, str(where)), spec, str(where))
+
+
+def _decode_rows(text: bytes, num_boxes: int, spec: RegionSpec, where: str) -> Float32[np.ndarray, "N T"]:
+    """Decode the field `features` of Anderson et al.'s tables: base64 of little-endian float32 numbers.
+
+    Raises:
+        UserError: If it is not base64, or not `num_boxes` rows of `spec.dim` numbers.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise UserError(f"{where}: field 'features' is damaged base64: {error}") from error
+    expected = num_boxes * spec.dim * 4
+    if len(data) != expected:
+        raise UserError(
+            f"{where}: field 'features' holds {len(data)} bytes, "
+            f"expected {expected} (num_boxes {num_boxes} x {spec.dim} float32)"
+        )
+    return np.frombuffer(data, "<f4").reshape(num_boxes, spec.dim)
 
 
 def _cells(where: _Line) -> list[bytes]:
