@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.sources.base import Split
-from ascl_lightning.data.sources.files import Record, parse_json, read_lines
+from ascl_lightning.data.sources.files import Record, json_lines
 from ascl_lightning.errors import UserError
 
 _COLUMNS = ("image_id", "caption", "flags")
@@ -138,12 +138,9 @@ def _select(features: SplitFeatures, captions: Bool[np.ndarray, " M"]) -> SplitF
 
 
 def _json_rows(file: Path) -> Iterator[Record]:
-    for number, line in enumerate(read_lines(file), start=1):
-        if line.strip():
-            where = f"{file}, line {number}"
-            value = parse_json(line.rstrip(), where)
-            if not isinstance(value, dict) or value.get("flags") != []:
-                yield Record(value, where)
+    for number, value in json_lines(file):
+        if not isinstance(value, dict) or value.get("flags") != []:
+            yield Record(value, f"{file}, line {number}")
 
 
 def _parquet_rows(file: Path) -> Iterator[Record]:

@@ -51,7 +51,7 @@ def test_spreadsheets_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_bytes("\ufeffimage,caption\r\n\r\na.jpg,كلب 🐕\r\n\r\n".encode())
     (tmp_path / "d.jsonl").write_bytes('\ufeff{"image": "a.jpg", "caption": "كلب 🐕"}\r\n\r\n'.encode())
     for source in (CsvTable({"train": "d.csv"}), JsonLines({"train": "d.jsonl"})):
-        assert source.read(tmp_path, "train").captions == [("كلب 🐕",)]
+        assert source.read(tmp_path, "train").captions[:] == [("كلب 🐕",)]
 
 
 def one_file(root: Path, kind: str, splits: Sequence[str]) -> Source:
@@ -206,4 +206,4 @@ def test_csv_round_trip(tmp_path_factory: pytest.TempPathFactory, captions: list
 def test_ten_thousand_words(tmp_path: Path) -> None:
     text = "word " * 10_000
     assert list(write_jsonl(tmp_path, {"image": "a", "caption": text}).read(tmp_path, "train").captions) == [(text,)]
-    assert write_csv(tmp_path, ["image", "caption"], ["a", text]).read(tmp_path, "train").captions == [(text,)]
+    assert write_csv(tmp_path, ["image", "caption"], ["a", text]).read(tmp_path, "train").captions[:] == [(text,)]

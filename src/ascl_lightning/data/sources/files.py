@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from glob import glob
 from pathlib import Path
-from typing import NoReturn, overload
+from typing import NoReturn, TypeGuard, overload
 
 import numpy as np
+import orjson
 from jaxtyping import Int64
 
 from ascl_lightning.errors import UserError
@@ -45,6 +47,8 @@ def caption_faults() -> Iterator[list[CaptionFault]]:
         _NOTED.reset(token)
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNUSUAL = re.compile(r"[\\:\x00]")
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -89,7 +93,10 @@ class Record:
 
     def captions(self, field: str) -> tuple[str, ...]:
         """A list of captions, empty or not; without those that `caption_faults` notes."""
-        return tuple(text for i, value in enumerate(self._list(field)) for text in self._noted(value, f"{field}[{i}]"))
+        values = self._list(field)
+        if all(map(_is_text, values)):
+            return tuple(values)  # type: ignore[arg-type]  # the usual case, quickly
+        return tuple(text for i, value in enumerate(values) for text in self._noted(value, f"{field}[{i}]"))
 
     def identifier(self, field: str) -> str:
         """A name or a whole number, as text."""
@@ -120,6 +127,8 @@ class Record:
         return value
 
     def _noted(self, value: object, field: str) -> tuple[str, ...]:
+        if _is_text(value):
+            return (value,)
         faults = _NOTED.get()
         try:
             return (self._checked_text(value, field),)
@@ -132,14 +141,18 @@ class Record:
     def _checked_text(self, value: object, field: str) -> str:
         if not isinstance(value, str):
             self.fail(field, f"must be text, not {_kind(value)}")
-        if not value.strip():
-            self.fail(field, "is blank")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            # JSON can spell half of a surrogate pair, which tokenizers and loggers cannot write
-            self.fail(field, "holds half of a character (an unpaired surrogate)")
+        if not _is_text(value):
+            blank = not value.strip()
+            self.fail(field, "is blank" if blank else "holds half of a character (an unpaired surrogate)")
         return value
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether it is text, not blank, that tokenizers and loggers can write."""
+    if not isinstance(value, str) or not value or value.isspace():
+        return False
+    # JSON can spell half of a surrogate pair
+    return value.isascii() or not _SURROGATE.search(value)
 
 
 def all_numbers(numbers: Sequence[int | None]) -> Int64[np.ndarray, " C"] | None:
@@ -197,6 +210,8 @@ def name_inside(folder: Path, record: Record, field: str) -> str:
         UserError: If the name is absolute or climbs out of the folder.
     """
     name = record.text(field)
+    if name[0] not in "./" and ".." not in name and not _UNUSUAL.search(name):
+        return name  # the usual case, quickly
     relative = Path(name)
     if relative.anchor or ".." in relative.parts or not relative.parts or "\0" in name:
         record.fail(field, f"must name a path inside {folder}, not {name!r}")
@@ -266,7 +281,7 @@ def read_json(path: Path) -> Record:
     Raises:
         UserError: If there is no such file, or it is not UTF-8, not JSON or not an object.
     """
-    return Record(parse_json(_decode(_read_bytes(path), path), str(path)), str(path))
+    return Record(parse_json(_decode(b"".join(_byte_lines(path)), path), str(path)), str(path))
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -275,37 +290,57 @@ def read_lines(path: Path) -> Iterator[str]:
     Raises:
         UserError: If there is no such file or a line is not UTF-8.
     """
+    for number, line in enumerate(_byte_lines(path), start=1):
+        yield _decode(line, path, number)
+
+
+def _byte_lines(path: Path) -> Iterator[bytes]:
     try:
         require_regular(path)
         file = path.open("rb")
     except OSError as error:
         raise _unreadable(path, error) from error
     with file:
-        for number, line in enumerate(file, start=1):
-            yield _decode(line, path, number)
+        yield from file
 
 
-def csv_records(file: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Record]:
-    """The rows of a comma-separated table; other columns than those named are left alone.
+def json_lines(file: Path) -> Iterator[tuple[int, object]]:
+    """The values of a file with one JSON value a line, and the line of each; blank lines are skipped.
+
+    Raises:
+        UserError: If there is no such file, or a line is not UTF-8 or not JSON.
+    """
+    for number, line in enumerate(_byte_lines(file), start=1):
+        if not line.isspace():
+            try:
+                value = orjson.loads(line)
+            except ValueError:
+                value = parse_json(_decode(line, file, number).rstrip(), f"{file}, line {number}")
+            yield number, value
+
+
+def csv_rows(file: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a comma-separated table and the line of each; columns other than those named are ignored.
 
     Raises:
         UserError: If a required column is missing, one that is named comes twice, or a row has other cells than the
             header.
     """
-    rows = _csv_rows(file)
+    rows = _csv_cells(file)
     _, header = next(rows, (1, []))
     for column in (*required, *optional):
         if not (column in required) <= header.count(column) <= 1:
             raise UserError(f"{file}, line 1: must name one column '{column}'; it names: {', '.join(header)}")
     for line, cells in rows:
-        where = f"{file}, line {line}"
         if len(cells) not in (0, len(header)):
-            raise UserError(f"{where}: has {len(cells)} cells, the header {len(header)}; quote texts that hold commas")
+            raise UserError(
+                f"{file}, line {line}: has {len(cells)} cells, the header {len(header)}; quote texts that hold commas"
+            )
         if cells:
-            yield Record(dict(zip(header, cells, strict=True)), where)
+            yield line, dict(zip(header, cells, strict=True))
 
 
-def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
     """The cells of each row, and the line that it starts on."""
     reader = csv.reader(read_lines(file), strict=True)
     while True:
@@ -336,14 +371,6 @@ def parse_json(text: str, where: str) -> object:
         raise UserError(f"{where}: broken JSON at {position}column {error.colno}: {error.msg}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: unusable JSON: {error}") from error
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        require_regular(path)
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:

@@ -8,7 +8,7 @@ from ascl_lightning.data.sources.files import (
     FolderImages,
     Record,
     claim,
-    csv_records,
+    csv_rows,
     data_folder,
     image_folder,
     name_inside,
@@ -85,7 +85,8 @@ class Flickr30kHub(Source):
         sizes: dict[str, int] = {}
         places: dict[str, str] = {}
         captions: list[tuple[str, ...]] = []
-        for row in csv_records(file, required=("raw", "split", "filename")):
+        for line, cells in csv_rows(file, required=("raw", "split", "filename")):
+            row = Record(cells, f"{file}, line {line}")
             name = row.text("split")
             sizes[name] = sizes.get(name, 0) + 1
             if name == split:

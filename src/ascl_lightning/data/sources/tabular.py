@@ -1,78 +1,63 @@
 """Tables of image paths and captions: JSON lines, CSV and Parquet."""
 
-import gc
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import orjson
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ascl_lightning.data.sources.base import Source, Split, missing_split
-from ascl_lightning.data.sources.columns import split_of_columns
+from ascl_lightning.data.sources.columns import CaptionColumn
 from ascl_lightning.data.sources.files import (
     FolderImages,
     Record,
-    csv_records,
+    csv_rows,
     data_folder,
     image_folder,
+    json_lines,
     name_inside,
-    parse_json,
-    read_lines,
 )
 from ascl_lightning.errors import UserError
-from ascl_lightning.runtime.files import require_regular
 
-_TEXT_FIELDS = ("image", "image_id", "split", "caption")
-_BLOCK_LINES = 1 << 14
-_COLUMNS = pa.schema([(name, pa.string()) for name in _TEXT_FIELDS] + [("captions", pa.list_(pa.string()))])
+_FIELDS = ("image", "image_id", "split", "caption", "captions")
+_BLOCK = 1 << 14
 
 
 class Table(Source):
     """Rows of an image path and captions, in one file a split or in one file that names each row's split.
 
-    Rows that bring one caption each join where they name the same image; a row with a list of captions is its image's
-    only row. An image's id is its field `image_id` where given, otherwise its path.
+    Rows with one caption each are joined if they name the same image; a row with a list of captions is its image's
+    only row. An image's id is its field `image_id` if it has one, otherwise its path.
 
     Args:
         files: For each split its file, or one file whose rows have a field `split`; under the root.
         images: The folder, under the root, that the rows' paths start from.
     """
 
+    unit: ClassVar[str] = "line"
+    """What the numbers of `rows` count, for messages."""
+
     def __init__(self, files: dict[str, str] | str, images: str = ".") -> None:
         self.files = files
         self.images = images
 
     @abstractmethod
-    def records(self, file: Path) -> Iterator[Record]:
+    def rows(self, file: Path) -> Iterator[tuple[int, object]]:
         """The rows of a file.
 
         Args:
             file: The file.
 
         Returns:
-            Rows with the fields `image`, `caption` or `captions`, and perhaps `image_id` and `split`.
+            The number of each row, and its fields: `image`, `caption` or `captions`, and perhaps `image_id` and
+            `split`.
 
         Raises:
             UserError: If the file is missing or its form is broken.
         """
-
-    def columns(self, file: Path) -> "pa.Table | None":
-        """The same rows as whole columns, which is much quicker.
-
-        Args:
-            file: The file.
-
-        Returns:
-            Text columns named as the fields of `records`, and lists of text `captions`, null where a row has no such
-            field; None where that cannot be had, and for everything that `records` would refuse.
-        """
-        return None
 
     def read(self, root: Path | None, split: str) -> Split:
         """Read one split; see `Source.read`."""
@@ -81,137 +66,75 @@ class Table(Source):
         if not isinstance(self.files, str) and split not in self.files:
             raise missing_split(split, {name: len(self.read(root, name)) for name in self.files}, str(root))
         file = root / (self.files if isinstance(self.files, str) else self.files[split])
-        folder = image_folder(root / self.images)
-        return self._read_columns(file, split, folder) or self._read_rows(file, split, folder)
+        rows = _Rows(file, self.unit, image_folder(root / self.images))
+        records = self._records(file)
+        in_one_file = isinstance(self.files, str)
+        for number, row in _of_split(records, split) if in_one_file else _of_one_split(records, file):
+            rows.add(number, row)
+        if len(rows):
+            return rows.split()
+        if in_one_file:
+            raise missing_split(split, self._sizes(file), str(file))
+        raise UserError(f"{file}: holds no rows")
 
-    def _read_columns(self, file: Path, split: str, folder: Path) -> Split | None:
-        table = self.columns(file)
-        if table is None or not len(table):
-            return None
-        splits = table.column("split")
-        names = pc.unique(splits.drop_null()).to_pylist()
-        if not all(name.strip() for name in names):
-            return None
-        if isinstance(self.files, str):
-            if splits.null_count:
-                return None
-            table = table.filter(pc.equal(splits, split))
-        elif len(names) > 1:
-            return None
-        return split_of_columns(table, folder)
+    def _records(self, file: Path) -> Iterator[tuple[int, Record]]:
+        prefix = f"{file}, {self.unit}"
+        return ((number, Record(fields, f"{prefix} {number}")) for number, fields in self.rows(file))
 
-    def _read_rows(self, file: Path, split: str, folder: Path) -> Split:
-        rows = self._rows_of_split(file, split) if isinstance(self.files, str) else self._rows_of_file(file)
-        return _to_split(rows, folder)
-
-    def _rows_of_split(self, file: Path, split: str) -> Iterator[Record]:
+    def _sizes(self, file: Path) -> dict[str, int]:
+        """Number of images of each split of one file."""
         images: dict[str, set[str]] = {}
-        for row in self.records(file):
-            if not row.has("split"):
-                row.fail("split", "is missing; add it, or give `files` one file a split, as in {train: train.jsonl}")
-            name = row.text("split")
-            images.setdefault(name, set()).add(_image_id(row))
-            if name == split:
-                yield row
-        if split not in images:
-            raise missing_split(split, {name: len(ids) for name, ids in images.items()}, str(file))
+        for _, row in self._records(file):
+            images.setdefault(row.text("split"), set()).add(_image_id(row))
+        return {name: len(ids) for name, ids in images.items()}
 
-    def _rows_of_file(self, file: Path) -> Iterator[Record]:
-        row = None
-        splits: set[str] = set()
-        for row in self.records(file):
-            if row.has("split"):
-                splits.add(row.text("split"))
-            if len(splits) > 1:
-                # taken as one split, such a file would put test images into training
-                row.fail("split", f"differs from earlier rows; give the file alone, as in `files: {file.name}`")
-            yield row
-        if row is None:
-            raise UserError(f"{file}: holds no rows")
+
+def _of_split(records: Iterator[tuple[int, Record]], split: str) -> Iterator[tuple[int, Record]]:
+    for number, row in records:
+        if not row.has("split"):
+            row.fail("split", "is missing; add it, or give `files` one file a split, as in {train: train.jsonl}")
+        if row.text("split") == split:
+            yield number, row
+
+
+def _of_one_split(records: Iterator[tuple[int, Record]], file: Path) -> Iterator[tuple[int, Record]]:
+    splits: set[str] = set()
+    for number, row in records:
+        if row.has("split"):
+            splits.add(row.text("split"))
+        if len(splits) > 1:
+            # taken as one split, such a file would put test images into training
+            row.fail("split", f"differs from earlier rows; give the file alone, as in `files: {file.name}`")
+        yield number, row
 
 
 class JsonLines(Table):
     """One JSON object a line: `{"image": "a.jpg", "captions": ["...", "..."]}` or with one `"caption": "..."`.
 
-    `split` and `image_id` may stand beside them; other fields are left alone. An image without captions has an empty
-    list. Arguments: see `Table`.
+    `split` and `image_id` are optional; other fields are ignored. An image without captions has an empty list.
+    Arguments: see `Table`.
     """
 
-    def records(self, file: Path) -> Iterator[Record]:
-        """The rows of a file; see `Table.records`."""
-        for number, line in enumerate(read_lines(file), start=1):
-            if line.strip():
-                where = f"{file}, line {number}"
-                yield Record(parse_json(line.rstrip(), where), where)
-
-    def columns(self, file: Path) -> "pa.Table | None":
-        """The same rows as columns; see `Table.columns`."""
-        try:
-            require_regular(file)
-            with file.open("rb") as lines, _without_collection():
-                blocks = list(_blocks_of_columns(lines))
-        except (OSError, ValueError, TypeError, AttributeError):
-            return None
-        return pa.Table.from_batches(blocks, schema=_COLUMNS)
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Python looks for cycles each time that so many objects were made; here there are none, and it takes most time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _blocks_of_columns(lines: Iterable[bytes]) -> Iterator["pa.RecordBatch"]:
-    """The lines of a file as columns, some thousand lines at a time.
-
-    Raises:
-        ValueError: If a line is no JSON, or a value does not fit its column, as Arrow's errors are.
-        TypeError: Likewise.
-        AttributeError: If a line is no object.
-    """
-    rest = iter(lines)
-    while block := list(islice(rest, _BLOCK_LINES)):
-        rows = [orjson.loads(line) for line in block if not line.isspace()]
-        if any(isinstance(row.get("captions"), str) for row in rows):
-            raise TypeError("Arrow takes some texts for lists of their letters")
-        columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in _COLUMNS]
-        yield pa.RecordBatch.from_arrays(columns, schema=_COLUMNS)
+    def rows(self, file: Path) -> Iterator[tuple[int, object]]:
+        """The rows of a file; see `Table.rows`."""
+        return json_lines(file)
 
 
 class ParquetTable(Table):
     """A Parquet file with the columns `image` (a path) and `caption`, or `captions` with a list of them.
 
-    `split` and `image_id` may stand beside them; other columns are not read. Files that hold the pictures themselves
-    are read by `HubDataset`. Arguments: see `Table`.
+    `split` and `image_id` are optional; other columns are not read. Files that hold the pictures themselves are read
+    by `HubDataset`. Arguments: see `Table`.
     """
 
-    def records(self, file: Path) -> Iterator[Record]:
-        """The rows of a file; see `Table.records`."""
-        columns = _read_parquet(file)
-        for number, row in enumerate(columns.to_pylist()):
-            yield Record(row, f"{file}, row {number}")
+    unit = "row"
 
-    def columns(self, file: Path) -> "pa.Table | None":
-        """The same rows as columns; see `Table.columns`."""
-        table = _read_parquet(file)
-        try:
-            columns = [
-                table.column(field.name).cast(field.type)
-                if field.name in table.column_names
-                else pa.nulls(len(table), field.type)
-                for field in _COLUMNS
-            ]
-        except pa.ArrowException:
-            return None  # something else than text: read row by row, which row is found
-        made = pa.table(columns, schema=_COLUMNS)
-        made.validate(full=True)
-        return made
+    def rows(self, file: Path) -> Iterator[tuple[int, object]]:
+        """The rows of a file; see `Table.rows`."""
+        number = 0
+        for batch in _read_parquet(file).to_batches(max_chunksize=_BLOCK):
+            yield from enumerate(batch.to_pylist(), number)
+            number += len(batch)
 
 
 def _read_parquet(file: Path) -> "pa.Table":
@@ -220,7 +143,7 @@ def _read_parquet(file: Path) -> "pa.Table":
     try:
         with parquet.ParquetFile(file) as opened:
             present = set(opened.schema_arrow.names)
-            table = opened.read(columns=[field.name for field in _COLUMNS if field.name in present])
+            table = opened.read(columns=[name for name in _FIELDS if name in present])
             _check_text(table, file)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}; check --data.root and the source's file names") from error
@@ -266,21 +189,78 @@ def _is_text(kind: Any) -> bool:
 class CsvTable(Table):
     """A comma-separated table with the columns `image` and `caption`, one caption a row.
 
-    Columns `split` and `image_id` may stand beside them; other columns are left alone. Arguments: see `Table`.
+    `split` and `image_id` are optional columns; other columns are ignored. Arguments: see `Table`.
     """
 
-    def records(self, file: Path) -> Iterator[Record]:
-        """The rows of a file; see `Table.records`."""
-        return csv_records(file, required=("image", "caption"), optional=("split", "image_id"))
+    def rows(self, file: Path) -> Iterator[tuple[int, object]]:
+        """The rows of a file; see `Table.rows`."""
+        return csv_rows(file, required=("image", "caption"), optional=("split", "image_id"))
 
 
-@dataclass
-class _Entry:
-    name: str
-    captions: list[str]
-    listed: bool
-    """Whether the captions came as one list."""
-    where: str
+class _Rows:
+    """Joins rows to a split. A million rows take seconds and some 300 MB: captions are kept as Arrow columns.
+
+    Args:
+        file: What the rows are of, for messages.
+        unit: What their numbers count, likewise.
+        folder: The folder of images.
+    """
+
+    def __init__(self, file: Path, unit: str, folder: Path) -> None:
+        self._prefix = f"{file}, {unit}"
+        self._folder = folder
+        self._images: dict[str, int] = {}
+        self._names: list[str] = []
+        self._numbers = array("i")
+        self._listed = bytearray()
+        self._owners = array("i")
+        self._block: list[str] = []
+        self._blocks: list[pa.Array] = []
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, number: int, row: Record) -> None:
+        """Add a row.
+
+        Raises:
+            UserError: If a field cannot be used, or contradicts an earlier row.
+        """
+        image_id, name = _image_id(row), name_inside(self._folder, row, "image")
+        captions, listed = _captions(row)
+        image = self._images.setdefault(image_id, len(self._names))
+        if image == len(self._names):
+            self._names.append(name)
+            self._numbers.append(number)
+            self._listed.append(listed)
+        else:
+            self._check_repeat(row, image_id, name, image, listed)
+        self._block += captions
+        self._owners.extend([image] * len(captions))
+        if len(self._block) >= _BLOCK:
+            self._flush()
+
+    def split(self) -> Split:
+        """The split of all rows, the images in the order of their first rows."""
+        self._flush()
+        image_ids = list(self._images)
+        self._images.clear()  # 80 MB of a million
+        texts, owners = pa.chunked_array(self._blocks), np.frombuffer(self._owners, np.int32)
+        if (owners[1:] < owners[:-1]).any():
+            texts = texts.take(pa.array(owners.argsort(kind="stable")))
+        captions = CaptionColumn(texts, np.bincount(owners, minlength=len(self)))
+        return Split(image_ids, captions, FolderImages(self._folder, self._names))
+
+    def _check_repeat(self, row: Record, image_id: str, name: str, image: int, listed: bool) -> None:
+        where = f"{self._prefix} {self._numbers[image]}"
+        if self._names[image] != name:
+            row.fail("image_id", f"repeats {image_id!r} of {where} with another image")
+        if listed or self._listed[image]:
+            row.fail("image", f"repeats the image {image_id!r} of {where}; give its captions in one list")
+
+    def _flush(self) -> None:
+        self._blocks.append(pa.array(self._block, pa.string()))
+        self._block = []
 
 
 def _image_id(row: Record) -> str:
@@ -288,27 +268,9 @@ def _image_id(row: Record) -> str:
 
 
 def _captions(row: Record) -> tuple[tuple[str, ...], bool]:
+    """The captions of a row, and whether they came as one list."""
     if not row.has("captions"):
         return row.caption("caption"), False
     if row.has("caption"):
         row.fail("caption", "stands beside 'captions'; keep one of them")
     return row.captions("captions"), True
-
-
-def _to_split(rows: Iterable[Record], folder: Path) -> Split:
-    entries: dict[str, _Entry] = {}
-    for row in rows:
-        image_id = _image_id(row)
-        name = name_inside(folder, row, "image")
-        captions, listed = _captions(row)
-        entry = entries.setdefault(image_id, _Entry(name, [], listed, row.where))
-        if entry.name != name:
-            row.fail("image_id", f"repeats {image_id!r} of {entry.where} with another image")
-        if entry.where != row.where and (listed or entry.listed):
-            row.fail("image", f"repeats the image {image_id!r} of {entry.where}; give its captions in one list")
-        entry.captions.extend(captions)
-    return Split(
-        list(entries),
-        [tuple(entry.captions) for entry in entries.values()],
-        FolderImages(folder, [entry.name for entry in entries.values()]),
-    )

@@ -1,4 +1,4 @@
-"""Whole columns against row by row: the same split, or the same refusal."""
+"""Tables against a naive reader: the same split, or a refusal by both."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ascl_lightning.data.sources import JsonLines, ParquetTable, Split
-from ascl_lightning.data.sources.base import MissingSplitError
+from ascl_lightning.data.sources import JsonLines, ParquetTable, Split, tabular
 from ascl_lightning.data.sources.tabular import Table
 from ascl_lightning.errors import UserError
 
@@ -37,17 +36,55 @@ PLAIN = st.builds(
 )
 
 
-def outcome(table: Table, root: Path, columns: bool) -> object:
-    """What reading gives: ids, captions and paths, or the error's text."""
+def outcome(table: Table, root: Path) -> object:
+    """Ids, captions and paths; None if the table is refused."""
     try:
-        if columns:
-            split = table.read(root, "train")
-        else:
-            file = root / (table.files if isinstance(table.files, str) else table.files["train"])
-            split = table._read_rows(file, "train", root / table.images)
-    except UserError as error:
-        return type(error) is MissingSplitError, str(error)
-    return summary(split)
+        return summary(table.read(root, "train"))
+    except UserError:
+        return None
+
+
+def naive(root: Path, lines: list[bytes], one_file: bool) -> object:
+    """What `outcome` should be of JSON lines, written to be read."""
+    images: dict[str, tuple[str, list[str], bool]] = {}
+    try:
+        rows = [json.loads(line.decode("utf-8" if i else "utf-8-sig")) for i, line in enumerate(lines) if line.strip()]
+    except ValueError:
+        return None
+    if not all(isinstance(row, dict) and split_is_usable(row, one_file) for row in rows):
+        return None
+    splits = {row["split"] for row in rows if row.get("split") is not None}
+    rows = [row for row in rows if not one_file or row["split"] == "train"]
+    if not rows or (len(splits) > 1 and not one_file) or not all(map(is_usable, rows)):
+        return None
+    for row in rows:
+        name, listed = row["image"], row.get("captions") is not None
+        key = str(name if row.get("image_id") is None else row["image_id"])
+        if key in images and (images[key][0] != name or listed or images[key][2]):
+            return None
+        images.setdefault(key, (name, [], listed))[1].extend(row["captions"] if listed else [row["caption"]])
+    names = [str(root / name) for name, _, _ in images.values()]
+    return list(images), [tuple(captions) for _, captions, _ in images.values()], names
+
+
+def split_is_usable(row: dict[str, object], needed: bool) -> bool:
+    return is_text(row.get("split")) or (row.get("split") is None and not needed)
+
+
+def is_usable(row: dict[str, object]) -> bool:
+    """Whether a name, an id and captions can be had of a row."""
+    name, key, listed, single = (row.get(field) for field in ("image", "image_id", "captions", "caption"))
+    captions = [single] if listed is None else listed
+    if not is_text(name) or not (key is None or type(key) is int or is_text(key)):
+        return False
+    if not isinstance(captions, list) or not all(map(is_text, captions)) or None not in (listed, single):
+        return False
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts and path != Path() and "\0" not in name
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and not any(0xD800 <= ord(c) < 0xE000 for c in value)
 
 
 def summary(split: Split) -> tuple[object, ...]:
@@ -64,7 +101,7 @@ def summary(split: Split) -> tuple[object, ...]:
 def test_json_lines(tmp_path: Path, rows: list[dict[str, object]], one_file: bool) -> None:
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     table = JsonLines("t.jsonl" if one_file else {"train": "t.jsonl"})
-    assert outcome(table, tmp_path, columns=True) == outcome(table, tmp_path, columns=False)
+    assert outcome(table, tmp_path) == naive(tmp_path, [json.dumps(row).encode() for row in rows], one_file)
 
 
 LINES = st.sampled_from(
@@ -92,8 +129,7 @@ LINES = st.sampled_from(
 @given(lines=st.lists(LINES, min_size=1, max_size=4), ending=st.sampled_from([b"", b"\n", b"\r\n"]))
 def test_broken_json_lines(tmp_path: Path, lines: list[bytes], ending: bytes) -> None:
     (tmp_path / "t.jsonl").write_bytes((ending or b"\n").join(lines) + ending)
-    table = JsonLines({"train": "t.jsonl"})
-    assert outcome(table, tmp_path, columns=True) == outcome(table, tmp_path, columns=False)
+    assert outcome(JsonLines({"train": "t.jsonl"}), tmp_path) == naive(tmp_path, lines, one_file=False)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -101,19 +137,16 @@ def test_broken_json_lines(tmp_path: Path, lines: list[bytes], ending: bytes) ->
 def test_parquet(tmp_path: Path, rows: list[dict[str, object]], listed: bool, one_file: bool) -> None:
     keep = ("image", "split", "image_id") + (("captions",) if listed else ("caption",))
     flat = rows if listed else [row | {"caption": text} for row in rows for text in row["captions"]]
-    parquet.write_table(pa.Table.from_pylist([{k: row.get(k) for k in keep} for row in flat]), tmp_path / "t.parquet")
+    flat = [{field: row.get(field) for field in keep} for row in flat]
+    parquet.write_table(pa.Table.from_pylist(flat), tmp_path / "t.parquet")
     table = ParquetTable("t.parquet" if one_file else {"train": "t.parquet"})
-    assert outcome(table, tmp_path, columns=True) == outcome(table, tmp_path, columns=False)
+    assert outcome(table, tmp_path) == naive(tmp_path, [json.dumps(row).encode() for row in flat], one_file)
 
 
-def test_the_quick_way_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ordinary files never go row by row."""
-    monkeypatch.setattr(Table, "_read_rows", None)
-    rows = [{"image": f"{i}.jpg", "captions": ["a dog", "🐕"], "other": i} for i in range(5)]
-    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+def test_captions_of_scattered_rows_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabular, "_BLOCK", 4)
     singles = [{"image": f"{i % 3}.jpg", "caption": f"text {i}", "split": "train"} for i in range(9)]
     (tmp_path / "single.jsonl").write_text("".join(json.dumps(row) + "\n" for row in singles), encoding="utf-8")
-    assert len(JsonLines({"train": "list.jsonl"}).read(tmp_path, "train")) == 5
     split = JsonLines("single.jsonl").read(tmp_path, "train")
     assert summary(split)[1] == [
         ("text 0", "text 3", "text 6"),
