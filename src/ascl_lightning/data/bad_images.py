@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Sequence
 
-from ascl_lightning.data.preflight.pictures import facts_of_view
 from ascl_lightning.data.views import SplitView
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.threads import side_by_side
 
 _LISTED = 20
 _log = logging.getLogger(__name__)
@@ -50,11 +50,24 @@ class BadImages:
         Raises:
             UserError: Always.
         """
-        faults = [facts.fault for view in views for facts in facts_of_view(view) if facts.fault is not None]
+        faults = [fault for view in views for fault in _faults(view)]
         raise UserError(
             f"evaluation needs every picture, and {len(faults)} cannot be read: {_listed(faults)}; "
             f"mend them or take them out of the data set (`ascl check --json FILE` lists them)"
         )
+
+
+def _faults(view: SplitView) -> list[str]:
+    """Why pictures of a split cannot be read, in their order."""
+
+    def fault(row: int) -> str | None:
+        try:
+            view.picture(row)
+        except UserError as error:
+            return str(error)
+        return None
+
+    return list(filter(None, side_by_side(fault, range(len(view.split)))))
 
 
 def _listed(faults: Sequence[str]) -> str:

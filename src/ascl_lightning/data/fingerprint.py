@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
-from ascl_lightning.data.preflight.pictures import side_by_side
-from ascl_lightning.data.preflight.resemblance import digest
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.sources.base import ends_of_picture
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.threads import side_by_side
 
 _ROWS_AT_ONCE = 64
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -134,6 +133,15 @@ class SplitDigest:
         """Which images have a namesake in the other split where either has no picture."""
         unknown = other.ids[other.pictures == 0]
         return np.isin(self.ids, unknown) | (self.pictures == 0) & np.isin(self.ids, other.ids)
+
+
+def digest(*arrays: np.ndarray) -> int:
+    """64 bits that tell arrays apart by shape and content."""
+    hashed = blake2b(digest_size=8)
+    for array in arrays:
+        hashed.update(repr(array.shape).encode())
+        hashed.update(np.ascontiguousarray(array).data)
+    return int.from_bytes(hashed.digest(), "big")
 
 
 def picture_digests(split: Split) -> UInt64[np.ndarray, " N"]:

@@ -1,6 +1,5 @@
 import io
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from ascl_lightning.data.preflight.pictures import (
     facts_of_table,
     facts_of_view,
     picture_facts,
-    side_by_side,
 )
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.views import SplitView
@@ -104,43 +102,6 @@ def test_real_photos_that_are_cut_are_found_at_any_size():
         data = path.read_bytes()
         for end in (len(data) - 1, len(data) * 9 // 10, len(data) // 2):
             assert picture_facts(ImageBytes(data[:end], path.name), PixelSpec(32, (0.5,) * 3, (0.5,) * 3)).fault
-
-
-def test_side_by_side_keeps_the_order_and_looks_only_so_far_ahead(monkeypatch):
-    monkeypatch.setattr(preflight, "_AHEAD", 8)
-    taken, slow = [], threading.Event()
-
-    def items():
-        for number in range(100):
-            taken.append(number)
-            yield number
-
-    def square(number: int) -> int:
-        if number == 0:
-            slow.wait(0.05)
-        return number * number
-
-    results = side_by_side(square, items())
-    assert next(results) == 0
-    assert len(taken) == 8
-    assert [0, *results] == [number * number for number in range(100)]
-
-
-def test_side_by_side_ends_with_the_first_error_and_begins_no_more(monkeypatch):
-    monkeypatch.setattr(preflight, "_AHEAD", 4)
-    begun = []
-
-    def fail(number: int) -> int:
-        begun.append(number)
-        if number == 2:
-            raise UserError("no")
-        return number
-
-    results = side_by_side(fail, range(100))
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(UserError, match="no"):
-        next(results)
-    assert max(begun) <= 6
 
 
 def view(root: Path, spec, **changes) -> SplitView:

@@ -9,10 +9,11 @@ from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.features import FeatureTable
 from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.preflight.findings import Tally
-from ascl_lightning.data.preflight.pictures import PictureFacts, facts_of_view, picture_facts, side_by_side
+from ascl_lightning.data.preflight.pictures import PictureFacts, facts_of_view, picture_facts
 from ascl_lightning.data.sources.base import Shard
 from ascl_lightning.data.views import SplitView
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.threads import side_by_side
 
 Entry = tuple[str, tuple[str, ...], PictureFacts]
 """Where an image is, its captions, and what was learnt of its picture."""

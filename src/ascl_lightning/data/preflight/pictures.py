@@ -1,12 +1,10 @@
 """Reads every picture of a split as training reads it, side by side, and keeps what it learnt of each in some bytes."""
 
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,21 +12,18 @@ from jaxtyping import Bool, Int, UInt64
 
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.features import FeatureTable
+from ascl_lightning.data.fingerprint import digest
 from ascl_lightning.data.images import HugeImageError, ImageBytes, image_size
-from ascl_lightning.data.preflight.resemblance import COLOURS, Look, Looks, digest
+from ascl_lightning.data.preflight.resemblance import COLOURS, Look, Looks
 from ascl_lightning.data.views import SplitView, decode
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.threads import side_by_side
 
-_AHEAD = 64
-"""Items that are begun before the first of them is taken."""
 _ROWS_AT_ONCE = 64
 
 FaultKind = Literal["unreadable", "huge", "broken"]
 """Of a picture: it cannot be read, or has more pixels than are allowed; of extracted features: training would not
 notice."""
-
-_Item = TypeVar("_Item")
-_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,25 +68,6 @@ def facts_of_view(view: SplitView) -> Iterator[PictureFacts]:
         return facts_of_table(view.features.images)
     images, spec = view.images, view.spec
     return side_by_side(lambda row: _facts_of_row(images, row, spec), range(len(view.split)))
-
-
-def side_by_side(function: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator[_Made]:
-    """What a function makes of items, in order, by threads; only some items are taken ahead.
-
-    Decoders and hashes let other threads run, so that threads serve as well as processes.
-    """
-    with ThreadPoolExecutor() as pool:
-        begun: deque[Future[_Made]] = deque()
-        try:
-            for item in items:
-                begun.append(pool.submit(function, item))
-                if len(begun) == _AHEAD:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            for future in begun:
-                future.cancel()
 
 
 class Pictures:

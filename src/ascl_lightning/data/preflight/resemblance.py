@@ -1,6 +1,5 @@
 """Which pictures are copies of one another, byte for byte or encoded anew, among millions in seconds."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -54,15 +53,6 @@ class Look:
         bits = np.packbits(_COSINES @ grey @ _COSINES.T > _WEAKEST)
         colours = np.asarray(fields.resize((_FIELDS, _FIELDS), Image.Resampling.BOX)).ravel()
         return cls(int.from_bytes(bits.tobytes(), "big"), colours, bool(np.ptp(grey) < FLAT_RANGE))
-
-
-def digest(*arrays: np.ndarray) -> int:
-    """64 bits that tell arrays apart by shape and content."""
-    hashed = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        hashed.update(repr(array.shape).encode())
-        hashed.update(np.ascontiguousarray(array).data)
-    return int.from_bytes(hashed.digest(), "big")
 
 
 def near_pairs(
