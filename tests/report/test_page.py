@@ -222,3 +222,21 @@ def test_a_damaged_file_is_named(file, tmp_path):
     (run / file).write_text('{"scores": ')
     with pytest.raises(UserError, match=re.escape(str(run / file))):
         write_report(run)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "7", '{"scores": 1}', '{"scores": {"fused": {"rsum": []}}}'])
+def test_json_that_holds_something_else_is_named(tmp_path, content):
+    run = write_run(tmp_path)
+    (run / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json: does not hold what `ascl test` writes .*; run the test again"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["report_card", "histograms", "examples", "attention", "latency"])
+@pytest.mark.parametrize("content", ["[1]", '"text"'])
+def test_evidence_that_holds_something_else_is_named(tmp_path, name, content):
+    run = write_run(tmp_path)
+    (run / f"{name}.json").write_text(content)
+    with pytest.raises(UserError, match=r"\.json: does not hold what `ascl test` writes"):
+        write_report(run)

@@ -1,17 +1,29 @@
 """Writes the page of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.labels import HEADLINES, label
 from ascl_lightning.report.blocks import Block, Code, Estimate, Listing, Note, Number, Section, pointer
 from ascl_lightning.report.card import card_section
 from ascl_lightning.report.evidence import attention_section, examples_section, hard_section, histograms_section
-from ascl_lightning.report.files import CONFIG, RESULTS, RunFiles
+from ascl_lightning.report.files import (
+    ATTENTION,
+    CARD,
+    CONFIG,
+    EXAMPLES,
+    HISTOGRAMS,
+    METRICS,
+    QUERIES,
+    RESULTS,
+    RunFiles,
+)
 from ascl_lightning.report.scores import estimate, protocols_section, queries_section, scores_section
 from ascl_lightning.report.training import training_section
-from ascl_lightning.runtime.files import write_file
+from ascl_lightning.runtime.files import require_writable_file, write_file
 from ascl_lightning.runtime.templates import render
 
 PAGE = "report.html"
@@ -34,31 +46,38 @@ def write_report(run: Path) -> Path:
     Raises:
         UserError: If it is no folder of such a run, or one of its files cannot be read.
     """
+    require_writable_file(run / PAGE)
     files = RunFiles(run)
-    sections = [
-        scores_section(files),
-        protocols_section(files),
-        card_section(files),
-        training_section(files),
-        histograms_section(files),
-        examples_section(files),
-        attention_section(files),
-        hard_section(files),
-        queries_section(files),
-        _checks_section(files.results),
-        _provenance_section(files),
-    ]
-    page = render(
-        "report/report.html.jinja",
-        title=f"Report on the {_SPLITS.get(files.results['split'], files.results['split'])}",
-        sizes={name: Number(files.results[name], pointer(RESULTS, name), 0) for name in ("num_images", "num_texts")},
-        checkpoint=files.results.get("checkpoint"),
-        headlines=_headlines(files.results["scores"]),
-        leaks=files.results.get("leaks") or [],
-        sections=[section for section in sections if section.blocks],
-    )
+    sections = []
+    for section, file in _SECTIONS:
+        with _readable(run / file):
+            sections.append(section(files))
+    with _readable(run / RESULTS):
+        page = _page(files, sections)
     write_file(run / PAGE, page)
     return run / PAGE
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Names the file that a section is made of, where it is JSON but does not hold what a test writes."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: does not hold what `ascl test` writes ({error!r}); run the test again") from error
+
+
+def _page(files: RunFiles, sections: Sequence[Section]) -> str:
+    results = files.results
+    return render(
+        "report/report.html.jinja",
+        title=f"Report on the {_SPLITS.get(results['split'], results['split'])}",
+        sizes={name: Number(results[name], pointer(RESULTS, name), 0) for name in ("num_images", "num_texts")},
+        checkpoint=results.get("checkpoint"),
+        headlines=_headlines(results["scores"]),
+        leaks=results.get("leaks") or [],
+        sections=[section for section in sections if section.blocks],
+    )
 
 
 def _headlines(scores: Mapping[str, Any]) -> dict[str, Estimate]:
@@ -71,8 +90,9 @@ def _headlines(scores: Mapping[str, Any]) -> dict[str, Estimate]:
     }
 
 
-def _checks_section(results: Mapping[str, Any]) -> Section:
+def _checks_section(files: RunFiles) -> Section:
     """What falsifies figures, or might."""
+    results = files.results
     cut, texts = (results.get(name) for name in ("truncated_texts", "num_texts"))
     rows: list[tuple[str, Number | str]] = []
     if cut is not None:
@@ -114,3 +134,19 @@ def _provenance_section(files: RunFiles) -> Section:
     sizes = [(name, f"{size:,} bytes") for name, size in files.every_file()]
     blocks.append(Listing("Files of the run", str(files.folder), sizes))
     return Section("provenance", "Provenance", blocks)
+
+
+_SECTIONS: tuple[tuple[Callable[[RunFiles], Section], str], ...] = (
+    (scores_section, RESULTS),
+    (protocols_section, RESULTS),
+    (card_section, CARD),
+    (training_section, METRICS),
+    (histograms_section, HISTOGRAMS),
+    (examples_section, EXAMPLES),
+    (attention_section, ATTENTION),
+    (hard_section, EXAMPLES),
+    (queries_section, QUERIES),
+    (_checks_section, RESULTS),
+    (_provenance_section, RESULTS),
+)
+"""What the page shows, in this order, and the file that each section is made of."""
