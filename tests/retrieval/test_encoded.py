@@ -48,4 +48,4 @@ def test_a_file_that_holds_nothing_encoded_is_one_error(tmp_path):
     with pytest.raises(UserError, match="does not hold images or texts"):
         Encoded.load(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="cannot write"):
-        small().encode_texts("a").save(tmp_path / "nowhere" / "texts.safetensors")
+        small().encode_texts("a").save(tmp_path / "text" / "texts.safetensors")

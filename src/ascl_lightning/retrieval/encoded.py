@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.fusion import Comparable, FusedSimilarity
 from ascl_lightning.models.tiles import half_of_free_memory
+from ascl_lightning.runtime.files import write_file
 
 Kind = Literal["images", "texts"]
 _FORMAT = "ascl_lightning.Encoded 1"
@@ -121,19 +122,13 @@ class Encoded:
         """Write a safetensors file, which `load` reads.
 
         Raises:
-            UserError: If it cannot be written.
+            UnwritableError: If it cannot be written.
         """
         named = {"embeds": self.embeds, "tokens": self.features.tokens, "mask": self.features.mask}
         if not self._shares_vectors:
             named["pooled"] = self.features.pooled
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-        partial = Path(path).with_name(f".{Path(path).name}.partial")
-        try:
-            save_file(tensors, partial, {"format": _FORMAT, "kind": self.kind, "model": self.model})
-            partial.replace(path)
-        except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
-            raise UserError(f"cannot write '{path}': {error}") from error
+        write_file(Path(path), save(tensors, {"format": _FORMAT, "kind": self.kind, "model": self.model}))
 
     @classmethod
     def load(cls, path: str | Path) -> "Encoded":
