@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
+from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.checkpoints import read_checkpoint
 
 
@@ -53,6 +54,17 @@ class Interrupt(Callback):
             self._calls += 1
 
         setattr(self, hook, count)
+
+
+class Mistake(Callback):
+    """Finds a mistake of the user in the third step: on rank 1, or on all ranks."""
+
+    def __init__(self, everywhere: bool) -> None:
+        self._everywhere = everywhere
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 2 and (self._everywhere or trainer.global_rank == 1):
+            raise UserError("the file 'a.jpg' cannot be read")
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:

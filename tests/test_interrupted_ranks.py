@@ -137,6 +137,20 @@ def test_workers_of_torchrun_end_with_a_killed_agent(tmp_path):
             time.sleep(0.1)
 
 
+@pytest.mark.parametrize("ranks", ["both", "rank 1"])
+def test_a_mistake_of_the_user_is_one_line_and_code_2(tmp_path, ranks):
+    """Whether all ranks find it, or one while the other waits for it."""
+    faulty = [
+        "--trainer.callbacks+=tests.interruptions.Mistake",
+        "--trainer.callbacks.everywhere",
+        str(ranks == "both"),
+    ]
+    with run(tmp_path, *faulty, "--timeout", "300") as running:
+        assert running.end(300) == 2, running.output.read_text()[-3000:]
+    assert running.output.read_text().count("ascl: error: ") == 1
+    assert "Traceback" not in running.output.read_text()
+
+
 def test_inside_an_epoch_the_number_of_ranks_must_stay(tmp_path):
     with run(tmp_path) as running:
         send(signal.SIGTERM, running.until_batch(8).pid(0))

@@ -10,7 +10,7 @@ from ascl_lightning import __version__
 from ascl_lightning.early_checks import check_command_line
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.config_files import with_config_paths
-from ascl_lightning.runtime.processes import end_with_launcher
+from ascl_lightning.runtime.processes import USER_ERROR, end_hung_launcher, end_with_launcher, report_once
 
 # command: (module that runs it, line of help)
 COMMANDS = {
@@ -108,8 +108,11 @@ def main(args: Sequence[str] | None = None) -> int:
             check_command_line(args)
         return import_module(COMMANDS[command][0]).run(args) or 0
     except UserError as error:
-        print(f"ascl: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        report_once(f"ascl: error: {' '.join(str(error).split())}")
+        return USER_ERROR
+    except Exception:
+        end_hung_launcher()
+        raise
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from ascl_lightning.callbacks.asymmetry_shares import AsymmetryShares
@@ -51,6 +52,7 @@ from ascl_lightning.runtime.checkpoints import Continuation, find_checkpoint
 from ascl_lightning.runtime.distributed import leave_group
 from ascl_lightning.runtime.files import UNWRITABLE, UnwritableError, require_writable_folder
 from ascl_lightning.runtime.number_types import PositiveFloat
+from ascl_lightning.runtime.processes import RankWatch
 from ascl_lightning.runtime.yaml_files import check_yaml, describe_yaml_error
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
@@ -237,6 +239,8 @@ class AsclCLI(LightningCLI):
         # after every callback that may stop the training, and before those that save
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.insert(sum(not isinstance(callback, Checkpoint) for callback in callbacks), LastValidation())
+        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+            RankWatch(trainer.strategy.launcher).start()
         record_offline_if_unreachable(trainer.loggers)
         keep_pictures_with_runs(trainer.loggers)
         return trainer

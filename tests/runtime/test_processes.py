@@ -220,3 +220,44 @@ print("ready", flush=True)
     process = started(script)
     assert process.wait(PATIENCE) == 0
     time.sleep(0.5)  # this process would be dead
+
+
+RANKS = """
+import os, subprocess, sys, time
+from types import SimpleNamespace
+from ascl_lightning.runtime import processes
+rank = subprocess.Popen([sys.executable, "-c", "{rank}"])
+processes.RankWatch(SimpleNamespace(procs=[rank])).start()
+print("ready", flush=True)
+{then}
+"""
+
+
+@pytest.mark.parametrize(("code", "expected"), [(2, 2), (0, 7), (1, 7)])
+def test_a_launcher_ends_at_once_with_a_rank_that_reported_a_mistake_of_the_user(code, expected):
+    seconds = 60 if code == 2 else 1
+    process = started(RANKS.format(rank=f"raise SystemExit({code})", then=f"time.sleep({seconds}); sys.exit(7)"))
+    assert process.wait(PATIENCE) == expected
+
+
+def test_rank_0_ends_the_others_before_it_reports():
+    then = "processes.report_once('a mistake'); sys.exit(rank.wait())"
+    process = started(RANKS.format(rank="import time; time.sleep(60)", then=then), stderr=subprocess.PIPE)
+    assert process.communicate(timeout=PATIENCE)[1] == b"a mistake\n"
+    assert process.returncode == 256 - signal.SIGKILL
+
+
+def test_another_rank_reports_alone_if_rank_0_has_no_error():
+    """Without waiting at its end for what other ranks keep alive."""
+    script = """
+import os, threading, time
+from ascl_lightning.runtime import processes
+os.environ["LOCAL_RANK"] = "1"
+processes._SECONDS_FOR_RANK_0 = 0.5
+threading.Thread(target=time.sleep, args=(60,)).start()
+print("ready", flush=True)
+processes.report_once("a mistake")
+"""
+    process = started(script, stderr=subprocess.PIPE)
+    assert process.communicate(timeout=PATIENCE)[1] == b"a mistake\n"
+    assert process.returncode == 2

@@ -17,7 +17,7 @@ from ascl_lightning.callbacks.restart import mend_counters, mend_folder, progres
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.checkpoints import LAST
 from ascl_lightning.runtime.files import require_writable_folder
-from ascl_lightning.runtime.processes import StopSignals, end_hung_launcher
+from ascl_lightning.runtime.processes import StopSignals
 
 _SECONDS_FOR_CHILDREN = 30
 
@@ -170,8 +170,7 @@ class RecoveryCheckpoints(Checkpoint):
         """Sees to it that no process stays behind."""
         self._signals.restore()
         if not isinstance(exception, SystemExit):
-            end_hung_launcher()
-            return
+            return  # `main` ends the launcher, once it knows whether the error is a mistake of the user
         children = getattr(trainer.strategy.launcher, "procs", [])
         own, children[:] = list(children), []  # Lightning would kill this process when it sees that they end
         deadline = time.monotonic() + _SECONDS_FOR_CHILDREN

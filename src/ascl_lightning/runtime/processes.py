@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([] if _HANGUP is None else [_HANGUP]))
 _LAUNCHER = "ASCL_LAUNCHER_PID"
+USER_ERROR = 2
+"""Exit code after a mistake of the user."""
+_SECONDS_FOR_RANK_0 = 5
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
@@ -93,15 +97,72 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
+class RankWatch(threading.Thread):
+    """Ends the process that launched others as soon as one of them ended with a mistake of the user.
+
+    Lightning would kill it after some seconds, with another exit code; this process may wait for the others in a
+    collective, which no exception ends.
+
+    Args:
+        launcher: Lightning's, whose `procs` are the processes.
+    """
+
+    def __init__(self, launcher: Any) -> None:
+        super().__init__(daemon=True, name="rank-watch")
+        self._launcher = launcher
+
+    def run(self) -> None:
+        """Looks at the processes ten times a second."""
+        while all(process.poll() != USER_ERROR for process in self._launcher.procs):
+            time.sleep(0.1)
+        sys.stdout.flush()
+        os._exit(USER_ERROR)
+
+    def end_ranks(self) -> None:
+        """Kills the processes; Lightning, which looks at the same list, no longer sees that they end."""
+        ranks = list(self._launcher.procs)
+        self._launcher.procs.clear()
+        for process in ranks:
+            process.kill()
+
+    @staticmethod
+    def current() -> "RankWatch | None":
+        """That of this process, if it launched others."""
+        return next((thread for thread in threading.enumerate() if isinstance(thread, RankWatch)), None)
+
+
+def report_once(message: str) -> None:
+    """Prints an error to stderr, on the first of the ranks that have it.
+
+    Rank 0 ends the others and prints. Another rank waits for that: if rank 0 has no error, this rank prints, and leaves
+    without waiting for the others; its exit code ends rank 0.
+
+    Args:
+        message: The line.
+    """
+    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    watch = RankWatch.current()
+    if watch is not None:
+        watch.end_ranks()
+    if not first:
+        time.sleep(_SECONDS_FOR_RANK_0)
+    print(message, file=sys.stderr, flush=True)
+    if not first:
+        os._exit(USER_ERROR)
+
+
 def end_hung_launcher(seconds: int = 3) -> None:
     """Called by a process that fails: kills the one that launched it if that does not end by itself.
 
-    A launcher notices that a process it launched has ended, unless it is stopped or hangs.
+    A launcher notices that a process it launched has ended, unless it is stopped or hangs. The launcher itself waits
+    for a moment: if it failed because of a rank that reports a mistake of the user, `RankWatch` ends it.
     """
     if _launched():
         command = ["sh", "-c", f"sleep {seconds}; kill -KILL {os.getppid()}"]
         null = subprocess.DEVNULL
         subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+    elif RankWatch.current() is not None:
+        time.sleep(1)
 
 
 def _launched() -> bool:
