@@ -1,6 +1,7 @@
 """The command line of training and evaluation: Lightning's own, with what retrieval needs."""
 
 import atexit
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -40,6 +41,7 @@ from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
 from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.callbacks.results import EvaluationResults
 from ascl_lightning.callbacks.search import TwoStageFrontier
+from ascl_lightning.callbacks.terminal import ProgressLines, RunSummary, silence_notices
 from ascl_lightning.callbacks.weights import WeightsExport
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.early_checks import check_number
@@ -101,6 +103,7 @@ class AsclCLI(LightningCLI):
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
+        silence_notices()
         atexit.register(leave_group)
         super().__init__(
             RetrievalModule,
@@ -115,6 +118,7 @@ class AsclCLI(LightningCLI):
                 "callbacks": [
                     KeyedDraws(),
                     RecordProvenance(),
+                    RunSummary(),
                     TrainingProgress(),
                     EvaluationResults(),
                     Evidence(),
@@ -222,6 +226,12 @@ class AsclCLI(LightningCLI):
         """Adds what every run has: metrics as CSV unless the config says otherwise, safe files, a limit to waiting."""
         config = self._get(self.config_init, "trainer")
         kwargs["callbacks"] = [*(config.callbacks or []), *self._callbacks_of_command()]
+        # Lightning's table of modules counts no operations of towers: `RunSummary` says the sizes in a line
+        kwargs["enable_model_summary"] = bool(config.enable_model_summary)
+        own_bar = any(isinstance(callback, ProgressBar) for callback in kwargs["callbacks"])
+        if config.enable_progress_bar is not False and not own_bar and not sys.stdout.isatty():
+            kwargs["enable_progress_bar"] = False
+            kwargs["callbacks"].append(ProgressLines())
         plugins = config.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         root = Path(config.default_root_dir)

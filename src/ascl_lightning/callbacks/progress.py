@@ -49,7 +49,7 @@ class TrainingProgress(Callback):
             return
         now = time.perf_counter()
         # batches of processes differ by a pair at most
-        pl_module.log("train/pairs_per_second", self._pairs * trainer.world_size / (now - self._since))
+        pl_module.log("train/pairs_per_second", self._pairs * trainer.world_size / (now - self._since), prog_bar=True)
         self._pairs, self._since = 0, now
 
 
