@@ -215,7 +215,7 @@ def test_chosen_splits_alone_are_read(data):
         (["--data.root", "/no/folder"], "/no/folder"),
         (["--splits", '["dev"]'], "none of the splits dev"),
         (["--data.source.init_args.annotations", "no.json"], "there is no file"),
-        (["--data.source.init_args.images", "null"], "captions alone"),
+        (["--data.source.init_args.images", "null"], "captions only"),
         (["--nonsense", "1"], "nonsense"),
     ],
 )
@@ -283,4 +283,4 @@ def test_a_report_cannot_be_written_into_a_file(data, tmp_path, capsys):
     (tmp_path / "taken").write_text("")
     arguments = ["--config", TINY, "--data.root", str(tmp_path), "--json", str(tmp_path / "taken" / "report.json")]
     assert main(["check", *arguments]) == 2
-    assert "--json" in capsys.readouterr().err.splitlines()[-1]
+    assert "report.json': " in capsys.readouterr().err.splitlines()[-1]

@@ -298,21 +298,25 @@ except UserError as error:
 
 KILLED = """
 import random, signal, time
-folder, begin = Path(sys.argv[1]), time.monotonic()
+folder = Path(sys.argv[1])
 draw, unfinished = random.Random(0), 0
 for kill in range(100):
+    ready, done = os.pipe()
     child = os.fork()
     if child == 0:
         for number in range(1000):
             write_checkpoint(content(1000 * kill + number), folder / "last.ckpt")
+            os.write(done, b".")
         os._exit(0)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(done)
     time.sleep(draw.uniform(0.01, 0.06))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     unfinished += any(folder.glob(".*.partial"))
-    if (folder / "last.ckpt").exists():
-        read = read_checkpoint(folder / "last.ckpt")
-        assert (read["state_dict"]["state"] == read["number"]).all()
+    read = read_checkpoint(folder / "last.ckpt")
+    assert (read["state_dict"]["state"] == read["number"]).all()
 print(unfinished, read["number"])
 """
 
@@ -325,4 +329,4 @@ def test_none_of_100_kills_while_saving_leaves_a_checkpoint_that_cannot_be_read(
     assert ended.returncode == 0, ended.stderr
     unfinished, number = map(int, ended.stdout.split())
     assert unfinished > 20, "kills came between the writes"
-    assert number >= 90_000
+    assert number >= 99_000, "the last process wrote at least once"

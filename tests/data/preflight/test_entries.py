@@ -2,10 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.layouts import LAYOUTS, write_json_lines, write_shards
 
-from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.batch import Features, PixelSpec
+from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, write_shard
 from ascl_lightning.data.preflight.entries import ShardEntries, ViewEntries
 from ascl_lightning.data.sources import WebDataset
 from ascl_lightning.data.sources.base import Shard
@@ -30,6 +32,23 @@ def test_a_split_that_is_read_whole(tmp_path):
     assert all(facts.fault is None for _, _, facts in read)
     assert list(entries.captions) == [texts for _, texts in CONTENT["train"]]
     assert (entries.broken.count, entries.num_shards) == (0, 0)
+
+
+def test_files_of_features_that_do_not_match_their_checksums_are_named(tmp_path, monkeypatch):
+    """Also where a table is too large to be verified when it is opened."""
+    monkeypatch.setattr("ascl_lightning.data.features._VERIFIED_BYTES", 0)
+    split = write_json_lines(tmp_path, CONTENT).read(tmp_path, "train")
+    Manifest("tower", "items", 7).write(tmp_path / "images")
+    tokens, mask = torch.ones(7, 2, 3), torch.ones(7, 2, dtype=torch.bool)
+    write_shard(tmp_path / "images", 0, [Features(torch.ones(7, 3), tokens, mask)], "float16")
+    file = tmp_path / "images" / "00000" / "tokens.npy"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    features = SplitFeatures(FeatureTable(tmp_path / "images"))
+    entries = ViewEntries(SplitView(split, SPEC, features=features))
+    assert (entries.broken.count, entries.num_shards) == (1, 1)
+    assert entries.broken.examples[0].startswith(str(file))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
