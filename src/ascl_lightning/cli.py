@@ -46,6 +46,7 @@ from ascl_lightning.callbacks.weights import WeightsExport
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.early_checks import check_number
 from ascl_lightning.errors import UserError
+from ascl_lightning.help_text import ShowAllHelp, arranged_help
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.parser_messages import plain_message
 from ascl_lightning.report.files import RESULTS
@@ -92,6 +93,10 @@ class OneLineParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Called by the parser with what is wrong."""
         raise UserError(plain_message(message))
+
+    def format_help(self, *args: Any) -> str:
+        """The project's own flags; Lightning's are for --help_all."""
+        return arranged_help(super().format_help(*args), everything=False)
 
 
 class AsclCLI(LightningCLI):
@@ -144,6 +149,7 @@ class AsclCLI(LightningCLI):
         parser.link_arguments("model", "data.with_tokens", lambda m: m.uses_tokens, apply_on="instantiate")
         parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
         parser.add_lightning_class_args(ReportCard, "report_card")
+        parser.add_argument("--help_all", action=ShowAllHelp, help="Show this help and Lightning's flags, and exit.")
         parser.add_argument(
             "--retrieval",
             type=Literal[tuple(SEARCHES)],
