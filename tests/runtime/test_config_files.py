@@ -1,5 +1,6 @@
 """Shipped configs are found by name; a path that exists wins."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,11 @@ def test_an_unknown_name_ends_the_command_with_code_2_before_it_is_imported(monk
     monkeypatch.delattr("ascl_lightning.__main__.import_module")
     assert main(["fit", "--config", "scnes"]) == 2
     assert "'scnes'" in capsys.readouterr().err
+
+
+def test_commands_of_the_readme_work_in_any_folder():
+    readme = CONFIGS.with_name("README.md").read_text()
+    named = set(re.findall(r"--config ([^\s`]+)", readme)) - {"FILE"}
+    assert {"scenes", "logger/wandb"} <= named
+    for name in named:
+        assert find_config(name).is_relative_to(CONFIGS)
