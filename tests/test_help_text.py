@@ -43,7 +43,6 @@ def test_own_flags_come_first_and_lightnings_on_request():
     assert headings(whole) == [
         *own,
         "Customize every aspect of training via flags:",
-        "Linked arguments:",
         "Save the model:",
     ]
     assert "random seed" not in short

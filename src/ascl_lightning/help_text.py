@@ -26,7 +26,8 @@ def arranged_help(text: str, everything: bool) -> str:
         everything: Whether to end with the sections of Lightning's own flags.
 
     Returns:
-        A short usage, the general flags, `--ckpt_path`, then model, data and callbacks.
+        A short usage, the general flags, `--ckpt_path`, then model, data and callbacks. Linked arguments are no flags
+        and are dropped.
     """
     if "\n  --help_all" not in text:
         return text  # of one class, as `--data.source.help Scenes` asks for
