@@ -53,6 +53,16 @@ def test_rows_up_to_the_checkpoint_stay_and_later_ones_come_anew(tmp_path):
     ]
 
 
+def test_loggers_without_a_folder_write_below_the_root(tmp_path):
+    root, mine = tmp_path / "root", tmp_path / "mine"
+    shipped = [WandbLogger(offline=True), TensorBoardLogger(".", name="tensorboard")]
+    chosen = [WandbLogger(save_dir=mine, offline=True), TensorBoardLogger(mine)]
+    _, wandb, board, *others = loggers_of_run([*shipped, *chosen], root, "fit", None)
+    assert wandb.save_dir == wandb._wandb_init["dir"] == str(root)
+    assert Path(board.log_dir) == root / "tensorboard" / "version_0"
+    assert [Path(other.save_dir) for other in others] == [mine, mine]
+
+
 def test_a_run_without_metrics_yet_begins_them(tmp_path):
     run = tmp_path / "fit" / "version_3"
     logger = ContinuedCSVLogger(going_on(run, logged_steps=5))

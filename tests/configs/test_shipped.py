@@ -1,11 +1,12 @@
 """Every shipped config parses, prints, and trains and tests one batch on small data in the layout that it names."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.datasets import write_karpathy
+from tests.datasets import write_karpathy, write_picture
 from tests.hub_models import write_bert, write_clip, write_siglip
 
 from ascl_lightning.__main__ import main
@@ -67,8 +68,19 @@ def clip(root: Path, write: Callable[[Path], None] = write_clip, width: int = 20
     return [*paths, "--data.root", str(root), "--data.num_workers", "0", *shape]
 
 
+def own_data(root: Path) -> list[str]:
+    for split, size in SPLITS.items():
+        names = [f"{split}_{number}.png" for number in range(size)]
+        for number, name in enumerate(names):
+            write_picture(root / "images" / name, number)
+        rows = [{"image": name, "captions": [f"a picture of {name}", "another one"]} for name in names]
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [*small_timm(), *bert(root), "--data.root", str(root), "--data.num_workers", "0"]
+
+
 SMALL = {
     "scenes": scenes,
+    "own_data": own_data,
     "flickr8k": flickr8k,
     "flickr30k": flickr30k,
     "coco": coco,

@@ -63,7 +63,7 @@ def loggers_of_run(
 
     Args:
         configured: Of the config; None: not said. A CSV logger among them takes the place of ours.
-        root: The `default_root_dir`.
+        root: The `default_root_dir`; loggers without a `save_dir` of their own write below it too.
         command: Names the folder under it.
         going_on: The run whose folder and CSV file are gone on with, and what else logged it.
     """
@@ -72,7 +72,17 @@ def loggers_of_run(
     loggers = [configured] if isinstance(configured, Logger) else list(configured or [])
     if not any(isinstance(logger, CSVLogger) for logger in loggers):
         loggers.insert(0, CSVLogger(root, name=command))
+    for logger in loggers:
+        _place(logger, root)
     return loggers if going_on is None else [_continued(logger, going_on) for logger in loggers]
+
+
+def _place(logger: Logger, root: Path) -> None:
+    """Lets a logger whose `save_dir` is the current folder, as by default, write below the root."""
+    if isinstance(logger, WandbLogger) and logger._save_dir in (None, "."):
+        logger._save_dir = logger._wandb_init["dir"] = str(root)
+    elif isinstance(logger, TensorBoardLogger) and logger._root_dir == ".":
+        logger._root_dir = str(root)
 
 
 def _continued(logger: Logger, going_on: Continuation) -> Logger:
