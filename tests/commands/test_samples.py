@@ -78,8 +78,8 @@ def datamodule(root: Path, **arguments) -> RetrievalDataModule:
 def test_scenes_are_shown_as_they_are(tmp_path, capsys):
     sizes = (f"--data.source.init_args.num_{split}=20" for split in ("train", "val", "test"))
     page = samples(tmp_path / "new" / "page.html", "--config", str(ROOT / "configs" / "scenes.yaml"), *sizes)
-    assert len(page.pictures) == 2 * 8
-    assert "as fed: no operation" in page.text
+    assert len(page.pictures) == len(set(page.pictures)) == 8, "nothing changes them, so none is shown twice"
+    assert page.text.count(", fed unchanged") == 8
     for operation in (*MADE["positives"], *MADE["negatives"], DropWord()):
         assert f"{operation} {operation.name} ({operation.type})" in page.text
     assert "page.html" in capsys.readouterr().out
@@ -87,7 +87,11 @@ def test_scenes_are_shown_as_they_are(tmp_path, capsys):
 
 def test_the_page_stands_alone_and_names_every_operation(tmp_path, karpathy):
     page = samples(tmp_path / "page.html", *karpathy, "--count", "9")
-    assert len(page.pictures) == 2 * 9 + 5
+    # nine originals, those that an operation changed, and each of the four operations on the first
+    changed = page.text.count("as fed: ")
+    assert 0 < changed <= 9
+    assert page.text.count(", fed unchanged") == 9 - changed
+    assert len(page.pictures) == len(set(page.pictures)) == 9 + changed + 4
     assert all(picture.startswith("data:image/webp;base64,") for picture in page.pictures)
     assert "://" not in page.source
     for name, kind in IMAGE_OPERATIONS.items():
@@ -105,6 +109,13 @@ def test_the_terminal_shows_each_operation_too(capsys, karpathy):
         assert shown.count(f"{name}(") == 1
     assert "40 x 30 pixels become 40 x 40" in shown, "side by side"
     assert "train_000" in shown
+
+
+def test_a_picture_of_two_pairs_is_shown_once(tmp_path, karpathy):
+    """Every caption a pair: five images have two or three."""
+    page = samples(tmp_path / "page.html", *karpathy, "--count", "18", "--data.captions_per_image", "null")
+    assert len(page.pictures) == len(set(page.pictures))
+    assert page.text.count("(shown above)") >= 9
 
 
 def test_the_same_seed_gives_the_same_page_and_another_epoch_another(tmp_path, karpathy):

@@ -95,6 +95,7 @@ class ShownPair:
         text: T.
         made: T+, T- and (T+)- in order.
         faults: What was wrong with the pictures that the pair stands in for.
+        changed: Whether training changes the picture, and does not only make it square.
     """
 
     origin: Origin
@@ -103,6 +104,7 @@ class ShownPair:
     text: str
     made: list[MadeText]
     faults: tuple[str, ...]
+    changed: bool
 
     @property
     def picture(self) -> Image.Image | None:
@@ -161,15 +163,25 @@ class TrainingPairs:
             yield MadePicture(operation, pictures[0], made)
 
     def _shown(self, item: TrainItem) -> ShownPair:
-        texts = self._datamodule.texts_of(item)
+        texts, fed = self._datamodule.texts_of(item), None
+        if isinstance(item.picture, np.ndarray):
+            fed = Image.fromarray(item.picture.transpose(1, 2, 0))
         return ShownPair(
             origin=self._origin(item, texts.text),
-            fed=Image.fromarray(item.picture.transpose(1, 2, 0)) if isinstance(item.picture, np.ndarray) else None,
+            fed=fed,
             image_operation=self._applied[-1] if self._applied else None,
             text=texts.text,
             made=self._made_texts(texts),
             faults=item.faults,
+            changed=fed is not None and self._changed(item),
         )
+
+    def _changed(self, item: TrainItem) -> bool:
+        """Whether a picture is fed otherwise than evaluation feeds it; of a streamed one nobody knows."""
+        if self._datamodule.streams:
+            return True
+        plain = self._datamodule.view("train").picture(item.image_row)
+        return not np.array_equal(np.asarray(item.picture), np.asarray(plain))
 
     def _origin(self, item: TrainItem, text: str) -> Origin:
         row = item.image_row
