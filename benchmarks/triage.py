@@ -10,9 +10,7 @@ One set after another on one thread: some 15 minutes a seed on an idle core.
 """
 
 import json
-import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,13 +21,12 @@ from noise import KINDS, spoil
 from pyarrow import parquet
 
 from ascl_lightning.data.sources import Scenes
+from ascl_lightning.metrics.intervals import spread
 
 HERE = Path(__file__).parent
 NUM_TRAIN, NUM_VAL, EPOCHS = 2000, 300, 8
 SHARES = (0.2, 0.4)
 OTHER_KINDS = {"over_long": 0.05, "under_specified": 0.05}
-# two-sided 95% quantiles of Student's t by degrees of freedom
-STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78}
 
 
 def auroc(positives: np.ndarray, negatives: np.ndarray) -> float:
@@ -153,8 +150,8 @@ def main(seeds: list[int]) -> None:
     if len(seeds) > 1:
         print(f"mean of {len(seeds)} seeds")
         for name, values in sums.items():
-            half = STUDENT[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-            print(f"  {name:16} rSum {statistics.mean(values):6.1f} +- {half:.1f}")
+            figure = spread(values)
+            print(f"  {name:16} rSum {figure.mean:6.1f} [{figure.low:.1f}, {figure.high:.1f}]")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,6 @@ class AsclCLI(LightningCLI):
                     EmbeddingWriter(),
                     WeightsExport(),
                     AsymmetryShares(),
-                    # last: it shows what the others left
                     Dashboard(),
                 ],
             },

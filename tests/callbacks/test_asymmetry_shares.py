@@ -27,13 +27,12 @@ def validate(root, epochs=1, **arguments):
     module = RetrievalModule(MeanColour(), WordTable(), similarity, AsymmetricContrastiveLoss(0.1), words)
     specs = {"image_spec": module.model.image_encoder.spec, "text_spec": module.model.text_encoder.spec}
     data = RetrievalDataModule(KarpathyJson("dataset_flickr8k.json"), str(root), batch_size=4, **specs, **arguments)
-    callback = AsymmetryShares()
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         default_root_dir=root,
         logger=False,
-        callbacks=[callback],
+        callbacks=[AsymmetryShares()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -41,7 +40,7 @@ def validate(root, epochs=1, **arguments):
     )
     trainer.fit(module, datamodule=data)
     logged = {name.removeprefix(SHARES): float(value) for name, value in trainer.callback_metrics.items()}
-    return {name: value for name, value in logged.items() if name.startswith("type")}, callback.comparisons
+    return {name: value for name, value in logged.items() if name.startswith("type")}, module.findings.comparisons
 
 
 @pytest.fixture

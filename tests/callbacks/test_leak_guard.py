@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from tests.datasets import write_karpathy
 from tests.layouts import write_shards
 
@@ -20,6 +20,7 @@ from ascl_lightning.callbacks.leak_guard import LeakGuard
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import FeatureTable
 from ascl_lightning.data.text import Vocabulary
+from ascl_lightning.modules.findings import Findings
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.retrieval import rerank
 
@@ -86,14 +87,14 @@ def branded(root: Path, data: Path, guards: list[LeakGuard], *flags: str) -> lis
     with pytest.warns(UserWarning, match="of no value as a test"):
         assert ascl("test", root, data, "--allow-leak", *flags) == 0
     assert list(root.glob("runs/test/*/results.json"))
-    return [leak.kind for leak in guards[-1].findings]
+    return [leak.kind for leak in guards[-1].checked.found]
 
 
 def test_a_clean_test_finds_nothing(trained, tmp_path, guards):
     assert ascl("test", tmp_path, trained / "data", "--ckpt_path", str(best(trained))) == 0
     (weights,) = trained.glob("runs/fit/*/weights")
     assert ascl("test", tmp_path, trained / "data", "--ckpt_path", str(weights)) == 0
-    assert [(guard.findings, guard.unchecked) for guard in guards] == [([], []), ([], [])]
+    assert [(guard.checked.found, guard.checked.unchecked) for guard in guards] == [([], []), ([], [])]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +128,9 @@ def test_another_data_set_with_the_same_names_is_tested(trained, tmp_path, guard
     for path in (tmp_path / "data" / "images").iterdir():
         path.write_bytes(path.read_bytes() + b"\0")
     assert ascl("test", tmp_path, tmp_path / "data", "--ckpt_path", str(best(trained))) == 0
-    assert (guards[0].findings, guards[0].unchecked) == ([], [])
+    assert (guards[0].checked.found, guards[0].checked.unchecked) == ([], [])
     # training has 2, 3, 1, 2, 3 captions of these numbers
-    assert guards[0].notes == ["11 of the 25 test captions stand in training too"]
+    assert guards[0].checked.notes == ["11 of the 25 test captions stand in training too"]
 
 
 def test_a_vocabulary_mined_from_test_captions_is_refused(tmp_path, guards, capsys, monkeypatch):
@@ -197,14 +198,16 @@ def test_a_checkpoint_that_does_not_say_is_tested_and_reported(trained, tmp_path
     del checkpoint["RetrievalDataModule"]["provenance"]
     torch.save(checkpoint, tmp_path / "older.ckpt")
     assert ascl("test", tmp_path, trained / "data", "--ckpt_path", str(tmp_path / "older.ckpt")) == 0
-    assert guards[0].findings == []
-    (unchecked,) = guards[0].unchecked
+    assert guards[0].checked.found == []
+    (unchecked,) = guards[0].checked.unchecked
     assert "the checkpoint does not say" in unchecked
     # gone on with, it says what it knows
     flags = ["--ckpt_path", str(tmp_path / "older.ckpt"), "--trainer.max_epochs", "3"]
     assert ascl("fit", tmp_path, trained / "data", *flags) == 0
     assert ascl("test", tmp_path, trained / "data", "--ckpt_path", str(best(tmp_path))) == 0
-    assert guards[1].unchecked == ["the data behind the checkpoint that training went on from, which does not say"]
+    assert guards[1].checked.unchecked == [
+        "the data behind the checkpoint that training went on from, which does not say"
+    ]
 
 
 def test_a_resume_keeps_the_record(trained, tmp_path):
@@ -231,7 +234,7 @@ def test_scenes_are_tested_without_a_finding(tmp_path, guards):
     flags = ["--data.source", "Scenes", *sizes, "--data.source.init_args.image_size", "32"]
     assert ascl("fit", tmp_path, tmp_path, *flags) == 0
     assert ascl("test", tmp_path, tmp_path, *flags, "--ckpt_path", "best") == 0
-    assert (guards[0].findings, guards[0].unchecked) == ([], [])
+    assert (guards[0].checked.found, guards[0].checked.unchecked) == ([], [])
 
 
 def test_extracted_features_know_the_pictures_that_they_are_of(trained, tmp_path, guards, capsys):
@@ -240,7 +243,7 @@ def test_extracted_features_know_the_pictures_that_they_are_of(trained, tmp_path
     features = [*FROZEN, "--data.source", "ExtractedFeatures"]
     assert ascl("fit", tmp_path, out, *features) == 0
     assert ascl("test", tmp_path, out, *features, "--ckpt_path", "best") == 0
-    assert (guards[0].findings, guards[0].unchecked) == ([], [])
+    assert (guards[0].checked.found, guards[0].checked.unchecked) == ([], [])
     shutil.rmtree(tmp_path / "runs" / "test")
     planted = with_test_pictures_of(data, "train", tmp_path / "planted")
     line = refused(tmp_path, planted, capsys, *FROZEN, "--ckpt_path", "best")
@@ -248,8 +251,8 @@ def test_extracted_features_know_the_pictures_that_they_are_of(trained, tmp_path
     # what an earlier version extracted has names and captions alone
     (out / "test" / "pictures.npy").unlink()
     assert ascl("test", tmp_path, out, *features, "--ckpt_path", "best") == 0
-    assert guards[-1].findings == []
-    assert "names and captions were compared" in guards[-1].unchecked[0]
+    assert guards[-1].checked.found == []
+    assert "names and captions were compared" in guards[-1].checked.unchecked[0]
     assert len(FeatureTable(out / "test" / "images")) == 5
 
 
@@ -264,10 +267,10 @@ def test_of_a_streamed_training_the_captions_are_known(tmp_path, guards):
     flags = [f"--data.source={json.dumps(source)}"]
     assert ascl("fit", tmp_path, tmp_path, *flags) == 0
     assert ascl("test", tmp_path, tmp_path, *flags, "--ckpt_path", "best") == 0
-    assert guards[0].findings == []
-    (streamed,) = guards[0].unchecked
+    assert guards[0].checked.found == []
+    (streamed,) = guards[0].checked.unchecked
     assert "the training images were streamed" in streamed
-    assert guards[0].notes == ["6 of the 12 test captions stand in training too"]
+    assert guards[0].checked.notes == ["6 of the 12 test captions stand in training too"]
 
 
 @pytest.mark.slow
@@ -294,7 +297,7 @@ def test_only_a_test_looks_for_leaks(trained, capsys, command):
 
 
 def test_without_a_checkpoint_nothing_is_known():
-    guard = LeakGuard()
+    guard, module = LeakGuard(), mock.Mock(spec=RetrievalModule, findings=Findings())
     data = mock.Mock(spec=RetrievalDataModule, provenance=None)
-    guard.on_test_start(mock.Mock(spec=Trainer, datamodule=data, ckpt_path=None), mock.Mock(spec=LightningModule))
-    assert guard.unchecked == ["what the model was trained and selected on: no checkpoint is given"]
+    guard.on_test_start(mock.Mock(spec=Trainer, datamodule=data, ckpt_path=None), module)
+    assert guard.checked.unchecked == ["what the model was trained and selected on: no checkpoint is given"]

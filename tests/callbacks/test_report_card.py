@@ -9,8 +9,6 @@ import pytest
 from tests.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
-from ascl_lightning.callbacks.parts import callbacks_of
-from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.cli import AsclCLI
 from ascl_lightning.data.variant_table import Variants
 
@@ -154,18 +152,33 @@ def test_scenes_have_exact_variants(checkpoint, tmp_path):
 
 def test_scores_of_variants_are_there_for_others(checkpoint, tmp_path):
     cli = AsclCLI(arguments(checkpoint, tmp_path))
-    (card,) = callbacks_of(cli.trainer, ReportCard)
     rows = pq.read_table(tmp_path / "test" / "version_0" / "report_card.parquet").to_pylist()
     for name, operations in (("T+", {"append_siblings", "keep_words"}), ("T-", {"swap_words", "shuffle_words"})):
         of_texts = [row for row in rows if (row["score"], row["direction"]) == ("two_stage", "text_to_image")]
         expected = [row["own_score"] for row in of_texts if row["operation"] in operations and row["changed"]]
-        np.testing.assert_allclose(np.sort(card.variant_scores[name].numpy()), np.sort(expected))
+        np.testing.assert_allclose(np.sort(cli.model.findings.made_scores[name].numpy()), np.sort(expected))
+
+
+def test_callbacks_may_come_in_any_order(checkpoint, folder, tmp_path, monkeypatch):
+    """What one finds and another shows is there, whichever of them comes first."""
+    test = AsclCLI.test
+
+    def test_reversed(cli, **kwargs):
+        cli.trainer.callbacks.reverse()
+        test(cli, **kwargs)
+
+    monkeypatch.setattr(AsclCLI, "test", test_reversed)
+    turned = run(checkpoint, tmp_path)
+    for name in ("histograms.json", "report_card.json"):
+        assert json.loads((turned / name).read_text()) == json.loads((folder / name).read_text())
+    assert json.loads((turned / "histograms.json").read_text())["counts"].keys() >= {"T+", "T-"}
+    before, after = (json.loads((place / "results.json").read_text()) for place in (folder, turned))
+    assert [before[key] == after[key] for key in ("leaks", "unchecked", "notes", "scores")] == [True] * 4
 
 
 def test_scores_of_another_kind_do_not_lie_beside_fused_ones(checkpoint, tmp_path):
     cli = AsclCLI(arguments(checkpoint, tmp_path, "--report_card.scores", "[independent]"))
-    (card,) = callbacks_of(cli.trainer, ReportCard)
-    assert card.variant_scores == {}
+    assert cli.model.findings.made_scores == {}
     histograms = json.loads((tmp_path / "test" / "version_0" / "histograms.json").read_text())
     assert histograms["counts"].keys() == {"positive", "other"}
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from torch import Tensor
 
-from ascl_lightning.metrics.card_rows import write_rows
+from ascl_lightning.data.variant_table import Ladder
 from ascl_lightning.metrics.intervals import Redraws, mean_interval
-from ascl_lightning.metrics.report_card import CardFigures, Curve, Ladder, Outcome, Step
+from ascl_lightning.metrics.report_card import CardFigures, Curve, Outcome, Step, write_rows
 
 DRAWS = 200
 
@@ -36,7 +36,7 @@ def outcome(ranks: list[int], own: list[float] | None = None) -> Outcome:
 
 
 def ladder(type_: str, steps: list[Step], unchanged: float = 0.0, operation: str = "planted") -> Ladder:
-    return Ladder(type_, operation, "units", unchanged, False, steps)
+    return Ladder(type_, operation, "units", unchanged, tuple(steps))
 
 
 def step(level: float, ranks: list[int], changed: list[bool] | None = None, own: list[float] | None = None) -> Step:
@@ -190,7 +190,7 @@ def test_every_query_has_a_row(tmp_path):
     """Two captions of image 7, one of image 3, none of image 9; the operation changes the first caption."""
     plain = Outcome(np.array([1, 2, 0]), np.array([1, 2, 3]), np.array([0.5, 0.25, 0.125]))
     made = Outcome(np.array([2, 1, 0]), np.array([3, 2, 1]), np.array([0.75, 0.25, 0.125]))
-    edited = Ladder("I", "edit", "edits", 0.0, False, [Step(1.0, np.array([True, False, False]), {"planted": made})])
+    edited = Ladder("I", "edit", "edits", 0.0, (Step(1.0, np.array([True, False, False]), {"planted": made}),))
     owner = np.array([0, 0, 1])
     card = CardFigures({"planted": plain}, [edited], owner, np.array([4, 4, 4]))
     write_rows(tmp_path / "rows.parquet", card, owner, np.array([7, 3, 9]), [70, 71, 30])

@@ -305,9 +305,11 @@ def test_a_score_of_one_level_has_that_level_alone():
 
 
 def test_levels_follow_the_weights_of_their_similarity():
-    similarity = FusedSimilarity(8, num_heads=2)
-    _, level = similarity.levels()["global"]
-    similarity.double()
+    similarity = make_similarity(local_weight=0.25)
+    weight, level = similarity.levels()["global"]
     similarity.image_fusion.load_state_dict({k: v + 1 for k, v in similarity.image_fusion.state_dict().items()})
-    for name, value in similarity.state_dict().items():
-        assert torch.equal(level.state_dict()[name], value), name
+    images, texts = make_features(3, 4, seed=1), make_features(5, 6, seed=2)
+    again = make_similarity(local_weight=0.0)
+    again.load_state_dict(similarity.state_dict())
+    assert torch.equal(level(images, texts), again(images, texts))
+    assert weight == 0.75

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ascl_lightning.metrics.functional import ranks_from_similarity
+from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.retrieval import rerank
 from ascl_lightning.retrieval.rerank import reciprocal_rerank, reranked_ranks
 

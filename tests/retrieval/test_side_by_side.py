@@ -4,8 +4,8 @@ from torch import Tensor
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.metrics import RetrievalMetrics
-from ascl_lightning.metrics.functional import ranks_from_similarity
 from ascl_lightning.metrics.protocols import ProtocolPositives
+from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.metrics.relevance import Positives
 from ascl_lightning.retrieval import side_by_side
 from ascl_lightning.retrieval.rerank import reranked_ranks

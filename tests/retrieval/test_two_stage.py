@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ascl_lightning.metrics.functional import ranks_from_similarity
+from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.retrieval.two_stage import Shortlist, lengths_by_margin, rescore, shortlist, two_stage_ranks
 
 

@@ -16,7 +16,7 @@ from ascl_lightning.data.variants import make_variants
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics import RetrievalMetrics, retrieval_metrics
 from ascl_lightning.metrics.gallery import Gallery, Items, Level
-from ascl_lightning.metrics.report_card import CardFigures, Ladder, Outcome, Step
+from ascl_lightning.metrics.report_card import CardFigures, Outcome, Step
 from ascl_lightning.retrieval.variant_scores import VariantScores
 
 CAPTIONS = [
@@ -80,7 +80,7 @@ def card(scores: VariantScores, variants: Variants, owner: Tensor) -> CardFigure
             )
             for step in of.steps
         ]
-        ladders.append(Ladder(of.type, of.operation, of.unit, of.unchanged, of.exact, steps))
+        ladders.append(of.with_steps(steps))
     words = np.array([len(text.split()) for text in variants.captions])
     return CardFigures(scores.unchanged(), ladders, owner.numpy(), words, draws=100)
 

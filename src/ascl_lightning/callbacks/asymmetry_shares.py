@@ -15,7 +15,7 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.models.perturb import WordPerturbation
 from ascl_lightning.modules.retrieval import RetrievalModule
-from ascl_lightning.retrieval.comparisons import ORIGINAL, Comparison, Kind, compare_texts, mean_shares
+from ascl_lightning.retrieval.comparisons import ORIGINAL, Kind, compare_texts, mean_shares
 
 NUM_CAPTIONS = 64
 _BLOCK = 16
@@ -41,10 +41,6 @@ class AsymmetryShares(Callback):
     lots has 0.5; one that does not tell two texts apart has 0, as ties are lost.
     """
 
-    def __init__(self) -> None:
-        self.comparisons: list[Comparison] = []
-        """Of the last validation."""
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes, encodes and scores the texts; every rank does the same."""
         module, data = retrieval_module(pl_module), retrieval_data(trainer)
@@ -58,8 +54,9 @@ class AsymmetryShares(Callback):
             images = gallery.images.select(gallery.image_of_text[captions])
             scores = _own_scores(module, images, [features for features, _ in encoded.values()])
         valid = {kind: differs for kind, (_, differs) in encoded.items()}
-        self.comparisons = compare_texts(dict(zip(encoded, scores, strict=True)), valid, types)
-        shares = {of.name: of.share for of in self.comparisons} | mean_shares(self.comparisons)
+        compared = compare_texts(dict(zip(encoded, scores, strict=True)), valid, types)
+        module.findings.comparisons = compared
+        shares = {of.name: of.share for of in compared} | mean_shares(compared)
         pl_module.log_dict({f"val/asymmetry/{name}": share for name, share in shares.items()})
 
 

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
-from ascl_lightning.callbacks.asymmetry_shares import AsymmetryShares
 from ascl_lightning.callbacks.panels import (
     Panel,
     attention_panel,
@@ -66,15 +65,13 @@ class Dashboard(Callback):
             return
         with torch.no_grad():
             panels = [*found_panels(gallery, view), attention_panel(module.model, gallery, view, data)]
-        panels += [comparisons_panel(of.comparisons) for of in callbacks_of(trainer, AsymmetryShares)]
         _log(trainer, run, "val", panels)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the best validation, and against what metrics are drawn; after `ascl validate`, shows its figures."""
+        """Notes the best validation, and against what metrics are drawn."""
         run = _run(trainer)
-        if evaluated_split(trainer) is not None:
-            self.on_test_end(trainer, pl_module)
-        elif run is not None and not trainer.sanity_checking:
+        if run is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            _log(trainer, run, "val", [comparisons_panel(retrieval_module(pl_module).findings.comparisons)])
             metrics = {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
             }
@@ -102,12 +99,12 @@ class Dashboard(Callback):
             artifact.add_file(str(best), name=best.name, policy="immutable", skip_cache=True)
         run.log_artifact(artifact, aliases=["best"])
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the figures."""
-        run = _run(trainer)
-        if run is None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Shows the figures of an evaluation, once every callback has left its files."""
+        run, split = _run(trainer), evaluated_split(trainer)
+        if run is None or split is None:
             return
-        folder, split = run_folder(trainer), str(evaluated_split(trainer))
+        folder = run_folder(trainer)
         _send_fingerprints(trainer, run, [split])
         if (folder / RESULTS).is_file():
             results = _read(folder / RESULTS)
@@ -216,6 +213,8 @@ def _send_fingerprints(trainer: Trainer, run: Any, splits: Sequence[str]) -> Non
 def _log(trainer: Trainer, run: Any, stage: str, panels: Iterable[Panel]) -> None:
     """Logs panels that have rows, at the step and the epoch that scalars are logged with."""
     tables = {f"{stage}/{panel.name}": _table(panel) for panel in panels if panel.rows}
+    if not tables:
+        return
     step = trainer.fit_loop.epoch_loop._batches_that_stepped
     run.log({**tables, "trainer/global_step": step, "epoch": trainer.current_epoch})
 

@@ -14,18 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from ascl_lightning.callbacks.parts import (
-    callbacks_of,
     evaluated_split,
     is_trial,
     retrieval_data,
     retrieval_module,
     run_folder,
 )
-from ascl_lightning.callbacks.report_card import ReportCard
 from ascl_lightning.callbacks.shown import Direction, ShownQueries
-from ascl_lightning.metrics.functional import ranks_from_similarity
 from ascl_lightning.metrics.gallery import Gallery, Score
 from ascl_lightning.metrics.histograms import score_histograms
+from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.pages import webp
 from ascl_lightning.retrieval.latency import QueryTime, time_full_search, time_two_stage_search
 from ascl_lightning.retrieval.side_by_side import SHORTLISTED
@@ -41,12 +39,14 @@ _THUMBNAIL = 192
 class Evidence(Callback):
     """Writes `examples.json`, `attention.json`, `histograms.json`, `latency.json` and `pictures/` to the run's folder.
 
-    At the end of `ascl validate` and `ascl test`, by the score that the model ranks by. T+ and T- are those of a
-    `ReportCard` that comes before it and ran.
+    At the end of `ascl validate` and `ascl test`, by the score that the model ranks by. T+ and T- are those of the
+    report card, where it ran.
     """
 
     def __init__(self) -> None:
         self._files: dict[str, Any] = {}
+        self._scores: tuple[Tensor, Tensor] | None = None
+        """Of all images with all texts, and the image of each text."""
         self._pictures: dict[str, Image.Image] = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,27 +64,26 @@ class Evidence(Callback):
             longest = sorted(full.times, key=lambda of: -of.milliseconds)[:_SLOWEST]
             examples[direction] = shown.examples(direction, ranks, [of.query for of in longest])
             searches += [full.described(), two_stage.described()]
-        made = {
-            name: scores for card in callbacks_of(trainer, ReportCard) for name, scores in card.variant_scores.items()
-        }
-        histograms = score_histograms(similarity, image_of_text, made)
+        self._scores = similarity, image_of_text
         self._files = {
             "examples.json": {"score": "fused", **examples},
             "attention.json": shown.attention(module.model.similarity, data.tokenizer()),
-            "histograms.json": {"score": "fused", **asdict(histograms)},
             "latency.json": {**_machine(gallery), "searches": searches},
         }
         self._pictures = shown.pictures
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank 0 writes."""
-        if not self._files:
+        if self._scores is None:
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
+            # not before, as the report card is made at the end of the epoch too
+            histograms = score_histograms(*self._scores, retrieval_module(pl_module).findings.made_scores)
+            self._files["histograms.json"] = {"score": "fused", **asdict(histograms)}
             _write(folder, self._files, self._pictures)
             rank_zero_info(f"Examples, attention, histograms and times: {folder}")
-        self._files, self._pictures = {}, {}
+        self._files, self._pictures, self._scores = {}, {}, None
 
     on_test_epoch_end = on_validation_epoch_end
     on_test_end = on_validation_end

@@ -11,6 +11,7 @@ from ascl_lightning.callbacks.parts import retrieval_data, retrieval_module
 from ascl_lightning.data.batch import ImageTextBatch
 from ascl_lightning.data.provenance import Leak, Test
 from ascl_lightning.errors import UserError
+from ascl_lightning.modules.findings import LeakCheck
 from ascl_lightning.modules.permutation import KINDS, permute_pairs
 from ascl_lightning.retrieval import rerank
 from ascl_lightning.retrieval.equivariance import changed_by_order
@@ -25,17 +26,13 @@ class LeakGuard(Callback):
     batch is encoded and scored with its pairs permuted, and re-ranked in other orders.
 
     Args:
-        allow: Go on in spite of leaks; whoever reports figures must report `findings` beside them.
+        allow: Go on in spite of leaks; whoever reports figures must report the module's `findings.leaks` beside them.
     """
 
     def __init__(self, allow: bool = False) -> None:
         self._allow = allow
-        self.findings: list[Leak] = []
-        """What was found."""
-        self.unchecked: list[str] = []
-        """What could not be looked at."""
-        self.notes: list[str] = []
-        """What is no leak by itself, such as captions that stand in training too."""
+        self.checked = LeakCheck()
+        """Of the last test."""
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares the split with those that the checkpoint was trained and selected on.
@@ -43,7 +40,7 @@ class LeakGuard(Callback):
         Raises:
             UserError: If they share images, or the vocabulary was mined from the split.
         """
-        self.findings, self.unchecked, self.notes = [], [], []
+        self.checked = retrieval_module(pl_module).findings.leaks = LeakCheck()
         data = retrieval_data(trainer)
         if data.provenance is None:
             what = "no checkpoint is given" if trainer.ckpt_path is None else "the checkpoint does not say"
@@ -85,8 +82,8 @@ class LeakGuard(Callback):
         self._found(_scorer_leaks(changes) + _reranking_leaks(int(images), int(texts)))
 
     def _note(self, unchecked: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
-        self.unchecked += unchecked
-        self.notes += notes
+        self.checked.unchecked += unchecked
+        self.checked.notes += notes
         for text in unchecked:
             rank_zero_info(f"Not checked for leaks: {text}")
         for text in notes:
@@ -95,7 +92,7 @@ class LeakGuard(Callback):
     def _found(self, leaks: list[Leak]) -> None:
         if not leaks:
             return
-        self.findings += leaks
+        self.checked.found += leaks
         found = "; ".join(leak.message for leak in leaks)
         if not self._allow:
             raise UserError(f"the test would be of no value: {found}. --allow-leak goes on, and brands the results")

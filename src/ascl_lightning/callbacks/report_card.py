@@ -19,9 +19,8 @@ from ascl_lightning.callbacks.tables import operation_table, type_table
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.variant_table import UNCHANGED, Variants
-from ascl_lightning.metrics.card_rows import write_rows
 from ascl_lightning.metrics.gallery import Gallery, Items
-from ascl_lightning.metrics.report_card import AREA, DEFINITIONS, CardFigures, Ladder, Step
+from ascl_lightning.metrics.report_card import AREA, DEFINITIONS, CardFigures, Step, write_rows
 from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.modules.text_items import TextItems
 from ascl_lightning.report.files import CARD
@@ -103,12 +102,9 @@ class ReportCard(Callback):
         self._variants = variants
         self._wordnet = wordnet
         self._measured: _Measured | None = None
-        self.variant_scores: dict[str, Tensor] = {}
-        """Fused scores of T+ and T- with their images, of the last card; none where it was made without them."""
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes away the card of an earlier run in the same folder: it is of other figures."""
-        self.variant_scores = {}
         if evaluated_split(trainer) is None or is_trial(trainer):
             return
         folder = run_folder(trainer)
@@ -121,9 +117,10 @@ class ReportCard(Callback):
         split = evaluated_split(trainer)
         if split is None or _COMMANDS[split] not in self._commands or not self._scores or is_trial(trainer):
             return
+        module = retrieval_module(pl_module)
         with torch.no_grad():
-            self._measured = self._measure(trainer, retrieval_module(pl_module), split)
-        self.variant_scores = _variant_scores(self._measured.figures)
+            self._measured = self._measure(trainer, module, split)
+        module.findings.made_scores = _made_scores(self._measured.figures)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank 0 writes and prints."""
@@ -179,10 +176,7 @@ class ReportCard(Callback):
             truncated.setdefault(operation, {})[f"{step.level:g}"] = items.num_truncated(step.texts)
             changed = np.array([text != was for text, was in zip(step.texts, variants.captions, strict=True)])
             steps[operation].append(Step(step.level, changed, scores.changed(step.texts)))
-        ladders = [
-            Ladder(of.type, of.operation, of.unit, of.unchanged, of.exact, steps[of.operation])
-            for of in variants.ladders
-        ]
+        ladders = [ladder.with_steps(steps[ladder.operation]) for ladder in variants.ladders]
         owner = gallery.image_of_text[numbers].cpu().numpy()
         words = np.array([text.count(" ") + 1 for text in variants.captions])
         figures = CardFigures(scores.unchanged(), ladders, owner, words)
@@ -212,7 +206,7 @@ def _leading(scores: Sequence[str]) -> str:
     return next((score for score in ("fused", "two_stage") if score in scores), scores[-1])
 
 
-def _variant_scores(figures: CardFigures) -> dict[str, Tensor]:
+def _made_scores(figures: CardFigures) -> dict[str, Tensor]:
     score = _leading(figures.scores)
     if score not in ("fused", "two_stage"):  # a pair of an image and its own text has the fused score in both
         return {}

@@ -18,9 +18,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from rich.console import Console
 
 from ascl_lightning.callbacks.config_changes import CONFIG, changes_of_evaluation, config_behind, read_changes
-from ascl_lightning.callbacks.leak_guard import LeakGuard
 from ascl_lightning.callbacks.parts import (
-    callbacks_of,
     evaluated_split,
     is_trial,
     retrieval_data,
@@ -35,6 +33,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.intervals import Interval, figure_intervals, fold_intervals
 from ascl_lightning.metrics.queries import OWN, Queries, write_queries
+from ascl_lightning.modules.findings import LeakCheck
 from ascl_lightning.report.files import METRICS_OF_SPLIT, QUERIES, RESULTS
 from ascl_lightning.retrieval.side_by_side import fold_queries, protocol_queries, queries_by_score
 from ascl_lightning.runtime.files import write_file
@@ -136,7 +135,8 @@ def _results(trainer: Trainer, measured: _Measured, split: str, folder: Path) ->
     data, checkpoint = retrieval_data(trainer), trainer.ckpt_path
     num_images, num_texts = data.size(split)
     config = folder / CONFIG
-    guards = callbacks_of(trainer, LeakGuard)
+    leaks = retrieval_module(trainer.lightning_module).findings.leaks
+    checked = LeakCheck() if leaks is None else leaks
     return {
         "split": split,
         "num_images": num_images,
@@ -147,9 +147,9 @@ def _results(trainer: Trainer, measured: _Measured, split: str, folder: Path) ->
         "config": str(config) if config.is_file() else None,
         "config_changes": _config_changes(checkpoint, config),
         "data": data.digest(split).fingerprint,
-        "leaks": [asdict(leak) for guard in guards for leak in guard.findings] if guards else None,
-        "unchecked": [text for guard in guards for text in guard.unchecked],
-        "notes": [text for guard in guards for text in guard.notes],
+        "leaks": None if leaks is None else [asdict(leak) for leak in checked.found],
+        "unchecked": checked.unchecked,
+        "notes": checked.notes,
         "command": shlex.join(["ascl", *sys.argv[1:]]),
         "scores": _plain(measured.scores),
         "protocols": {protocol: _plain(scores) for protocol, scores in measured.protocols.items()},

@@ -12,9 +12,10 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from ascl_lightning.callbacks.parts import is_trial, retrieval_module, run_folder
-from ascl_lightning.metrics.functional import metrics_from_ranks, streamed_ranks
+from ascl_lightning.metrics.functional import metrics_from_ranks
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.labels import HEADLINES, label
+from ascl_lightning.metrics.ranks import streamed_ranks
 from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks
 from ascl_lightning.runtime.files import write_file
 

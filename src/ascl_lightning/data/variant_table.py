@@ -1,10 +1,10 @@
 """Variants of the captions of a split, row by row, and the file that lets two models meet the same ones."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -18,6 +18,8 @@ _META = b"ascl_variants"
 _COLUMNS = ("text_row", "image_id", "operation", "level", "text")
 
 Value = TypeVar("Value")
+Rung = TypeVar("Rung")
+OtherRung = TypeVar("OtherRung")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class VariantStep:
 
 
 @dataclass(frozen=True)
-class VariantLadder:
-    """One operation at growing levels.
+class Ladder(Generic[Rung]):
+    """One operation at growing levels: of texts (`VariantStep`), or of what became of them (`metrics.report_card`).
 
     Args:
         type: How its texts differ from their captions (docs/method.md#information-asymmetry).
@@ -51,8 +53,12 @@ class VariantLadder:
     operation: str
     unit: str
     unchanged: float
-    steps: tuple[VariantStep, ...]
+    steps: tuple[Rung, ...]
     exact: bool = False
+
+    def with_steps(self, steps: Iterable[OtherRung]) -> "Ladder[OtherRung]":
+        """The same operation with other steps."""
+        return Ladder(self.type, self.operation, self.unit, self.unchanged, tuple(steps), self.exact)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Variants:
     seed: int
     text_rows: tuple[int, ...]
     captions: tuple[str, ...]
-    ladders: tuple[VariantLadder, ...]
+    ladders: tuple[Ladder[VariantStep], ...]
     not_run: dict[str, str]
 
     @classmethod
@@ -79,7 +85,7 @@ class Variants:
         seed: int,
         text_rows: Sequence[int],
         captions: Sequence[str],
-        ladders: Sequence[VariantLadder],
+        ladders: Sequence[Ladder[VariantStep]],
         not_run: Mapping[str, str],
     ) -> "Variants":
         """Without the operations that change no caption; the arguments are the fields."""
@@ -112,7 +118,7 @@ class Variants:
                 f"--report_card.captions to what it was made with, or leave --report_card.variants out"
             )
         ladders = [
-            replace(ladder, steps=tuple(VariantStep(step.level, _pick(step.texts, chosen)) for step in ladder.steps))
+            ladder.with_steps(VariantStep(step.level, _pick(step.texts, chosen)) for step in ladder.steps)
             for ladder in self.ladders
         ]
         return self.of(self.seed, text_rows, captions, ladders, self.not_run)
@@ -171,7 +177,7 @@ class Variants:
             ladders = []
             for ladder in meta.pop("ladders"):
                 steps = tuple(VariantStep(level, next(blocks)) for level in ladder.pop("levels"))
-                ladders.append(VariantLadder(steps=steps, **ladder))
+                ladders.append(Ladder(steps=steps, **ladder))
             return cls(text_rows=tuple(columns["text_row"][:size]), captions=captions, ladders=tuple(ladders), **meta)
         except OSError as error:
             raise UserError(f"{path}: the variants cannot be read ({error})") from error

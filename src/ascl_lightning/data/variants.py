@@ -8,7 +8,7 @@ import numpy as np
 
 from ascl_lightning.data.asymmetry import ShuffleWords, TextContext, TextOperation, draw_changed, first_words
 from ascl_lightning.data.text import Vocabulary, clean_caption
-from ascl_lightning.data.variant_table import VariantLadder, Variants, VariantStep, VariantType, by_level, draws_of
+from ascl_lightning.data.variant_table import Ladder, Variants, VariantStep, VariantType, by_level, draws_of
 from ascl_lightning.data.word_edits import (
     DropAttribute,
     DropNoun,
@@ -62,7 +62,7 @@ def make_variants(
     text_rows: Sequence[int],
     seed: int,
     *,
-    exact: Sequence[VariantLadder] = (),
+    exact: Sequence[Ladder[VariantStep]] = (),
     wordnet: str | None = None,
 ) -> Variants:
     """Variants of some captions of a split, by every operation of the report card.
@@ -102,11 +102,11 @@ def _chosen(split: Sequence[tuple[str, ...]], text_rows: Sequence[int]) -> list[
     return chosen
 
 
-def _ladder(recipe: _Recipe, chosen: Sequence[_Caption], seed: int) -> VariantLadder:
+def _ladder(recipe: _Recipe, chosen: Sequence[_Caption], seed: int) -> Ladder[VariantStep]:
     made = [recipe.make(of, draws_of(seed, recipe.operation, of.row)) for of in chosen]
     levels = zip(recipe.levels, by_level(made, [of.text for of in chosen]), strict=False)
     steps = [VariantStep(float(level), tuple(texts)) for level, texts in levels]
-    return VariantLadder(recipe.type, recipe.operation, recipe.unit, recipe.unchanged, tuple(steps))
+    return Ladder(recipe.type, recipe.operation, recipe.unit, recipe.unchanged, tuple(steps))
 
 
 def _recipes(split: Sequence[tuple[str, ...]], wordnet: str | None) -> list[_Recipe]:

@@ -13,9 +13,9 @@ _MODULES = {
     "fold_metrics": "functional",
     "mean_interval": "intervals",
     "metrics_from_ranks": "functional",
-    "ranks_from_similarity": "functional",
+    "ranks_from_similarity": "ranks",
     "retrieval_metrics": "functional",
-    "streamed_ranks": "functional",
+    "streamed_ranks": "ranks",
     "uniformity": "embedding_quality",
 }
 

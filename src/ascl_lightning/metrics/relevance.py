@@ -1,6 +1,6 @@
 """Ranks of any number of positives a query, more or less relevant ones too, and the figures that follow from them.
 
-As in `functional`, whatever is not strictly below a positive ranks before it, so that ties and NaN count against the
+As in `ranks`, whatever is not strictly below a positive ranks before it, so that ties and NaN count against the
 model; among positives that tie, the less relevant come first.
 """
 
@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from ascl_lightning.metrics.functional import ScoreBlock
 from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.ranks import ScoreBlock
 
 _CELLS = 1 << 22
 """Scores held at once: a block of queries has so many."""
@@ -238,7 +238,7 @@ def _num_before(scores: Float[Tensor, "n G"], row: Int[Tensor, " p"], column: In
         rows = row[of_place]
         own = positive[rows, number, None]
         of_rows = scores if len(rows) == len(scores) else scores[rows]
-        # whatever is not below, as in `functional`, less the positives among that
+        # whatever is not below, as in `ranks`, less the positives among that
         below = (of_rows < own).sum(dim=1) - (positive[rows] < own).sum(dim=1)
         before[of_place] = num_others[rows] - below
     return before

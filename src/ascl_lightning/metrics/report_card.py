@@ -7,21 +7,45 @@ them. Figures are percentages, with 95% intervals from drawing images again (`me
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int, Integer
+from pyarrow import parquet
 from torch import Tensor
 
-from ascl_lightning.metrics.functional import ranks_from_similarity
+from ascl_lightning.data.variant_table import Ladder
 from ascl_lightning.metrics.intervals import DRAWS, Drawn, Interval, Redraws
 from ascl_lightning.metrics.queries import RECALL_AT
+from ascl_lightning.metrics.ranks import ranks_from_similarity
+from ascl_lightning.runtime.files import atomic_file
 
 TIE = 1e-5
 """Scores that differ by no more are the same: the rounding of a cosine in single precision."""
 WORDS_OF_BIN, LAST_BIN = 4, 6
 """Captions of 1 to 4 words, of 5 to 8 and so on, and in the last bin those of 25 and more."""
+
+_WORDS = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    {
+        "score": _WORDS,
+        "direction": _WORDS,
+        "operation": _WORDS,
+        "level": pa.float64(),
+        # row in the split, of an image or of a text
+        "query": pa.int64(),
+        # row in the split of the query's image
+        "image": pa.int64(),
+        # of an image: one of its texts
+        "changed": pa.bool_(),
+        "rank": pa.int64(),
+        # of a text with its image
+        "own_score": pa.float64(),
+    }
+)
+"""Of the file of `write_rows`."""
 
 DEFINITIONS: Mapping[str, str] = {
     "I": "How often an image scores its caption higher than the same caption with one thing wrong, missing or out of "
@@ -67,23 +91,6 @@ class Step:
     level: float
     changed: Bool[np.ndarray, " M"]
     outcomes: Mapping[str, Outcome]
-
-
-@dataclass(frozen=True, eq=False)
-class Ladder:
-    """One operation at growing levels; see `data.variant_table.VariantLadder`."""
-
-    type: Literal["I", "II", "III"]
-    operation: str
-    unit: str
-    unchanged: float
-    exact: bool
-    steps: Sequence[Step]
-
-    @property
-    def changed(self) -> Bool[np.ndarray, " M"]:
-        """Captions that it changes at any level."""
-        return np.logical_or.reduce([step.changed for step in self.steps])
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ class CardFigures:
     def __init__(
         self,
         unchanged: Mapping[str, Outcome],
-        ladders: Sequence[Ladder],
+        ladders: Sequence[Ladder[Step]],
         image_of_text: Integer[np.ndarray, " M"],
         num_words: Integer[np.ndarray, " M"],
         *,
@@ -201,21 +208,21 @@ class CardFigures:
                 figures.setdefault(type_, {})[score] = interval
         return figures
 
-    def _of_type(self, type_: str) -> list[Ladder]:
+    def _of_type(self, type_: str) -> list[Ladder[Step]]:
         return [ladder for ladder in self.ladders if ladder.type == type_]
 
-    def _preferred(self, ladder: Ladder, score: str) -> tuple[Drawn, int]:
+    def _preferred(self, ladder: Ladder[Step], score: str) -> tuple[Drawn, int]:
         """Share of changed captions that beat their variant, and their number."""
         (step,) = ladder.steps
         margin = self.unchanged[score].own_scores - step.outcomes[score].own_scores
         wins = 100.0 * (margin[step.changed] > TIE)
         return self._redraws.means(wins[:, None], self._owner[step.changed])[:, 0], len(wins)
 
-    def _mean_preferred(self, ladders: Sequence[Ladder], score: str) -> Interval:
+    def _mean_preferred(self, ladders: Sequence[Ladder[Step]], score: str) -> Interval:
         drawn = [self._preferred(ladder, score)[0] for ladder in ladders]
         return self._redraws.interval(np.mean(drawn, axis=0))
 
-    def _retained(self, ladders: Sequence[Ladder], score: str) -> Interval:
+    def _retained(self, ladders: Sequence[Ladder[Step]], score: str) -> Interval:
         areas, wholes = [], []
         for ladder in ladders:
             x = _levels(ladder)
@@ -229,18 +236,18 @@ class CardFigures:
         share = 100 * np.divide(area, whole, out=np.zeros_like(area), where=whole > 0)
         return self._redraws.interval(share, is_share=False)
 
-    def _queries(self, ladder: Ladder) -> Iterator[_Query]:
+    def _queries(self, ladder: Ladder[Step]) -> Iterator[_Query]:
         """What an operation changes: texts, and images with such a text."""
-        texts = np.flatnonzero(ladder.changed)
+        texts = np.flatnonzero(_changed(ladder))
         images = np.unique(self._owner[texts])
         yield _Query("image_to_text", images, images)
         yield _Query("text_to_image", texts, self._owner[texts])
 
-    def _recalls(self, ladder: Ladder, score: str, query: _Query, k: int) -> Float[np.ndarray, "B L"]:
+    def _recalls(self, ladder: Ladder[Step], score: str, query: _Query, k: int) -> Float[np.ndarray, "B L"]:
         outcomes = [self.unchanged[score], *(step.outcomes[score] for step in ladder.steps)]
         return self._redraws.means(np.stack([query.hits(outcome, k) for outcome in outcomes], axis=1), query.images)
 
-    def _over_levels(self, ladder: Ladder, score: str) -> Iterator[Curve]:
+    def _over_levels(self, ladder: Ladder[Step], score: str) -> Iterator[Curve]:
         x = _levels(ladder)
         for query in self._queries(ladder):
             n = np.full(len(x), len(query.numbers))
@@ -301,7 +308,13 @@ class CardFigures:
         )
 
 
-def _levels(ladder: Ladder) -> Float[np.ndarray, " L"]:
+def _changed(ladder: Ladder[Step]) -> Bool[np.ndarray, " M"]:
+    """Captions that an operation changes at any level."""
+    changed: np.ndarray = np.logical_or.reduce([step.changed for step in ladder.steps])
+    return changed
+
+
+def _levels(ladder: Ladder[Step]) -> Float[np.ndarray, " L"]:
     return np.array([ladder.unchanged, *(step.level for step in ladder.steps)], float)
 
 
@@ -319,3 +332,45 @@ def _slope(x: Float[np.ndarray, " L"], y: Float[np.ndarray, " L"], n: Int[np.nda
     offset = x - np.average(x, weights=n)
     spread = (n * offset**2).sum()
     return float((n * offset * y).sum() / spread) if spread > 0 else 0.0
+
+
+def write_rows(
+    path: Path,
+    figures: CardFigures,
+    image_of_text: Integer[np.ndarray, " M"],
+    image_rows: Integer[np.ndarray, " N"],
+    text_rows: Sequence[int],
+) -> None:
+    """Write a row for each query, operation, level and score; captions as they are, under the operation `unchanged`.
+
+    Args:
+        path: A Parquet file.
+        figures: What was measured.
+        image_of_text: Number of each caption's image.
+        image_rows: Row of each image in the split.
+        text_rows: Row of each caption in the split.
+    """
+    owner, tables = image_rows[image_of_text], []
+    for score, operation, level, changed, outcome in _outcomes(figures):
+        images = np.flatnonzero(outcome.image_ranks)
+        of_changed, none = np.isin(images, image_of_text[changed]), np.full(len(images), np.nan)
+        for direction, columns in (
+            ("image_to_text", (image_rows[images],) * 2 + (of_changed, outcome.image_ranks[images], none)),
+            ("text_to_image", (np.array(text_rows), owner, changed, outcome.text_ranks, outcome.own_scores)),
+        ):
+            size = len(columns[0])
+            about = [pa.array([word] * size).dictionary_encode() for word in (score, direction, operation)]
+            values = [pa.array(column, from_pandas=True) for column in (np.full(size, level), *columns)]
+            tables.append(pa.table([*about, *values], schema=SCHEMA))
+    table = pa.concat_tables(tables).unify_dictionaries()
+    with atomic_file(path) as file:
+        parquet.write_table(table, file, compression="zstd")
+
+
+def _outcomes(figures: CardFigures) -> Iterator[tuple[str, str, float, Bool[np.ndarray, " M"], Outcome]]:
+    for score, outcome in figures.unchanged.items():
+        yield score, "unchanged", 0.0, np.zeros(len(outcome.text_ranks), bool), outcome
+    for ladder in figures.ladders:
+        for step in ladder.steps:
+            for score, outcome in step.outcomes.items():
+                yield score, ladder.operation, step.level, step.changed, outcome

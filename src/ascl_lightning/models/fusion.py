@@ -6,8 +6,8 @@ independent one to the item alone: the score of image i with text j depends on i
 """
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import Literal, get_args
 
@@ -96,8 +96,8 @@ class FusedSimilarity(nn.Module):
             self.image_fusion = ContextFusion(embed_dim, gated=True)
             self.text_fusion = ContextFusion(embed_dim, gated=text_gate)
 
-    def levels(self) -> dict[str, tuple[float, "FusedSimilarity"]]:
-        """The scores that the fused one is the weighted sum of: weights, and similarities with the same parameters.
+    def levels(self) -> dict[str, tuple[float, Callable[[Features, Features], Tensor]]]:
+        """The scores that the fused one is the weighted sum of, with their weights.
 
         Returns:
             `local`, and `global`, or `independent` where the global vectors belong to one item alone; of either only
@@ -106,13 +106,10 @@ class FusedSimilarity(nn.Module):
         of_global = "global" if self.global_fusion == "pairwise" else "independent"
         shares = {"local": (self.local_weight, 1.0), of_global: (1 - self.local_weight, 0.0)}
         return {
-            name: (weight, self._with_local_weight(local)) for name, (weight, local) in shares.items() if weight > 0
+            name: (weight, partial(self._score, local_weight=local))
+            for name, (weight, local) in shares.items()
+            if weight > 0
         }
-
-    def _with_local_weight(self, local_weight: float) -> "FusedSimilarity":
-        other = copy(self)
-        other.local_weight = local_weight
-        return other
 
     @property
     def uses_tokens(self) -> bool:
@@ -134,7 +131,7 @@ class FusedSimilarity(nn.Module):
         Returns:
             Scores in [-1, 1], (N, M).
         """
-        return self.compare(self.prepare_images(images), self.prepare_texts(texts))
+        return self._score(images, texts, self.local_weight)
 
     def prepare_images(self, images: Features) -> Features:
         """What scores take from images alone; the rest is `compare`.
@@ -142,11 +139,11 @@ class FusedSimilarity(nn.Module):
         Embeddings in the place of pooled vectors, unless fusion is pairwise. What no level reads has no elements:
         tokens without attention, pooled vectors without a global level.
         """
-        return self._without_unread(images, self.image_embeds)
+        return self._without_unread(images, self.image_embeds, self.local_weight)
 
     def prepare_texts(self, texts: Features) -> Features:
         """What scores take from texts alone, likewise."""
-        return self._without_unread(texts, self.text_embeds)
+        return self._without_unread(texts, self.text_embeds, self.local_weight)
 
     def compare(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
         """Fused scores of prepared items.
@@ -160,15 +157,15 @@ class FusedSimilarity(nn.Module):
         Returns:
             Scores in [-1, 1], (N, M).
         """
-        return self.compare_ready(self.ready_images(images), self.ready_texts(texts))
+        return self._compare(images, texts, self.local_weight)
 
     def ready_images(self, images: Features) -> Comparable:
         """What `compare` does with prepared images alone, once for many comparisons; takes memory as the tokens do."""
-        return self._ready(images, self._region_set)
+        return self._ready(images, self._region_set, self.local_weight)
 
     def ready_texts(self, texts: Features) -> Comparable:
         """What `compare` does with prepared texts alone, likewise."""
-        return self._ready(texts, self._word_set)
+        return self._ready(texts, self._word_set, self.local_weight)
 
     def compare_ready(self, images: Comparable, texts: Comparable) -> Float[Tensor, "N M"]:
         """As `compare`.
@@ -177,16 +174,7 @@ class FusedSimilarity(nn.Module):
             images: From `ready_images`.
             texts: From `ready_texts`.
         """
-        image_vectors, text_vectors = images.features.pooled, texts.features.pooled
-        with torch.autocast(image_vectors.device.type, enabled=False):
-            levels = []
-            if self._attends:
-                levels.append(self._attention_score(images, texts))
-            if self.local_weight < 1 and self.global_fusion != "pairwise":
-                dtype = scoring_dtype(image_vectors, text_vectors)
-                product = image_vectors.to(dtype) @ text_vectors.to(dtype).T
-                levels.append((1 - self.local_weight) * product)
-            return torch.stack(levels).sum(0) if len(levels) > 1 else levels[0]
+        return self._compare_ready(images, texts, self.local_weight)
 
     def image_embeds(self, images: Features) -> Float[Tensor, "N D"]:
         """L2-normalised global vectors of images that depend on no text, (N, D).
@@ -210,35 +198,57 @@ class FusedSimilarity(nn.Module):
             words = self._word_set(texts.tokens, texts.mask)
             return self.text_fusion.with_itself(texts.pooled, words, self.attention.image_to_text_scale)
 
+    def _score(self, images: Features, texts: Features, local_weight: float) -> Tensor:
+        """As `forward`, with any weight of the local level."""
+        images = self._without_unread(images, self.image_embeds, local_weight)
+        return self._compare(images, self._without_unread(texts, self.text_embeds, local_weight), local_weight)
+
+    def _compare(self, images: Features, texts: Features, local_weight: float) -> Tensor:
+        ready = self._ready(images, self._region_set, local_weight), self._ready(texts, self._word_set, local_weight)
+        return self._compare_ready(*ready, local_weight)
+
+    def _compare_ready(self, images: Comparable, texts: Comparable, local_weight: float) -> Tensor:
+        image_vectors, text_vectors = images.features.pooled, texts.features.pooled
+        with torch.autocast(image_vectors.device.type, enabled=False):
+            levels = []
+            if self._attends(local_weight):
+                levels.append(self._attention_score(images, texts, local_weight))
+            if local_weight < 1 and self.global_fusion != "pairwise":
+                dtype = scoring_dtype(image_vectors, text_vectors)
+                product = image_vectors.to(dtype) @ text_vectors.to(dtype).T
+                levels.append((1 - local_weight) * product)
+            return torch.stack(levels).sum(0) if len(levels) > 1 else levels[0]
+
     def _region_set(self, tokens: Tensor, mask: Tensor) -> TokenSet:
         return token_set(tokens, mask, self.attention.num_heads)
 
     def _word_set(self, tokens: Tensor, mask: Tensor) -> TokenSet:
         return token_set(tokens, mask, self.attention.num_heads, normalize=self.normalize_words)
 
-    @property
-    def _attends(self) -> bool:
+    def _attends(self, local_weight: float) -> bool:
         """Whether scores need attention between images and texts."""
-        return self.local_weight > 0 or self.global_fusion == "pairwise"
+        return local_weight > 0 or self.global_fusion == "pairwise"
 
-    def _without_unread(self, items: Features, embeds: Callable[[Features], Tensor]) -> Features:
-        if self.local_weight == 1:
+    def _without_unread(self, items: Features, embeds: Callable[[Features], Tensor], local_weight: float) -> Features:
+        if local_weight == 1:
             return Features(items.pooled[:, :0], items.tokens, items.mask)
         if self.global_fusion == "pairwise":
             return items
-        longest = items.mask.shape[1] if self._attends else 0
+        longest = items.mask.shape[1] if self._attends(local_weight) else 0
         return Features(embeds(items), items.tokens[:, :longest], items.mask[:, :longest])
 
     @torch.compiler.disable  # what is used of the padding depends on lengths
-    def _ready(self, items: Features, token_set_of: Callable[[Tensor, Tensor], TokenSet]) -> Comparable:
-        if not self._attends:
+    def _ready(
+        self, items: Features, token_set_of: Callable[[Tensor, Tensor], TokenSet], local_weight: float
+    ) -> Comparable:
+        if not self._attends(local_weight):
             return Comparable(items, None, None)
         with torch.autocast(items.pooled.device.type, enabled=False):
             order = LengthOrder(items.mask)
             return Comparable(items, order, token_set_of(order.sort(items.tokens), order.sort(items.mask)))
 
     @torch.compiler.disable  # sizes of tiles depend on lengths, and the gradient is written out
-    def _attention_score(self, images: Comparable, texts: Comparable) -> Tensor:
+    def _attention_score(self, images: Comparable, texts: Comparable, local_weight: float) -> Tensor:
         """The levels that need attention between images and texts: local, and global if fusion is pairwise."""
         rows, columns, regions, words = images.order, texts.order, images.tokens, texts.tokens
         assert rows is not None
@@ -247,7 +257,7 @@ class FusedSimilarity(nn.Module):
         assert words is not None
         budget = half_of_free_memory(words.bias.device) if self.memory_budget is None else self.memory_budget
         fused_images, fused_texts, fused_elements = None, None, 0
-        if self.local_weight < 1 and self.global_fusion == "pairwise":
+        if local_weight < 1 and self.global_fusion == "pairwise":
             image, text = images.features, texts.features
             dtype = scoring_dtype(image.pooled, image.tokens, text.pooled, text.tokens)
             image_vectors, text_vectors = rows.sort(image.pooled).to(dtype), columns.sort(text.pooled).to(dtype)
@@ -258,20 +268,20 @@ class FusedSimilarity(nn.Module):
         scores = score_in_tiles(
             _parts(regions, fused_images, height),
             _parts(words, fused_texts, width),
-            self._score_tile,
+            partial(self._score_tile, local_weight=local_weight),
         )
         return columns.unsort(rows.unsort(scores, 0), 1)
 
-    def _score_tile(self, images: _Part, texts: _Part) -> Tensor:
+    def _score_tile(self, images: _Part, texts: _Part, local_weight: float) -> Tensor:
         (regions, image), (words, text) = images, texts
         pairwise = image is not None and text is not None
         over_words, over_regions = attend_both_ways(regions, words, self.attention, shares=pairwise)
-        local = self.local_weight * mean_similarity(over_words, over_regions)
+        local = local_weight * mean_similarity(over_words, over_regions)
         if not pairwise:
             return local
         image_vectors = self.image_fusion(image, regions, over_regions.shares)
         text_vectors = self.text_fusion(text, words, over_words.shares)
-        return local + (1 - self.local_weight) * _cosine(image_vectors, text_vectors.transpose(0, 1))
+        return local + (1 - local_weight) * _cosine(image_vectors, text_vectors.transpose(0, 1))
 
 
 def _parts(tokens: TokenSet, items: Fusable | None, size: int) -> list[_Part]:

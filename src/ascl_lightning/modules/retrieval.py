@@ -21,6 +21,7 @@ from ascl_lightning.models.image_encoders import ImageEncoder
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.models.text_encoders import TextEncoder
+from ascl_lightning.modules.findings import Findings
 from ascl_lightning.modules.objective import Objective
 from ascl_lightning.modules.parameter_groups import OptimizerFactory, build_optimizer
 from ascl_lightning.modules.schedule import WarmupCosine
@@ -93,6 +94,7 @@ class RetrievalModule(LightningModule):
         self.evaluation = RetrievalMetrics(self.model.score, fold_size, levels)
         self.model.freeze_unread(uses_global=similarity.local_weight < 1 or first_stage_weight > 0)
         weights = type_i_weight, type_ii_iii_weight, first_stage_weight
+        self.findings = Findings()
         self._objective = Objective(self.model, loss, word_features, *weights, chunk_size)
         # a number that it refuses, such as a rate below 0, shows here and not after the run has begun
         optimizer([nn.Parameter(torch.zeros(1))])
@@ -118,6 +120,10 @@ class RetrievalModule(LightningModule):
     def uses_tokens(self) -> bool:
         """Whether scores or T- need local tokens; if not, only pooled vectors are read."""
         return self.model.similarity.uses_tokens or self.word_features is not None
+
+    def setup(self, stage: str) -> None:
+        """Forgets what callbacks found in an earlier run."""
+        self.findings = Findings()
 
     def configure_model(self) -> None:
         """Under FSDP2 (Lightning's `ModelParallelStrategy`), splits the weights over the processes."""

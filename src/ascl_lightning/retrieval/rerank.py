@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ascl_lightning.retrieval.ranks import best_true_ranks
+from ascl_lightning.metrics.ranks import best_true_ranks
 
 _ROWS = 256
 _COLUMNS = 1024

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from ascl_lightning.metrics.functional import ScoreBlock, ranks_from_similarity
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.protocols import PROTOCOLS, coco_positives
 from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.ranks import ScoreBlock, ranks_from_similarity
 from ascl_lightning.metrics.relevance import own_positives, relevance_queries
 from ascl_lightning.retrieval.rerank import reranked_ranks
 from ascl_lightning.retrieval.two_stage import shortlist, two_stage_ranks

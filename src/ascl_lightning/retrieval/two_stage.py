@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ascl_lightning.retrieval.ranks import best_true_ranks
+from ascl_lightning.metrics.ranks import best_true_ranks
 from ascl_lightning.retrieval.top_k import ScoreBlock, streamed_top_k
 
 

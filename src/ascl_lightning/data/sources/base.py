@@ -11,7 +11,7 @@ from jaxtyping import Int, Int64, UInt8, UInt64
 
 from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.images import ImageBytes, ends
-from ascl_lightning.data.variant_table import VariantLadder
+from ascl_lightning.data.variant_table import Ladder, VariantStep
 from ascl_lightning.errors import UserError
 
 Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "S S 3"]] | UInt8[np.ndarray, "N S S 3"]
@@ -207,7 +207,7 @@ class Source(ABC):
 
     def exact_variants(
         self, root: Path | None, split: str, text_rows: Sequence[int], seed: int
-    ) -> Sequence[VariantLadder]:
+    ) -> Sequence[Ladder[VariantStep]]:
         """Texts made from captions of a split, of which it is known whether they are true of their images.
 
         Args:

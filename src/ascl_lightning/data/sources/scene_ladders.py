@@ -11,7 +11,7 @@ from ascl_lightning.data.sources.scene_captions import SceneCaption
 from ascl_lightning.data.sources.scene_truth import SceneTruth
 from ascl_lightning.data.sources.scene_variants import DETAILS, detail_wrong, says_less, says_more
 from ascl_lightning.data.text import clean_caption
-from ascl_lightning.data.variant_table import VariantLadder, VariantStep, VariantType, by_level, draws_of
+from ascl_lightning.data.variant_table import Ladder, VariantStep, VariantType, by_level, draws_of
 
 _LEFT_OUT = 3
 """Facts that type III leaves out at most."""
@@ -97,7 +97,7 @@ def claims_of_ladders(
 
 def scene_ladders(
     captions: Sequence[tuple[SceneCaption, ...]], truth: SceneTruth, text_rows: Sequence[int], seed: int
-) -> list[VariantLadder]:
+) -> list[Ladder[VariantStep]]:
     """The English of `claims_of_ladders`: facts left out, captions appended, and each kind of detail wrong."""
     ladders = []
     for operation, levels in claims_of_ladders(captions, truth, text_rows, seed).items():
@@ -106,5 +106,5 @@ def scene_ladders(
             VariantStep(float(level), tuple(clean_caption(claim.text, max_words=None) for claim in at_level))
             for level, at_level in enumerate(levels, start=1)
         ]
-        ladders.append(VariantLadder(type_, operation, unit, 0.0, tuple(steps), exact=True))
+        ladders.append(Ladder(type_, operation, unit, 0.0, tuple(steps), exact=True))
     return ladders

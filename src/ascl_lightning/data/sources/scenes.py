@@ -12,7 +12,7 @@ from ascl_lightning.data.sources.scene_grammar import draw_captions
 from ascl_lightning.data.sources.scene_ladders import scene_ladders
 from ascl_lightning.data.sources.scene_rendering import render
 from ascl_lightning.data.sources.scene_truth import SceneTruth, draw_scenes
-from ascl_lightning.data.variant_table import VariantLadder
+from ascl_lightning.data.variant_table import Ladder, VariantStep
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.number_types import Seed
 
@@ -100,7 +100,7 @@ class Scenes(Source):
 
     def exact_variants(
         self, root: Path | None, split: str, text_rows: Sequence[int], seed: int
-    ) -> Sequence[VariantLadder]:
+    ) -> Sequence[Ladder[VariantStep]]:
         """See `Source.exact_variants`; what each claims is in `scene_ladders`.
 
         Raises:

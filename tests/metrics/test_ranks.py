@@ -2,9 +2,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ascl_lightning.metrics.functional import ranks_from_similarity
-from ascl_lightning.retrieval import ranks
-from ascl_lightning.retrieval.ranks import best_true_ranks
+from ascl_lightning.metrics import ranks
+from ascl_lightning.metrics.ranks import best_true_ranks, ranks_from_similarity
 
 
 @given(seed=st.integers(0, 10**6), rows=st.sampled_from([2, 256]))
