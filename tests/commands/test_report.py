@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.datasets import write_karpathy
 from tests.report.test_page import SECTIONS, Page, looked_up
 
 from ascl_lightning.__main__ import main
+from ascl_lightning.metrics.queries import read_queries
 
 TINY = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
 
@@ -63,6 +65,17 @@ def test_examples_are_of_the_split_and_ranked_by_their_scores(tested):
             assert all(text["caption"] == captions[text["row"]] for text in texts)
             pictures = [query["query"]] if by_image else query["results"]
             assert all((tested / image["picture"]).is_file() for image in pictures)
+
+
+def test_the_worst_queries_say_their_captions(tested):
+    worst = json.loads((tested / "examples.json").read_text())["worst"]
+    by_image = split_of(tested)
+    captions = [text for image in by_image for text in image]
+    for direction, queries in read_queries(tested / "queries.parquet")["fused", "own"].directions().items():
+        expected = queries.query[np.argsort(-queries.rank, kind="stable")[:10]].tolist()
+        assert [of["query"] for of in worst[direction]] == expected
+        said = [captions[of] if direction == "text_to_image" else by_image[of][0] for of in expected]
+        assert [of["caption"] for of in worst[direction]] == said
 
 
 def test_attention_is_a_distribution_over_the_grid_and_support_a_cosine(tested):

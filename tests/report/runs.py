@@ -11,6 +11,16 @@ from PIL import Image
 
 from ascl_lightning.metrics.queries import Queries, write_queries
 
+CONFIG = """\
+seed_everything: 0
+# <&>
+model:
+  image_encoder: {class_path: ascl_lightning.models.image_encoders.TimmImageEncoder, init_args: {name: convnext_tiny}}
+  text_encoder: {class_path: ascl_lightning.models.text_encoders.GruTextEncoder, init_args: {width: 32}}
+data:
+  root: /data/kites & hats/
+  source: {class_path: ascl_lightning.data.sources.karpathy.KarpathyJson}
+"""
 WAYS = ("image_to_text", "text_to_image")
 
 
@@ -65,7 +75,11 @@ def card() -> dict[str, Any]:
         "scores": ["fused", "independent"],
         "split": "test",
         "seed": 0,
-        "types": {"III": {"definition": "area under recall over the share of words kept", "value": value}},
+        "types": {
+            "I": {"definition": "how often a caption beats one with something wrong", "value": value},
+            "II": {"definition": "area under recall over captions appended", "value": value},
+            "III": {"definition": "area under recall over the share of words kept", "value": value},
+        },
         "area": "mean height of the curve",
         "curves": [
             *(curve, curve | {"metric": "recall_at_5"}, independent, by_length),
@@ -99,6 +113,10 @@ def examples() -> dict[str, Any]:
     right, wrong = ("right", "slowest"), ("wrong", "worst")
     return {
         "score": "fused",
+        "worst": {
+            "image_to_text": [{"query": 1, "caption": "a <dog> by the sea"}],
+            "text_to_image": [{"query": 2, "caption": "two kites"}, {"query": 0, "caption": "a hat"}],
+        },
         "image_to_text": [
             {"query": image(0), "rank": 1, "why": right, "results": [text(1) | hit], "truth": text(1) | hit},
             {
@@ -215,5 +233,6 @@ def write_run(root: Path, without: tuple[str, ...] = (), **changes: Any) -> Path
             Image.new("RGB", (24, 16 + 8 * bool(suffix)), (50 * row, 90, 160)).save(
                 run / f"pictures/{row}{suffix}.webp"
             )
-    (run / "config.yaml").write_text("seed_everything: 0\n# <&>\n")
+    if "config.yaml" not in without:
+        (run / "config.yaml").write_text(CONFIG)
     return run

@@ -59,6 +59,13 @@ def test_it_fits_asks_for_nothing_and_complains_of_nothing(browser, report, widt
     page.close()
 
 
+def test_the_figures_of_the_types_need_no_scrolling_on_a_phone(browser, report):
+    page, _, _ = opened(browser, report, 400)
+    table = page.query_selector(".scroll[aria-label^='One figure for each type']")
+    assert table.evaluate("of => of.scrollWidth <= of.clientWidth")
+    page.close()
+
+
 def test_every_section_is_seen(browser, report):
     page, _, _ = opened(browser, report, 1400)
     assert page.eval_on_selector_all("main section", "all => all.map(each => each.id)") == list(SECTIONS)

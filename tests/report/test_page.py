@@ -150,6 +150,23 @@ def test_the_same_files_give_the_same_page(run, page):
     assert write_report(run).read_text() == page.text
 
 
+def test_the_title_names_model_and_data(page, tmp_path):
+    title = "convnext_tiny + GruTextEncoder on KarpathyJson (kites &amp; hats), test split"
+    assert f"<title>{title}</title>" in page.text
+    assert f"<h1>{title}</h1>" in page.text
+    assert "<title>Report on the test split</title>" in write_report(write_run(tmp_path, ("config.yaml",))).read_text()
+
+
+def test_the_worst_queries_are_sentences(page, tmp_path):
+    section = page.text[page.text.index('id="queries"') :]
+    assert section.index("a &lt;dog&gt; by the sea") < section.index("two kites") < section.index("a hat")
+    run = write_run(tmp_path)
+    found = json.loads((run / "examples.json").read_text())
+    del found["worst"]
+    (run / "examples.json").write_text(json.dumps(found))
+    assert "Worst queries, text to image" in write_report(run).read_text(), "of a run that kept no sentences"
+
+
 def test_leaks_stand_above_everything(tmp_path):
     leak = {"kind": "split", "message": "selected on the split <under test>"}
     leaking = Page(write_report(write_run(tmp_path / "a", leaks=[leak]))).text

@@ -58,15 +58,16 @@ class Evidence(Callback):
         gallery = module.evaluation.gallery()
         similarity, image_of_text = gallery.matrices()["fused"].cpu(), gallery.image_of_text.cpu()
         shown = ShownQueries(gallery, data.view(split), similarity)
-        examples, searches = {}, []
+        examples, worst, searches = {}, {}, []
         for direction, ranks in zip(_DIRECTIONS, ranks_from_similarity(similarity, image_of_text), strict=True):
             full, two_stage = _timed_searches(gallery, module.model.score, direction, ranks)
             longest = sorted(full.times, key=lambda of: -of.milliseconds)[:_SLOWEST]
             examples[direction] = shown.examples(direction, ranks, [of.query for of in longest])
+            worst[direction] = shown.worst(direction, ranks)
             searches += [full.described(), two_stage.described()]
         self._scores = similarity, image_of_text
         self._files = {
-            "examples.json": {"score": "fused", **examples},
+            "examples.json": {"score": "fused", **examples, "worst": worst},
             "attention.json": shown.attention(module.model.similarity, data.tokenizer()),
             "latency.json": {**_machine(gallery), "searches": searches},
         }

@@ -17,6 +17,7 @@ from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.grounding import grid_side, ground
 from ascl_lightning.pages import original
+from ascl_lightning.report.files import WORST
 from ascl_lightning.retrieval.examples import Findings, Found, choose_queries, find
 from ascl_lightning.retrieval.word_attention import word_attention
 
@@ -77,6 +78,16 @@ class ShownQueries:
             for number, of in self._findings[direction].items()
         ]
 
+    def worst(self, direction: Direction, ranks: Tensor) -> list[dict[str, Any]]:
+        """What the queries of lowest rank say: a text itself, an image by its first caption.
+
+        Args:
+            direction: What is looked for by what.
+            ranks: Of every query of this direction; 0 where it is none.
+        """
+        worst = (-ranks).argsort(stable=True)[:WORST]
+        return [{"query": query, "caption": self._said(direction, query)} for query in worst[ranks[worst] > 0].tolist()]
+
     def attention(self, similarity: FusedSimilarity, tokenizer: Tokenizer) -> dict[str, Any]:
         """Attention of some pairs of the examples so far, the wrong first results and the true ones among them.
 
@@ -101,6 +112,11 @@ class ShownQueries:
             for pair, of_pair in zip(pairs, attention, strict=True)
         ]
         return {"grid": grid_side(self._view.spec, images.mask.shape[1]), "pairs": shown, "reason": None}
+
+    def _said(self, direction: Direction, query: int) -> str:
+        if direction == "text_to_image":
+            return self._captions[self._text_rows[query]]
+        return self._view.split.captions[self._image_rows[query]][0]
 
     def _find(self, direction: Direction, query: int) -> Findings:
         if direction == "image_to_text":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ascl_lightning.metrics.labels import WAYS, in_words
+from ascl_lightning.metrics.labels import RECALLS, WAYS, in_words
 from ascl_lightning.report.blocks import Block, Cell, Chart, Estimate, Listing, Number, Section, Table, missing, pointer
 from ascl_lightning.report.charts import Series, interval_chart, line_chart
 from ascl_lightning.report.files import CARD, RunFiles
@@ -11,6 +11,7 @@ from ascl_lightning.report.scores import INTERVAL, estimate
 
 _METRIC = "recall_at_1"
 """Of the recalls, the one that is drawn; the file holds the others too."""
+_HEIGHT = f"{RECALLS[_METRIC]}, %"
 _Numbered = tuple[int, Mapping[str, Any]]
 
 
@@ -21,7 +22,7 @@ def card_section(files: RunFiles) -> Section:
         return Section("card", "Asymmetry report card", [missing(CARD)])
     blocks: list[Block] = []
     if card["types"]:
-        blocks.append(_types_table(card["types"]))
+        blocks += _types(card["types"])
     groups: dict[tuple[str, ...], list[_Numbered]] = {}
     for number, curve in enumerate(card["curves"]):
         if curve["metric"] == _METRIC:
@@ -52,13 +53,21 @@ def _cut_texts(truncated: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     return rows
 
 
-def _types_table(types: Mapping[str, Any]) -> Table:
+def _types(types: Mapping[str, Any]) -> list[Block]:
     scores = list(next(iter(types.values()))["value"])
-    rows: list[tuple[str, Sequence[Cell]]] = []
-    for name, of in types.items():
-        estimates = [estimate(of["value"][score], CARD, "types", name, "value", score) for score in scores]
-        rows.append((f"Type {name}", [of["definition"], *estimates]))
-    return Table("One figure for each type", CARD, ["what it is", *map(in_words, scores)], rows, INTERVAL)
+    rows: list[tuple[str, Sequence[Cell]]] = [
+        (
+            in_words(score),
+            [estimate(of["value"][score], CARD, "types", name, "value", score) for name, of in types.items()],
+        )
+        for score in scores
+    ]
+    columns = [f"type {name}" for name in types]
+    meanings = [(f"type {name}", of["definition"]) for name, of in types.items()]
+    return [
+        Table("One figure for each type, %", CARD, columns, rows, INTERVAL),
+        Listing("What these figures are", CARD, meanings),
+    ]
 
 
 def _curves(curves: Sequence[_Numbered]) -> Chart:
@@ -66,7 +75,7 @@ def _curves(curves: Sequence[_Numbered]) -> Chart:
     kind = f"Type {first['type']}: " if first["type"] in ("II", "III") else ""
     title = f"{kind}{in_words(first['name'])}, {WAYS[first['direction']]}"
     series = [Series(in_words(curve["score"]), *(curve[of] for of in ("x", "y", "low", "high"))) for _, curve in curves]
-    svg, said = line_chart(title, series, first["x_label"], "R@1, %")
+    svg, said = line_chart(title, series, first["x_label"], _HEIGHT)
     return Chart(title, CARD, svg, said, _curve_table(title, curves))
 
 
@@ -79,7 +88,7 @@ def _robustness(direction: str, curves: Sequence[_Numbered]) -> Chart:
         y, low, high = ([curve[of][-1] for curve in of_score] for of in ("y", "low", "high"))
         series.append(Series(in_words(score), [operations.index(curve["name"]) for curve in of_score], y, low, high))
     title = f"Type I: captions with something wrong, {WAYS[direction]}"
-    svg, said = interval_chart(title, [in_words(operation) for operation in operations], series, "R@1, %")
+    svg, said = interval_chart(title, [in_words(operation) for operation in operations], series, _HEIGHT)
     rows = [
         (
             f"{in_words(curve['name'])}, {in_words(curve['score'])}",

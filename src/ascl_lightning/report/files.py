@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.queries import Queries, read_queries
 
@@ -18,6 +20,8 @@ ATTENTION = "attention.json"
 HISTOGRAMS = "histograms.json"
 LATENCY = "latency.json"
 QUERIES = "queries.parquet"
+WORST = 10
+"""Queries of each direction that the page lists as the worst."""
 METRICS = "metrics.csv"
 CONFIG = "config.yaml"
 
@@ -62,6 +66,20 @@ class RunFiles:
             except (OSError, ValueError) as error:
                 raise UserError(f"{path}: cannot be read ({error}); run the test again") from error
         return self._read.get(name)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What the run's `config.yaml` holds; nothing where it is not there, or holds something else.
+
+        Raises:
+            UserError: If it cannot be read.
+        """
+        path = self.folder / CONFIG
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+        return content if isinstance(content, dict) else {}
 
     @cached_property
     def queries(self) -> dict[tuple[str, str], Queries]:

@@ -1,5 +1,6 @@
 """Writes the page of a run."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,13 +72,34 @@ def _page(files: RunFiles, sections: Sequence[Section]) -> str:
     results = files.results
     return render(
         "report/report.html.jinja",
-        title=f"Report on the {_SPLITS.get(results['split'], results['split'])}",
+        title=_title(files),
         sizes={name: Number(results[name], pointer(RESULTS, name), 0) for name in ("num_images", "num_texts")},
         checkpoint=results.get("checkpoint"),
         headlines=_headlines(results["scores"]),
         leaks=results.get("leaks") or [],
         sections=[section for section in sections if section.blocks],
     )
+
+
+def _title(files: RunFiles) -> str:
+    """Model, data and split, as far as the run's configuration names them."""
+    split = _SPLITS.get(files.results["split"], files.results["split"])
+    model, data = files.config.get("model"), files.config.get("data")
+    if not (isinstance(model, dict) and isinstance(data, dict)):
+        return f"Report on the {split}"
+    towers = dict.fromkeys(_name_of(model.get(tower)) for tower in ("image_encoder", "text_encoder"))
+    root = Path(data.get("root") or "").name
+    source = _name_of(data.get("source")) + (f" ({root})" if root else "")
+    return f"{' + '.join(towers)} on {source}, {split}"
+
+
+def _name_of(part: Any) -> str:
+    """What a part of the configuration is called: by the weights that it names, or by its class."""
+    if not isinstance(part, dict):
+        return "?"
+    arguments = part.get("init_args") or {}
+    named = str(arguments.get("name") or arguments.get("path") or part.get("class_path") or "?")
+    return re.split(r"[/:.]" if named == part.get("class_path") else r"[/:]", named.rstrip("/"))[-1]
 
 
 def _headlines(scores: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from ascl_lightning.metrics.labels import FIGURES, PERCENT, RSUM, WAYS, in_words, protocol_in_words
+from ascl_lightning.metrics.labels import FIGURES, PERCENT, RECALLS, RSUM, WAYS, in_words, protocol_in_words
 from ascl_lightning.metrics.queries import OWN, DirectionQueries
 from ascl_lightning.report.blocks import Cell, Chart, Estimate, Number, Section, Table, missing, pointer
 from ascl_lightning.report.charts import Series, interval_chart, line_chart
-from ascl_lightning.report.files import QUERIES, RESULTS, RunFiles
+from ascl_lightning.report.files import EXAMPLES, QUERIES, RESULTS, WORST, RunFiles
 
+_DRAWN = "recall_at_1"
 INTERVAL = "In brackets: 95% interval over images, the captions of an image drawn together and the gallery fixed."
-_WORST = 10
 
 
 def estimate(figure: Mapping[str, int | float], file: str, *keys: str | int, digits: int = 1) -> Estimate:
@@ -27,11 +27,11 @@ def scores_section(files: RunFiles) -> Section:
     scores = files.results["scores"]
     table = _score_table("Scores side by side", scores, ("scores",), files.results.get("ceiling") or {})
     series = [
-        Series(words, range(len(scores)), *_columns(scores.values(), f"{direction}/recall_at_1"))
+        Series(words, range(len(scores)), *_columns(scores.values(), f"{direction}/{_DRAWN}"))
         for direction, words in WAYS.items()
     ]
-    title = "R@1 by score, with 95% intervals"
-    svg, said = interval_chart(title, [in_words(score) for score in scores], series, "R@1, %")
+    title = f"{RECALLS[_DRAWN]} by score, with 95% intervals"
+    svg, said = interval_chart(title, [in_words(score) for score in scores], series, f"{RECALLS[_DRAWN]}, %")
     return Section("scores", "Scores", [Chart(title, RESULTS, svg, said, None), table])
 
 
@@ -49,11 +49,13 @@ def queries_section(files: RunFiles) -> Section:
     by_score = {score: of.directions() for (score, protocol), of in files.queries.items() if protocol == OWN}
     if not by_score:
         return Section("queries", "Ranks of single queries", [missing(QUERIES)])
+    worst = (files.json(EXAMPLES) or {}).get("worst") or {}
     charts, tables = [], []
     for direction, words in WAYS.items():
         charts.append(_rank_chart({score: of[direction].rank for score, of in by_score.items()}, words))
         score = next(iter(by_score))
-        tables.append(_worst_table(by_score[score][direction], score, direction, words))
+        said = {of["query"]: of["caption"] for of in worst.get(direction) or []}
+        tables.append(_worst_table(by_score[score][direction], score, direction, said))
     return Section("queries", "Ranks of single queries", [*charts, *tables])
 
 
@@ -102,13 +104,19 @@ def _steps(highest: int) -> list[int]:
     return [step for step in steps if step < highest] + [highest]
 
 
-def _worst_table(queries: DirectionQueries, score: str, direction: str, words: str) -> Table:
+def _worst_table(queries: DirectionQueries, score: str, direction: str, captions: Mapping[int, str]) -> Table:
     rows: list[tuple[str, Sequence[Cell]]] = []
-    for place in np.argsort(-queries.rank, kind="stable")[:_WORST]:
+    for place in np.argsort(-queries.rank, kind="stable")[:WORST]:
         query = int(queries.query[place])
         source = f"{QUERIES}#{score}/own/{direction}/{query}"
         numbers = Number(query, f"{source}/query", 0), Number(int(queries.rank[place]), f"{source}/rank", 0)
-        rows.append((str(queries.image_id[place]), numbers))
+        rows.append((str(queries.image_id[place]), [*([captions.get(query, "")] if captions else []), *numbers]))
+    sentence = "caption" if direction == "text_to_image" else "first caption"
+    columns = [*([sentence] if captions else []), "row", "rank"]
     return Table(
-        f"Worst queries, {words}", QUERIES, ["row in the split", "rank"], rows, f"By the {in_words(score)} score."
+        f"Worst queries, {WAYS[direction]}",
+        QUERIES,
+        columns,
+        rows,
+        f"By the {in_words(score)} score; rows of the split.",
     )
