@@ -44,10 +44,14 @@ class Dashboard(Callback):
 
     def __init__(self) -> None:
         self._best = -math.inf
+        self._validates_by_epoch = False
         self._against_epoch: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows what training begins with."""
+        # asked now, as the validation after the last step is not like the others
+        at_end = trainer.val_check_batch == trainer.num_training_batches
+        self._validates_by_epoch = trainer.check_val_every_n_epoch is not None and at_end
         run = _run(trainer)
         if run is not None:
             _send_fingerprints(trainer, run, ("train", "val"))
@@ -75,7 +79,7 @@ class Dashboard(Callback):
             metrics = {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
             }
-            if trainer.check_val_every_n_epoch is not None and trainer.val_check_batch == trainer.num_training_batches:
+            if self._validates_by_epoch:
                 for name in sorted(metrics.keys() - self._against_epoch):
                     # by name: of patterns that overlap, such as Lightning's own `*`, W&B takes any
                     run.define_metric(name, step_metric="epoch")
