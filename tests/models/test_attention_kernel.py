@@ -8,6 +8,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -49,41 +50,42 @@ def make_items(num_items: int, num_tokens: int, width: int, seed: int) -> tuple[
     return tokens, mask
 
 
-def attend(case: str, dtype: torch.dtype) -> dict[str, list[Tensor]]:
-    """Outputs, and gradients of tokens for each loss, all as float64. Tokens are rounded to the case's dtype."""
+def attend(case: str, dtype: torch.dtype, device: str = "cpu") -> dict[str, list[Tensor]]:
+    """Outputs, and gradients of tokens for each loss, in float64 on the CPU. Tokens are rounded to the case's dtype."""
     rounding, width, length = CASES[case]
     regions, region_mask = make_items(3, 5, width, seed=0)
     words, word_mask = make_items(4, 7, width, seed=1)
-    leaves = [tokens.to(rounding).to(dtype).requires_grad_() for tokens in (regions, length * words)]
-    images = token_set(leaves[0], region_mask, NUM_HEADS)
-    texts = token_set(leaves[1], word_mask, NUM_HEADS)
+    leaves = [tokens.to(rounding).to(device, dtype).requires_grad_() for tokens in (regions, length * words)]
+    images = token_set(leaves[0], region_mask.to(device), NUM_HEADS)
+    texts = token_set(leaves[1], word_mask.to(device), NUM_HEADS)
     over_words, over_regions = attend_both_ways(images, texts, ATTENTION, shares=True)
     outputs = [*over_words, *over_regions]
     generator = torch.Generator().manual_seed(2)
-    directions = [torch.randn(output.shape, generator=generator, dtype=torch.float64) for output in outputs]
+    directions = [torch.randn(output.shape, generator=generator, dtype=torch.float64).to(device) for output in outputs]
     results = {
-        "outputs": [output.detach().double() for output in outputs],
+        "outputs": [output.detach().double().cpu() for output in outputs],
         "one": [
-            attend_over_words(images, texts, ATTENTION).similarity.detach().double(),
-            attend_over_regions(images, texts, ATTENTION).similarity.detach().double(),
+            attend_over_words(images, texts, ATTENTION).similarity.detach().double().cpu(),
+            attend_over_regions(images, texts, ATTENTION).similarity.detach().double().cpu(),
         ],
     }
     for loss, chosen in LOSSES.items():
         total = sum((outputs[number].double() * directions[number]).sum() for number in chosen)
         gradients = torch.autograd.grad(total, leaves, retain_graph=True)
-        results[f"gradients of {loss}"] = [gradient.double() for gradient in gradients]
+        results[f"gradients of {loss}"] = [gradient.double().cpu() for gradient in gradients]
     return results
 
 
-def save_kernel_results(path: str) -> None:
-    """Called in the process with the interpreter."""
+def save_kernel_results(path: str, device: str = "cpu") -> None:
+    """Called in a process of its own; on the CPU with the interpreter."""
     from ascl_lightning.models import attention_kernel
 
-    calls = []
+    sizes = []
     original = attention_kernel.attend_pairs
-    attention_kernel.attend_pairs = lambda *arguments: calls.append(arguments) or original(*arguments)
-    torch.save({case: attend(case, dtype) for case, (dtype, *_) in CASES.items()}, path)
-    assert len(calls) == 3 * len(CASES), "the kernels must be what ran"
+    attention_kernel.attend_pairs = lambda *items, **kw: sizes.append(len(items[0].bias)) or original(*items, **kw)
+    torch.save({case: attend(case, dtype, device) for case, (dtype, *_) in CASES.items()}, path)
+    # their trial, which takes two images, does not count
+    assert sizes.count(3) == 3 * len(CASES), "the kernels must be what ran"
 
 
 def run_alone(call: str, **environment: str) -> str:
@@ -113,6 +115,50 @@ def test_the_kernels_equal_float64_in_torch(kernel_results, case: str, result: s
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_kernels_equal_float64_on_a_card(tmp_path) -> None:
+    path = tmp_path / "results.pt"
+    run_alone(f"save_kernel_results({str(path)!r}, 'cuda')")
+    results = torch.load(path, weights_only=True)
+    for case in CASES:
+        for name, expected in attend(case, torch.float64).items():
+            tolerance = TOLERANCE.get(case, 1e-5) if name.startswith("gradients") else 1e-5
+            for ours, theirs in zip(results[case][name], expected, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def test_a_kernel_that_does_not_work_gives_way_to_torch_with_one_warning(monkeypatch) -> None:
+    from ascl_lightning.models import attention_kernel
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(attention_kernel, "attend_pairs", broken)
+    attention_kernel._try_kernels.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ours = attend("float32", torch.float32)["outputs"]
+        attend("float32", torch.float32)
+    attention_kernel._try_kernels.cache_clear()
+    assert [str(warning.message) for warning in caught if "attention kernels" in str(warning.message)] == [
+        "the attention kernels do not work on cpu (RuntimeError: no compiler); PyTorch computes the same, more slowly. "
+        "ASCL_KERNELS=0 turns them off without this warning"
+    ]
+    for mine, exact in zip(ours, attend("float32", torch.float64)["outputs"], strict=True):
+        torch.testing.assert_close(mine, exact, rtol=0, atol=1e-5)
+
+
+def test_the_kernels_can_be_turned_off(monkeypatch) -> None:
+    from ascl_lightning.models import attention_kernel
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("ASCL_KERNELS", "0")
+    monkeypatch.setattr(attention_kernel, "attend_pairs", lambda *_, **__: pytest.fail("turned off"))
+    assert all(output.isfinite().all() for output in attend("float32", torch.float32)["outputs"])
+
+
 def test_what_does_not_fit_goes_through_torch(monkeypatch) -> None:
     from ascl_lightning.models.attention_kernel import kernel_fits
 
@@ -129,28 +175,24 @@ def test_what_does_not_fit_goes_through_torch(monkeypatch) -> None:
 
 
 def print_shared_memory(capability: int) -> None:
-    """Compiles both kernels for both dtypes; prints the bytes of shared memory of each."""
+    """Compiles both kernels; prints the bytes of shared memory of each."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from ascl_lightning.models import attention_kernel
 
-    constants = {"HEADS": 8, "BLOCK_X": 64, "BLOCK_Y": 32, "BLOCK_W": 32}
+    constants = {"HEADS": 8, "SHARES": True, "PRECISION": "tf32x3", "BLOCK_X": 64, "BLOCK_Y": 32}
     for function in (attention_kernel._forward_kernel, attention_kernel._backward_kernel):
         names = function.arg_names
-        numbers = [n for n in names if n.startswith("num") or n.endswith(("_len", "_stride")) or n == "width"]
-        scales = [n for n in names if n.startswith("scale")]
-        for dtype in ("fp32", "bf16"):
-            known = (
-                dict.fromkeys(constants, "constexpr") | dict.fromkeys(numbers, "i32") | dict.fromkeys(scales, "fp32")
-            )
-            known |= dict.fromkeys(("x_tokens", "y_tokens"), f"*{dtype}")
-            signature = {name: known.get(name, "*fp32") for name in names}
-            source = ASTSource(fn=function, signature=signature, constexprs=constants)
-            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-            assert "ptx" in compiled.asm
-            print(compiled.metadata.shared)
+        known = dict.fromkeys(constants, "constexpr")
+        known |= {name: "i32" for name in names if name.startswith("num") or name.endswith("_len")}
+        known |= {name: "fp32" for name in names if name.startswith("scale")}
+        signature = {name: known.get(name, "*fp32") for name in names}
+        source = ASTSource(fn=function, signature=signature, constexprs=constants)
+        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+        assert "ptx" in compiled.asm
+        print(compiled.metadata.shared)
 
 
 @pytest.mark.parametrize(("capability", "shared_kib"), [(80, 163), (90, 227)])
@@ -158,5 +200,5 @@ def test_the_kernels_compile_for_gpus(tmp_path, capability: int, shared_kib: int
     """36 regions, 32 words and 8 heads on an A100 or an H100, whose memory on the chip they must not outgrow."""
     printed = run_alone(f"print_shared_memory({capability})", TRITON_CACHE_DIR=str(tmp_path))
     sizes = [int(line) for line in printed.split()]
-    assert len(sizes) == 4
+    assert len(sizes) == 2
     assert max(sizes) <= shared_kib * 1024

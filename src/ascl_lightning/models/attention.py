@@ -210,14 +210,14 @@ class _Direction:
         return of_scores, of_grams, of_weight
 
 
-def _has_kernels(heads: Tensor) -> bool:
-    wanted = heads.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    return wanted and importlib.util.find_spec("triton") is not None
-
-
-def _kernels() -> ModuleType:
-    # triton does not exist for every platform, and takes a while to import
-    return importlib.import_module("ascl_lightning.models.attention_kernel")
+def _kernels(images: TokenSet, texts: TokenSet) -> ModuleType | None:
+    """The Triton kernels, if they can take these items; `ASCL_KERNELS=0` turns them off."""
+    wanted = images.heads.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if not wanted or os.environ.get("ASCL_KERNELS") == "0" or importlib.util.find_spec("triton") is None:
+        return None
+    # imported late: triton does not exist for every platform, and takes a while
+    kernels = importlib.import_module("ascl_lightning.models.attention_kernel")
+    return kernels if kernels.kernel_fits(images, texts) and kernels.kernel_works(images, texts) else None
 
 
 def _attend_pairs(
@@ -230,10 +230,11 @@ def _attend_pairs(
     over_regions: bool = True,
 ) -> list[Attended]:
     """The directions that are asked for, over words first; the kernels compute both in any case."""
-    if _has_kernels(images.heads) and (kernel := _kernels()).kernel_fits(images, texts):
-        both = kernel.attend_pairs(images, texts, attention.image_to_text_scale, attention.text_to_image_scale)
-        asked = [attended for attended, wanted in zip(both, (over_words, over_regions), strict=True) if wanted]
-        return [Attended(similarity, of_mean if shares else None) for similarity, of_mean in asked]
+    if (kernels := _kernels(images, texts)) is not None:
+        scales = attention.image_to_text_scale, attention.text_to_image_scale
+        both = kernels.attend_pairs(images, texts, *scales, shares=shares)
+        asked = zip(both, (over_words, over_regions), strict=True)
+        return [Attended(*attended) for attended, wanted in asked if wanted]
     directions = []
     if over_words:
         directions.append(_Direction(texts, images, attention.image_to_text_scale, over_words=True))
