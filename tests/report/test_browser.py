@@ -79,6 +79,8 @@ def test_pictures_are_drawn_and_described(browser, report):
     page.wait_for_function("[...document.images].every(each => each.complete)")
     undrawn = "all => all.filter(each => each.naturalWidth === 0 || !each.alt).length"
     assert page.eval_on_selector_all("img", undrawn) == 0
+    grey = "all => all.length > 0 && all.every(each => getComputedStyle(each).filter === 'grayscale(1)')"
+    assert page.eval_on_selector_all(".lights use", grey), "the tint of attention is no colour of the picture"
     unnamed = "all => all.filter(each => !each.getAttribute('aria-label')).length"
     assert page.eval_on_selector_all("[role=img]", unnamed) == 0
     # a drawing that has no name is hidden, or inside something that has one
