@@ -9,7 +9,7 @@ pairwise, at 1,024; the ratio of the times per pair last.
 import torch
 from plain import measure, random_features
 
-from ascl_lightning.data.batch import ImageTextBatch, NegativeTexts, TokenizedTexts
+from ascl_lightning.data.batch import ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import RegionEncoder
@@ -40,9 +40,9 @@ def random_batch(size: int) -> ImageTextBatch:
         text_ids=rows,
         text_image_ids=rows,
         sampling_keys=rows,
-        negatives=NegativeTexts(texts(), valid),
-        positives=texts(),
-        positive_negatives=NegativeTexts(texts(), valid),
+        negatives=MadeTexts(texts(), valid),
+        positives=MadeTexts(texts(), valid),
+        positive_negatives=MadeTexts(texts(), valid),
     )
 
 

@@ -18,7 +18,7 @@ from plain import random_features
 from torch import multiprocessing
 from torch.utils.flop_counter import FlopCounterMode
 
-from ascl_lightning.data.batch import Features, ImageTextBatch, NegativeTexts
+from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import RegionEncoder
@@ -133,9 +133,9 @@ def _random_batch() -> ImageTextBatch:
         return random_features(PAIRS, WORDS, WORDS, WIDTH, seed)
 
     rows, valid = torch.arange(PAIRS), torch.ones(PAIRS, dtype=torch.bool)
-    negatives = NegativeTexts(texts(1), valid), NegativeTexts(texts(2), valid)
+    negatives = MadeTexts(texts(1), valid), MadeTexts(texts(2), valid)
     images = random_features(PAIRS, REGIONS, REGIONS, WIDTH, seed=3)
-    return ImageTextBatch(images, rows, texts(4), rows, rows, rows, negatives[0], texts(5), negatives[1])
+    return ImageTextBatch(images, rows, texts(4), rows, rows, rows, negatives[0], MadeTexts(texts(5), valid), negatives[1])
 
 
 def main() -> None:

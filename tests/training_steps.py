@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ascl_lightning.data.batch import Features, ImageTextBatch, NegativeTexts, TokenizedTexts, map_tensors
+from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts, map_tensors
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models.fusion import FusedSimilarity
 from ascl_lightning.models.image_encoders import RegionEncoder
@@ -37,9 +37,9 @@ def make_batch(size: int, seed: int = 0) -> ImageTextBatch:
         text_ids=torch.arange(size),
         text_image_ids=ids,
         sampling_keys=torch.randint(2**40, (size,), generator=rng),
-        negatives=NegativeTexts(_texts(size, 7, rng), valid),
-        positives=_texts(size, 11, rng),
-        positive_negatives=NegativeTexts(_texts(size, 11, rng), valid.flip(0)),
+        negatives=MadeTexts(_texts(size, 7, rng), valid),
+        positives=MadeTexts(_texts(size, 11, rng), torch.ones(size, dtype=torch.bool)),
+        positive_negatives=MadeTexts(_texts(size, 11, rng), valid.flip(0)),
     )
 
 
@@ -47,9 +47,9 @@ def share(batch: ImageTextBatch, counts: Sequence[int], rank: int) -> ImageTextB
     """The rows of one process, its texts without padding that they do not need."""
     start, end = list(pairwise(accumulate(counts, initial=0)))[rank]
     own: ImageTextBatch = map_tensors(batch, lambda tensor: tensor[start:end])
-    own.texts, own.positives = _trimmed(own.texts), _trimmed(own.positives)
-    for negatives in (own.negatives, own.positive_negatives):
-        negatives.texts = _trimmed(negatives.texts)
+    own.texts = _trimmed(own.texts)
+    for made in (own.negatives, own.positives, own.positive_negatives):
+        made.texts = _trimmed(made.texts)
     return own
 
 

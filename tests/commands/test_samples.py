@@ -12,8 +12,8 @@ from tests.layouts import write_shards
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.samples import PIXELS, SamplesCLI
-from ascl_lightning.commands.training_pairs import MadeText, TrainingPairs
-from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions, ReplaceWord, ShuffleWords
+from ascl_lightning.commands.training_pairs import ShownText, TrainingPairs
+from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions, MadeText, ReplaceWord, ShuffleWords
 from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.image_operations import Blur, CropPart, Occlude, SideBySide
@@ -170,8 +170,7 @@ def test_pairs_are_those_of_the_training_loader(tmp_path, epoch):
         assert (np.asarray(pair.fed) == item.picture.transpose(1, 2, 0)).all()
         assert pair.text == item.texts.text
         made = [item.texts.positive, item.texts.negative, item.texts.positive_negative]
-        assert [text.text for text in pair.made] == made
-        assert pair.made[0].operation == item.texts.positive_operation
+        assert [text.made for text in pair.made] == made
         assert pair.origin.image_row == item.image_row
     assert {pair.image_operation for pair in shown} == {None, *operations}
     unchanged = next(pair for pair in shown if pair.image_operation is None)
@@ -234,4 +233,5 @@ def test_without_pictures_no_image_operation_is_shown(tmp_path):
     ],
 )
 def test_changed_words_are_marked(source, text, changes):
-    assert MadeText("T-", source, text, "any", "I").changes == changes
+    made = None if text is None else MadeText(text, "any")
+    assert ShownText("T-", source, made, "I").changes == changes

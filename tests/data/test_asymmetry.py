@@ -16,6 +16,7 @@ from ascl_lightning.data.asymmetry import (
     DropWord,
     FirstHalf,
     JoinCaptions,
+    MadeText,
     ReplaceWord,
     ShuffleWords,
     TextContext,
@@ -126,38 +127,35 @@ def test_operations_know_their_type() -> None:
 def test_a_sample_is_cleaned_and_says_what_made_it() -> None:
     sample = draw(AsymmetrySampler([FirstHalf()], [DropWord()]), "A  Black-and-white dog!")
     assert sample.text == "a black and white dog"
-    assert sample.positive == "a black"
-    assert sample.negative in {
+    assert sample.positive.text == "a black"
+    assert sample.negative.text in {
         "black and white dog",
         "a and white dog",
         "a black white dog",
         "a black and dog",
         "a black and white",
     }
-    assert sample.positive_negative in {"a", "black"}
-    assert sample.negative_valid
-    assert sample.positive_negative_valid
-    names = (sample.positive_operation, sample.negative_operation, sample.positive_negative_operation)
+    assert sample.positive_negative.text in {"a", "black"}
+    assert sample.negative.valid
+    assert sample.positive_negative.valid
+    names = (sample.positive.operation, sample.negative.operation, sample.positive_negative.operation)
     assert names == ("first_half", "drop_word", "drop_word")
 
 
 def test_siblings_are_cleaned_and_blank_ones_left_out() -> None:
     context = TextContext(("A dog.", "  ", "The-cat!"), VOCABULARY)
-    positives = {draw(AsymmetrySampler([JoinCaptions()], []), "A dog.", i, context).positive for i in range(60)}
+    positives = {draw(AsymmetrySampler([JoinCaptions()], []), "A dog.", i, context).positive.text for i in range(60)}
     assert positives == {"a dog a dog", "a dog the cat", "the cat a dog", "the cat the cat"}
 
 
 def test_without_operations_there_are_no_samples() -> None:
     nothing = draw(AsymmetrySampler([], []), "A dog")
-    assert nothing == AsymmetrySample("a dog", None, None, False, None, False, None, None, None)
+    assert nothing == AsymmetrySample("a dog", None, None, None)
     only_positive = draw(AsymmetrySampler([FirstHalf()], []), "A dog")
-    assert only_positive == AsymmetrySample("a dog", "a", None, False, None, False, "first_half", None, None)
+    assert only_positive == AsymmetrySample("a dog", MadeText("a", "first_half"), None, None)
     only_negative = draw(AsymmetrySampler([], [DropWord()]), "A dog")
-    assert only_negative.negative in {"a", "dog"}
-    assert (
-        only_negative.positive is only_negative.positive_negative is only_negative.positive_negative_operation is None
-    )
-    assert not only_negative.positive_negative_valid
+    assert only_negative.negative.text in {"a", "dog"}
+    assert only_negative.positive is only_negative.positive_negative is None
 
 
 @settings(max_examples=100, deadline=None)
@@ -167,11 +165,9 @@ def test_a_valid_negative_differs_and_an_invalid_one_repeats(
 ) -> None:
     context = TextContext(tuple(captions), Vocabulary(("ab", "xy")))
     sample = draw(AsymmetrySampler(POSITIVES, sorted(negatives, key=lambda op: op.name)), captions[0], index, context)
-    for text, negative, valid in (
-        (sample.text, sample.negative, sample.negative_valid),
-        (sample.positive, sample.positive_negative, sample.positive_negative_valid),
-    ):
-        assert (negative != text) == valid
+    for text, negative in ((sample.text, sample.negative), (sample.positive.text, sample.positive_negative)):
+        valid = negative.valid
+        assert (negative.text != text) == valid
         words = text.split()
         possible = len(set(words)) > 1 or ReplaceWord() in negatives or (DropWord() in negatives and len(words) > 1)
         assert valid == possible
@@ -194,19 +190,19 @@ def test_a_negative_that_cannot_differ_is_masked(
 ) -> None:
     for index in range(20):
         sample = draw(AsymmetrySampler([], [operation]), caption, index)
-        assert (sample.negative, sample.negative_valid) == (negative, valid)
-        assert sample.negative_operation == (operation.name if valid else None)
+        assert sample.negative == MadeText(negative, operation.name if valid else None)
+        assert sample.negative.valid == valid
 
 
 def test_a_rare_operation_steps_in_where_the_common_one_cannot() -> None:
     sampler = AsymmetrySampler([], [ShuffleWords(probability=1e9), ReplaceWord(probability=1e-9)])
-    assert {draw(sampler, "dog", index).negative_operation for index in range(20)} == {"replace_word"}
+    assert {draw(sampler, "dog", index).negative.operation for index in range(20)} == {"replace_word"}
 
 
 def test_drawing_again_keeps_the_shares_of_the_operations() -> None:
     """A shuffle of two words fails every second time; it must not lose its share to a drop, which never fails."""
     sampler = AsymmetrySampler([], [ShuffleWords(), DropWord()])
-    shuffled = sum(draw(sampler, "a dog", index).negative == "dog a" for index in range(1600))
+    shuffled = sum(draw(sampler, "a dog", index).negative.text == "dog a" for index in range(1600))
     assert abs(shuffled - 800) < 5 * 20
 
 
@@ -240,29 +236,29 @@ def test_an_operation_in_the_wrong_list_is_refused(positives, negatives, message
 
 def test_texts_are_compared_after_clean_up() -> None:
     sample = draw(AsymmetrySampler([TrueEcho()], [Echo()]), "a dog")
-    assert sample.positive == sample.negative == "a dog"
-    assert not sample.negative_valid
-    assert not sample.positive_negative_valid
+    assert sample.positive.text == sample.negative.text == "a dog"
+    assert not sample.negative.valid
+    assert not sample.positive_negative.valid
 
 
 def test_an_operation_that_leaves_no_text_changes_nothing() -> None:
     sample = draw(AsymmetrySampler([TrueEcho(answer=" ")], [Echo(answer="")]), "a dog")
-    assert sample.positive == sample.negative == "a dog"
-    assert not sample.negative_valid
+    assert sample.positive.text == sample.negative.text == "a dog"
+    assert not sample.negative.valid
 
 
 def test_a_joined_text_is_left_to_the_tokenizer_to_cut() -> None:
     caption = " ".join(f"w{i}" for i in range(70))
     sample = draw(AsymmetrySampler([JoinCaptions()], [ShuffleWords()]), caption)
     assert sample.text.split() == [f"w{i}" for i in range(60)]
-    assert sample.positive == f"{sample.text} {sample.text}"
-    assert sorted(sample.positive_negative.split()) == sorted(sample.positive.split())
+    assert sample.positive.text == f"{sample.text} {sample.text}"
+    assert sorted(sample.positive_negative.text.split()) == sorted(sample.positive.text.split())
 
 
 @pytest.mark.parametrize(("weights", "share"), [((1.0, 1.0), 0.5), ((0.3, 0.1), 0.75)])
 def test_positives_are_drawn_by_their_shares(weights: tuple[float, float], share: float) -> None:
     sampler = AsymmetrySampler([JoinCaptions(probability=weights[0]), FirstHalf(probability=weights[1])], [])
-    joined = sum(draw(sampler, "a dog runs", index).positive_operation == "join_captions" for index in range(3000))
+    joined = sum(draw(sampler, "a dog runs", index).positive.operation == "join_captions" for index in range(3000))
     assert abs(joined - 3000 * share) < 5 * (3000 * share * (1 - share)) ** 0.5
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ascl_lightning.data.asymmetry import AsymmetrySample
+from ascl_lightning.data.asymmetry import AsymmetrySample, MadeText
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.collate import Collate, collate_images
 from ascl_lightning.data.datasets import EvalItem, TrainItem
@@ -27,18 +27,8 @@ def view() -> SplitView:
     return SplitView(Split(["x", "y", "z"], CAPTIONS, np.zeros((3, 2, 2, 3), np.uint8)), PIXELS)
 
 
-def item(row: int, text: str, negative: str | None, valid: bool = True) -> TrainItem:
-    sample = AsymmetrySample(
-        text=text,
-        positive=None,
-        negative=negative,
-        negative_valid=valid,
-        positive_negative=None,
-        positive_negative_valid=False,
-        positive_operation=None,
-        negative_operation="drop_word",
-        positive_negative_operation=None,
-    )
+def item(row: int, text: str, negative: str, valid: bool = True) -> TrainItem:
+    sample = AsymmetrySample(text, negative=MadeText(negative, "drop_word" if valid else None))
     return TrainItem(row, row * 10, picture(row), sample, key=row + 100, epoch=0, faults=(f"fault {row}",))
 
 

@@ -62,7 +62,7 @@ def test_rows_of_a_batch_belong_together(tmp_path):
         assert torch.equal(batch.image_ids, batch.text_image_ids)
         assert batch.image_ids.tolist() == [row // 5 for row in batch.text_ids.tolist()]
         assert batch.images.shape == (len(batch.image_ids), 3, 16, 16)
-        for made in (batch.negatives.texts, batch.positives, batch.positive_negatives.texts):
+        for made in (batch.negatives.texts, batch.positives.texts, batch.positive_negatives.texts):
             assert len(made.input_ids) == len(batch.image_ids)
         for row, text in enumerate(batch.text_ids.tolist()):
             words = [datamodule.vocabulary.id_of(word) for word in captions[text].lower().strip(" .").split()][:8]
@@ -84,7 +84,7 @@ def test_draws_depend_on_seed_epoch_and_index_alone(tmp_path):
 def by_key(batch):
     """Each row's pixels and its T+ without padding, by the row's key."""
     for row, key in enumerate(batch.sampling_keys.tolist()):
-        words = batch.positives.input_ids[row][batch.positives.attention_mask[row]]
+        words = batch.positives.texts.input_ids[row][batch.positives.texts.attention_mask[row]]
         yield key, torch.cat([batch.images[row].flatten().long(), words])
 
 
@@ -92,8 +92,8 @@ def test_worker_processes_change_nothing(tmp_path):
     arguments = {"positives": [JoinCaptions()], "negatives": [DropWord()]}
     here = epoch(karpathy(tmp_path, **arguments))
     there = epoch(karpathy(tmp_path, **arguments, num_workers=1))
-    assert pickle.dumps([b.positives.input_ids.tolist() for b in here]) == pickle.dumps(
-        [b.positives.input_ids.tolist() for b in there]
+    assert pickle.dumps([b.positives.texts.input_ids.tolist() for b in here]) == pickle.dumps(
+        [b.positives.texts.input_ids.tolist() for b in there]
     )
     assert all(torch.equal(a.images, b.images) for a, b in zip(here, there, strict=True))
 

@@ -187,11 +187,12 @@ def test_texts_are_found_by_caption_and_epoch(tmp_path):
     assert texts.num_variants == 2
     assert texts.captions(asked).mask.sum(dim=1).tolist() == [7, 1]
     for epoch, expected in ((0, [4, 2]), (1, [5, 3]), (2, [4, 2])):
-        found, valid = texts.made("positives", asked, epoch)
+        made = texts.made("positives", asked, epoch)
+        found, valid = made.texts, made.valid
         assert found.mask.sum(dim=1).tolist() == expected
         assert valid.all()
-    assert texts.made("negatives", asked, 0)[1].tolist() == [False, True]
-    assert texts.made("negatives", asked, 1)[1].tolist() == [True, False]
+    assert texts.made("negatives", asked, 0).valid.tolist() == [False, True]
+    assert texts.made("negatives", asked, 1).valid.tolist() == [True, False]
     assert texts.made("positive_negatives", asked, 0) is None
     assert texts.captions_alone().num_variants == 0
 

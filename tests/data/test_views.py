@@ -66,10 +66,11 @@ def test_an_operation_takes_the_place_of_a_random_crop() -> None:
     """A crop of what an operation left could show nothing of what the sentence says."""
     spec = PixelSpec(32, (0.5,) * 3, (0.5,) * 3)
     image, others = pictures(1, 64)[0], pictures(2, 64)
-    whole = load_picture(image, spec, Augmentation(), others, np.random.default_rng(0))
+    whole, _ = load_picture(image, spec, Augmentation(), others, np.random.default_rng(0))
     changed = Augmentation(True, (Occlude(1.0),))
     for seed in range(20):
-        found = load_picture(image, spec, changed, others, np.random.default_rng(seed))
+        found, operation = load_picture(image, spec, changed, others, np.random.default_rng(seed))
+        assert operation == changed.operations[0]
         # a box of a tenth to three tenths of the area, grown by what the filter mixes in at its border
         assert 0.08 < (found != whole).any(axis=0).mean() < 0.55
 
@@ -77,7 +78,7 @@ def test_an_operation_takes_the_place_of_a_random_crop() -> None:
 def test_the_other_picture_is_drawn_from_the_split_and_must_be_readable() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     others = np.full((2, 64, 64, 3), 255, np.uint8)
-    both = load_picture(image, PIXELS, Augmentation(False, (SideBySide(1.0),)), others, np.random.default_rng(0))
+    both, _ = load_picture(image, PIXELS, Augmentation(False, (SideBySide(1.0),)), others, np.random.default_rng(0))
     assert both.min() < 10 < 245 < both.max()
     bad = [ImageBytes(b"x", "here")]
     with pytest.raises(UserError, match="here: not a picture"):

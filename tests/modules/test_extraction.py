@@ -128,11 +128,11 @@ def test_made_texts_are_those_of_the_operations(tmp_path, model):
                 image, place = places[text]
                 sample = raw.text_maker().make(captions[image], place, image, number % 2, text)
                 assert_features(model, raw, batch.texts, row, clean_caption(captions[image][place]))
-                assert_features(model, raw, batch.positives, row, sample.positive)
+                assert_features(model, raw, batch.positives.texts, row, sample.positive.text)
                 if batch.negatives.valid[row]:
-                    assert_features(model, raw, batch.negatives.texts, row, sample.negative)
+                    assert_features(model, raw, batch.negatives.texts, row, sample.negative.text)
                 if batch.positive_negatives.valid[row]:
-                    assert_features(model, raw, batch.positive_negatives.texts, row, sample.positive_negative)
+                    assert_features(model, raw, batch.positive_negatives.texts, row, sample.positive_negative.text)
 
 
 def assert_features(model, datamodule, found, row, text):

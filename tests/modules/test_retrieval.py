@@ -74,7 +74,7 @@ def test_the_loss_is_the_weighted_mean_of_both_terms(tmp_path):
         return module.loss(scores, negative_scores, **ids, negative_valid=negatives.valid).item()
 
     type_i = term(batch.texts, batch.negatives)
-    type_ii_iii = term(batch.positives, batch.positive_negatives)
+    type_ii_iii = term(batch.positives.texts, batch.positive_negatives)
     loss, logged = step(module, batch)
     assert loss == pytest.approx(0.4 * type_i + 0.6 * type_ii_iii, rel=1e-5)
     assert logged["train/loss_type_i"] == pytest.approx(type_i, rel=1e-5)

@@ -1,7 +1,6 @@
 """How often the model prefers the right one of two texts that differ by one kind of information asymmetry."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ascl_lightning.callbacks.parts import retrieval_data, retrieval_module
-from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, AsymmetryType, TextOperation
+from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetryType
 from ascl_lightning.data.batch import Features, map_tensors
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.metrics.gallery import Gallery
@@ -100,7 +99,7 @@ def _encode(
     for positive, original in originals.items():
         for perturbation in _perturbations(module):
             perturbed = perturbation(original, text_ids)
-            yield (positive, perturbation.name), (perturbed, _differ(perturbed, original))
+            yield (positive, perturbation.name), (perturbed, perturbed.differ(original))
 
 
 def _made_texts(data: RetrievalDataModule, rows: Sequence[tuple[int, int]]) -> dict[Kind, list[tuple[str, bool]]]:
@@ -114,7 +113,7 @@ def _made_texts(data: RetrievalDataModule, rows: Sequence[tuple[int, int]]) -> d
     made: dict[Kind, list[tuple[str, bool]]] = {}
     for positive in (None, *operations.positives):
         for negative in (None, *operations.negatives):
-            chosen = replace(maker, sampler=AsymmetrySampler(_list(positive), _list(negative)))
+            chosen = maker.only(positive, negative)
             samples = [
                 # no image of the training captions
                 chosen.make(view.split.captions[image], text - view.text_rows(image).start, None, 0, text)
@@ -126,22 +125,14 @@ def _made_texts(data: RetrievalDataModule, rows: Sequence[tuple[int, int]]) -> d
     return made
 
 
-def _list(operation: TextOperation | None) -> list[TextOperation]:
-    return [] if operation is None else [operation]
-
-
 def _text(sample: AsymmetrySample, kind: Kind) -> tuple[str, bool]:
     positive, negative = kind
     if negative is None:
-        return sample.positive or "", sample.positive != sample.text
-    if positive is None:
-        return sample.negative or "", sample.negative_valid
-    return sample.positive_negative or "", sample.positive_negative_valid
-
-
-def _differ(perturbed: Features, original: Features) -> Bool[Tensor, " C"]:
-    words = ((perturbed.tokens != original.tokens) & original.mask[..., None]).flatten(1).any(1)
-    return words | (perturbed.pooled != original.pooled).any(1)
+        made, differs = sample.positive, sample.positive is not None and sample.positive.text != sample.text
+    else:
+        made = sample.negative if positive is None else sample.positive_negative
+        differs = made is not None and made.valid
+    return "" if made is None else made.text, differs
 
 
 def _own_scores(module: RetrievalModule, images: Features, texts: Sequence[Features]) -> list[Float[Tensor, " C"]]:

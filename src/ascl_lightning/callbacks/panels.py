@@ -110,14 +110,10 @@ def first_batch_panel(data: RetrievalDataModule) -> Panel:
 
 
 def _texts(sample: AsymmetrySample, types: dict[str, Any]) -> list[str | None]:
-    made = (
-        (sample.positive, sample.positive_operation),
-        (sample.negative, sample.negative_operation),
-        (sample.positive_negative, sample.positive_negative_operation),
-    )
     cells: list[str | None] = [sample.text]
-    for text, operation in made:
-        cells += [text, None if operation is None else f"{operation} ({types[operation]})"]
+    for made in (sample.positive, sample.negative, sample.positive_negative):
+        operation = None if made is None else made.operation
+        cells += [None if made is None else made.text, operation and f"{operation} ({types[operation]})"]
     return cells
 
 

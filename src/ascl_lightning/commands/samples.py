@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ascl_lightning.commands.base import DataCLI
-from ascl_lightning.commands.training_pairs import MadePicture, MadeText, ShownPair, TrainingPairs
+from ascl_lightning.commands.training_pairs import MadePicture, ShownPair, ShownText, TrainingPairs
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.text import MAX_WORDS
 from ascl_lightning.pages import thumbnail
@@ -57,11 +57,13 @@ def pairs_table(pairs: Sequence[ShownPair]) -> Table:
     return table
 
 
-def operations_table(texts: Sequence[MadeText], pictures: Sequence[MadePicture], caption: str) -> Table:
+def operations_table(texts: Sequence[ShownText], pictures: Sequence[MadePicture], caption: str) -> Table:
     """What each configured operation makes of one caption and of one picture."""
     table = Table("Operation", "Type", "Made", title=Text(f"Each operation, of: {caption}"), show_lines=True)
     for made in texts:
-        table.add_row(Text(made.label), made.type, Text(made.text if made.operation and made.text else "unchanged"))
+        table.add_row(
+            Text(made.label), made.type, Text(made.made.text if made.made and made.made.valid else "unchanged")
+        )
     for of in pictures:
         sizes = "{} x {} pixels become {} x {}".format(*of.source.size, *of.picture.size)
         table.add_row(Text(str(of.operation)), of.operation.type, sizes)

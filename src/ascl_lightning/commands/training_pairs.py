@@ -1,7 +1,7 @@
 """Training pairs as the loader gives them, together with what they were made from."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import partial
 from itertools import chain, islice
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, AsymmetryType
+from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetryType, MadeText
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.datasets import TrainItem
 from ascl_lightning.data.image_operations import ImageOperation
@@ -19,29 +19,32 @@ from ascl_lightning.pages import has_pictures, original
 
 
 @dataclass(frozen=True)
-class MadeText:
-    """A text and what it was made from.
+class ShownText:
+    """A text beside the one that it was made from.
 
     Args:
         label: What it is called.
         source: The text that it was made from.
-        text: What was made; None where no operation is configured.
-        operation: Name of the operation; None where none could change the text.
+        made: What was made; None if no operation is configured.
         type: Of the asymmetry that the operation makes.
     """
 
     label: str
     source: str
-    text: str | None
-    operation: str | None
+    made: MadeText | None
     type: AsymmetryType | None
+
+    @property
+    def text(self) -> str | None:
+        """What was made."""
+        return None if self.made is None else self.made.text
 
     @property
     def made_by(self) -> str:
         """The operation with its type, or why there is none."""
-        if self.text is None:
+        if self.made is None:
             return "none configured"
-        return f"{self.operation} ({self.type})" if self.operation else "no operation changes it: masked"
+        return f"{self.made.operation} ({self.type})" if self.made.valid else "no operation changes it: masked"
 
     @property
     def changes(self) -> list[tuple[str, str]]:
@@ -102,7 +105,7 @@ class ShownPair:
     fed: Image.Image | None
     image_operation: ImageOperation | None
     text: str
-    made: list[MadeText]
+    made: list[ShownText]
     faults: tuple[str, ...]
     changed: bool
 
@@ -116,18 +119,15 @@ class TrainingPairs:
     """The pairs of an epoch in the order of the training loader.
 
     Args:
-        datamodule: Not set up yet. Its image operations are watched from now on, and no region features are read.
+        datamodule: Not set up yet.
     """
 
     def __init__(self, datamodule: RetrievalDataModule) -> None:
         self._datamodule = datamodule
-        self._applied: list[ImageOperation] = []
         asymmetry, augmentation = datamodule.asymmetry, datamodule.augmentation
         self._types = {operation.name: operation.type for operation in (*asymmetry.positives, *asymmetry.negatives)}
         self._image_operations = augmentation.operations
         datamodule.setup("fit")
-        watched = [_Watched(of.probability, operation=of, applied=self._applied) for of in augmentation.operations]
-        datamodule.augmentation = Augmentation(augmentation.crop, tuple(watched))
         if not datamodule.streams:
             view = datamodule.view("train")
             datamodule.views["train"] = _ShownView(view.split, view.spec, view.features)
@@ -141,19 +141,18 @@ class TrainingPairs:
         loader: Any = self._datamodule.train_dataloader()
         loader.batch_sampler.sampler.set_epoch(epoch)
         for key in islice(chain.from_iterable(loader.batch_sampler), count):
-            self._applied.clear()
             yield self._shown(loader.dataset[key])
 
-    def each_text_operation(self, pair: ShownPair, epoch: int) -> Iterator[MadeText]:
+    def each_text_operation(self, pair: ShownPair, epoch: int) -> Iterator[ShownText]:
         """What each configured operation makes of the caption of a pair."""
         maker, origin = self._datamodule.text_maker(), pair.origin
         of_image = origin.captions, origin.caption, origin.image_row, epoch, 0
         for operation in maker.sampler.positives:
-            made = replace(maker, sampler=AsymmetrySampler([operation], ())).make(*of_image)
-            yield MadeText(str(operation), made.text, made.positive, made.positive_operation, operation.type)
+            made = maker.only(positive=operation).make(*of_image)
+            yield ShownText(str(operation), made.text, made.positive, operation.type)
         for operation in maker.sampler.negatives:
-            made = replace(maker, sampler=AsymmetrySampler((), [operation])).make(*of_image)
-            yield MadeText(str(operation), made.text, made.negative, made.negative_operation, operation.type)
+            made = maker.only(negative=operation).make(*of_image)
+            yield ShownText(str(operation), made.text, made.negative, operation.type)
 
     def each_image_operation(self, pictures: Sequence[Image.Image], epoch: int) -> Iterator[MadePicture]:
         """What each configured operation makes of the first of some pictures; the others are there to be joined."""
@@ -169,7 +168,7 @@ class TrainingPairs:
         return ShownPair(
             origin=self._origin(item, texts.text),
             fed=fed,
-            image_operation=self._applied[-1] if self._applied else None,
+            image_operation=item.image_operation,
             text=texts.text,
             made=self._made_texts(texts),
             faults=item.faults,
@@ -191,13 +190,13 @@ class TrainingPairs:
         captions = view.split.captions[row]
         return Origin(view.split.image_ids[row], row, captions, _place(view, item), original(view, row))
 
-    def _made_texts(self, sample: AsymmetrySample) -> list[MadeText]:
+    def _made_texts(self, sample: AsymmetrySample) -> list[ShownText]:
         made = (
-            ("T+", sample.text, sample.positive, sample.positive_operation),
-            ("T-", sample.text, sample.negative, sample.negative_operation),
-            ("(T+)-", sample.positive or "", sample.positive_negative, sample.positive_negative_operation),
+            ("T+", sample.text, sample.positive),
+            ("T-", sample.text, sample.negative),
+            ("(T+)-", sample.positive.text if sample.positive else "", sample.positive_negative),
         )
-        return [MadeText(*of, None if of[-1] is None else self._types[of[-1]]) for of in made]
+        return [ShownText(*of, self._types.get(of[-1].operation or "") if of[-1] else None) for of in made]
 
 
 def _draw(pictures: Sequence[Image.Image], rng: np.random.Generator) -> Image.Image:
@@ -215,20 +214,7 @@ class _ShownView(SplitView):
     def check_images(self) -> None:
         pass
 
-    def picture(
-        self, row: int, augmentation: Augmentation | None = None, rng: np.random.Generator | None = None
-    ) -> Picture:
-        return super().picture(row, augmentation, rng) if has_pictures(self) else None
-
-
-@dataclass(frozen=True)
-class _Watched(ImageOperation):
-    """An image operation that notes when it was applied."""
-
-    operation: ImageOperation = field(kw_only=True)
-    applied: list[ImageOperation] = field(kw_only=True)
-
-    def __call__(self, image: Image.Image, other: Callable[[], Image.Image], rng: np.random.Generator) -> Image.Image:
-        made = self.operation(image, other, rng)
-        self.applied.append(self.operation)
-        return made
+    def training_picture(
+        self, row: int, augmentation: Augmentation, rng: np.random.Generator
+    ) -> tuple[Picture, ImageOperation | None]:
+        return super().training_picture(row, augmentation, rng) if has_pictures(self) else (None, None)

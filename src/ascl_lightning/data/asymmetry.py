@@ -204,26 +204,36 @@ class ReplaceWord(TextOperation):
 
 
 @dataclass(frozen=True)
-class AsymmetrySample:
-    """A caption with the texts made from it, all of them cleaned words.
+class MadeText:
+    """A text that an operation made of another one: T+, T- or (T+)-.
 
-    A T- that is not valid repeats its original and comes from no operation; it counts for nothing.
+    Args:
+        text: Cleaned words. A T+ is up to twice as long as a caption: the tokenizer cuts it.
+        operation: Name of the operation. None: no operation could change the original, which `text` repeats; such a
+            text counts for nothing.
     """
 
     text: str
+    operation: str | None
+
+    @property
+    def valid(self) -> bool:
+        """Whether it counts."""
+        return self.operation is not None
+
+
+@dataclass(frozen=True)
+class AsymmetrySample:
+    """A caption with the texts made from it."""
+
+    text: str
     """T, the cleaned caption."""
-    positive: str | None = None
-    """T+, type II or III; None without positive operations. Up to twice as long as a caption: the tokenizer cuts it."""
-    negative: str | None = None
+    positive: MadeText | None = None
+    """T+, of type II or III; None without positive operations."""
+    negative: MadeText | None = None
     """T-, made from T; None without negative operations."""
-    negative_valid: bool = False
-    positive_negative: str | None = None
-    """(T+)-, made from T+; None where either list of operations is empty."""
-    positive_negative_valid: bool = False
-    positive_operation: str | None = None
-    """Name of the operation that made T+, and so on."""
-    negative_operation: str | None = None
-    positive_negative_operation: str | None = None
+    positive_negative: MadeText | None = None
+    """(T+)-, made from T+; None if either list of operations is empty."""
 
 
 class AsymmetrySampler:
@@ -278,46 +288,30 @@ class AsymmetrySampler:
             return AsymmetrySample(text)
         cleaned = tuple(filter(None, map(clean_caption, context.siblings)))
         context = replace(context, siblings=cleaned or (text,))
-        key = (seed, epoch, index)
-        positive, positive_name = self._positive(text, context, np.random.default_rng((*key, _POSITIVE_STREAM)))
-        negative, negative_name = self._negative(text, context, np.random.default_rng((*key, _NEGATIVE_STREAM)))
-        rng = np.random.default_rng((*key, _POSITIVE_NEGATIVE_STREAM))
-        positive_negative, positive_negative_name = self._negative(positive, context, rng)
-        return AsymmetrySample(
-            text=text,
-            positive=positive,
-            negative=negative,
-            negative_valid=negative_name is not None,
-            positive_negative=positive_negative,
-            positive_negative_valid=positive_negative_name is not None,
-            positive_operation=positive_name,
-            negative_operation=negative_name,
-            positive_negative_operation=positive_negative_name,
-        )
+        streams = (_POSITIVE_STREAM, _NEGATIVE_STREAM, _POSITIVE_NEGATIVE_STREAM)
+        rng, rng_negative, rng_both = (np.random.default_rng((seed, epoch, index, stream)) for stream in streams)
+        positive = self._positive(text, context, rng)
+        negative = self._negative(text, context, rng_negative)
+        both = None if positive is None else self._negative(positive.text, context, rng_both)
+        return AsymmetrySample(text, positive, negative, both)
 
-    def _positive(
-        self, text: str, context: TextContext, rng: np.random.Generator
-    ) -> tuple[str, str] | tuple[None, None]:
-        """T+ and the name of its operation; None twice without operations."""
+    def _positive(self, text: str, context: TextContext, rng: np.random.Generator) -> MadeText | None:
+        """T+; None without operations."""
         if not self.positives:
-            return None, None
+            return None
         operation = _choose(self.positives, rng)
-        return _apply(operation, text, context, rng), operation.name
+        return MadeText(_apply(operation, text, context, rng), operation.name)
 
-    def _negative(
-        self, text: str | None, context: TextContext, rng: np.random.Generator
-    ) -> tuple[str | None, str | None]:
-        """T- of a text and the name of its operation: None twice without either, no name where no T- differs."""
-        if text is None or not self.negatives:
-            return None, None
+    def _negative(self, text: str, context: TextContext, rng: np.random.Generator) -> MadeText | None:
+        """T- of a text; None without operations."""
         remaining = list(self.negatives)
         while remaining:
             operation = _choose(remaining, rng)
             changed = draw_changed(operation, text, context, rng)
             if changed is not None:
-                return changed, operation.name
+                return MadeText(changed, operation.name)
             remaining.remove(operation)
-        return text, None
+        return MadeText(text, None) if self.negatives else None
 
 
 def draw_changed(operation: TextOperation, text: str, context: TextContext, rng: np.random.Generator) -> str | None:

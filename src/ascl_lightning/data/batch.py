@@ -91,6 +91,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.pooled)
 
+    def differ(self, other: "Features") -> Bool[Tensor, " B"]:
+        """Which items differ from those of the same rows, in what scores read; `other` has the same mask."""
+        tokens = (self.tokens != other.tokens) & self.mask[..., None]
+        return (self.pooled != other.pooled).any(dim=1) | tokens.flatten(1).any(dim=1)
+
     @classmethod
     def join(cls, parts: Sequence["Features"]) -> "Features":
         """All items of the parts in their order, padded to the most tokens of any part."""
@@ -104,12 +109,12 @@ class Features:
 
 
 @dataclass
-class NegativeTexts:
-    """T-: texts with a wrong detail, made from the texts of the same rows."""
+class MadeTexts:
+    """T+, T- or (T+)-: texts made from the texts of the same rows."""
 
     texts: TokenizedTexts | Features
     valid: Bool[Tensor, " M"]
-    """False where no operation could make the text differ from its original; such a row counts for nothing."""
+    """False if no operation could make the text differ from its original; such a row counts for nothing."""
 
 
 @dataclass
@@ -127,11 +132,11 @@ class ImageTextBatch:
     text_image_ids: Int[Tensor, " M"]
     sampling_keys: Int[Tensor, " M"] | None = None
     """A hash of (seed, epoch, index) for each row, from which every random draw on features derives."""
-    negatives: NegativeTexts | None = None
-    """T-, made at word level."""
-    positives: TokenizedTexts | Features | None = None
+    negatives: MadeTexts | None = None
+    """T-: T with a wrong detail (type I), made at word level."""
+    positives: MadeTexts | None = None
     """T+: the text says more (type II) or less (type III)."""
-    positive_negatives: NegativeTexts | None = None
+    positive_negatives: MadeTexts | None = None
     """(T+)-: T+ with a wrong detail, made at word level."""
     num_truncated: int = 0
     """Texts of this batch that the tokenizer's limit cut."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ascl_lightning.data.asymmetry import AsymmetrySample
-from ascl_lightning.data.batch import Features, ImageTextBatch, NegativeTexts, TokenizedTexts
+from ascl_lightning.data.asymmetry import AsymmetrySample, MadeText
+from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.data.datasets import EvalItem, TrainItem
 from ascl_lightning.data.features import TextFeatures
 from ascl_lightning.data.text import Tokenizer
@@ -92,46 +91,42 @@ class Collate:
 
     def _add_texts(self, batch: ImageTextBatch, samples: Sequence[AsymmetrySample]) -> None:
         batch.texts, cut = self._captions(batch.text_ids, [s.text for s in samples])
-        batch.positives, positives_cut = self._made([s.positive for s in samples])
-        negatives, negatives_cut = self._made([s.negative for s in samples])
-        both, both_cut = self._made([s.positive_negative for s in samples])
         originals = batch.texts
-        if negatives is not None and not isinstance(originals, TokenizedTexts):
+        if samples[0].negative is not None and not isinstance(originals, TokenizedTexts):
             originals = self.tokenizer([s.text for s in samples])[0]
-        batch.negatives = _negatives(negatives, originals, [s.negative_valid for s in samples])
-        batch.positive_negatives = _negatives(both, batch.positives, [s.positive_negative_valid for s in samples])
+        batch.positives, positives_cut = self._made([s.positive for s in samples])
+        batch.negatives, negatives_cut = self._made([s.negative for s in samples], originals)
+        positives = None if batch.positives is None else batch.positives.texts
+        batch.positive_negatives, both_cut = self._made([s.positive_negative for s in samples], positives)
         batch.num_truncated = cut + positives_cut + negatives_cut + both_cut
 
     def _captions(self, rows: Tensor, texts: list[str]) -> tuple[TokenizedTexts | Features, int]:
         return self.tokenizer(texts) if self._stored is None else (self._stored.captions(rows), 0)
 
-    def _made(self, texts: list[str | None]) -> tuple[TokenizedTexts | None, int]:
-        given = [text for text in texts if text is not None]
-        return self.tokenizer(given) if given else (None, 0)
+    def _made(
+        self, made: Sequence[MadeText | None], originals: TokenizedTexts | Features | None = None
+    ) -> tuple[MadeTexts | None, int]:
+        """The texts of one role, and how many were cut; a T- counts if its tokens differ from its original's.
+
+        Words that differ can still be the same tokens: beyond the limit, or unknown alike.
+        """
+        given = [of_item for of_item in made if of_item is not None]
+        if not given:
+            return None, 0
+        texts, cut = self.tokenizer([of_item.text for of_item in given])
+        valid = torch.tensor([of_item.valid for of_item in given])
+        if isinstance(originals, TokenizedTexts):
+            length = max(texts.input_ids.shape[1], originals.input_ids.shape[1])
+            valid &= (_padded_ids(texts, length) != _padded_ids(originals, length)).any(dim=1)
+        return MadeTexts(texts, valid), cut
 
 
 def _add_stored(batch: ImageTextBatch, stored: TextFeatures, epoch: int) -> None:
-    """Captions and the texts made from them, as the text tower gave them beforehand."""
-
-    def made(kind: Literal["negatives", "positive_negatives"]) -> NegativeTexts | None:
-        texts = stored.made(kind, batch.text_ids, epoch)
-        return None if texts is None else NegativeTexts(*texts)
-
+    """Captions and the texts made from them, as the text tower encoded them beforehand."""
     batch.texts = stored.captions(batch.text_ids)
-    positives = stored.made("positives", batch.text_ids, epoch)
-    batch.positives = None if positives is None else positives[0]
-    batch.negatives, batch.positive_negatives = made("negatives"), made("positive_negatives")
-
-
-def _negatives(
-    texts: TokenizedTexts | None, originals: TokenizedTexts | Features | None, valid: list[bool]
-) -> NegativeTexts | None:
-    """T- with its validity: words that differ can still be the same tokens, beyond the limit or unknown alike."""
-    if texts is None or not isinstance(originals, TokenizedTexts):
-        return None
-    length = max(texts.input_ids.shape[1], originals.input_ids.shape[1])
-    differs = (_padded_ids(texts, length) != _padded_ids(originals, length)).any(dim=1)
-    return NegativeTexts(texts, torch.tensor(valid) & differs)
+    batch.positives = stored.made("positives", batch.text_ids, epoch)
+    batch.negatives = stored.made("negatives", batch.text_ids, epoch)
+    batch.positive_negatives = stored.made("positive_negatives", batch.text_ids, epoch)
 
 
 def _padded_ids(texts: TokenizedTexts, length: int) -> Tensor:

@@ -1,14 +1,15 @@
 """Map-style data sets over one split."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextContext, sampling_key
+from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextContext, TextOperation, sampling_key
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
+from ascl_lightning.data.image_operations import ImageOperation
 from ascl_lightning.data.samplers import MixedPairs
 from ascl_lightning.data.text import Vocabulary, clean_caption
 from ascl_lightning.data.views import Augmentation, Picture, SplitView
@@ -32,6 +33,8 @@ class TrainItem:
     """None where the text tower's output is stored for all of them."""
     key: int
     epoch: int
+    image_operation: ImageOperation | None = None
+    """What changed the picture, if anything."""
     faults: tuple[str, ...] = ()
     """What was wrong with the pictures that this item stands in for."""
 
@@ -51,6 +54,11 @@ class TextMaker:
     vocabulary: Vocabulary | None
     corpus: CaptionCorpus | None
     seed: int
+
+    def only(self, positive: TextOperation | None = None, negative: TextOperation | None = None) -> "TextMaker":
+        """The same draws by one operation of each kind alone, or by none."""
+        lists = ([] if operation is None else [operation] for operation in (positive, negative))
+        return replace(self, sampler=AsymmetrySampler(*lists))
 
     def make(
         self, captions: tuple[str, ...], caption: int, image: int | None, epoch: int, index: int
@@ -92,13 +100,14 @@ class TrainDataset(Dataset[TrainItem]):
         for attempt in range(MAX_REPLACEMENTS):
             image, caption = self.pairs.pair(index, epoch)
             try:
-                picture = self.view.picture(image, self._augmentation, self._rng(epoch, index))
+                rng = np.random.default_rng([self._texts.seed, epoch, index, _PICTURE_STREAM])
+                picture, operation = self.view.training_picture(image, self._augmentation, rng)
             except UserError as error:
                 faults.append(str(error))
                 draw = np.random.default_rng([self._texts.seed, epoch, index, _REPLACEMENT_STREAM, attempt])
                 index = int(draw.integers(len(self)))
             else:
-                return self._item(image, caption, picture, index, epoch, tuple(faults))
+                return self._item(image, caption, picture, operation, index, epoch, tuple(faults))
         raise UserError(f"{len(faults)} pictures in a row cannot be read; run `ascl check`. The first: {faults[0]}")
 
     def caption_length(self, index: int, epoch: int) -> int:
@@ -106,13 +115,15 @@ class TrainDataset(Dataset[TrainItem]):
         image, caption = self.pairs.pair(index, epoch)
         return self.view.split.captions[image][caption].count(" ") + 1
 
-    def _rng(self, epoch: int, index: int) -> np.random.Generator | None:
-        """Of the picture's draws; None where there are none to make."""
-        key = [self._texts.seed, epoch, index, _PICTURE_STREAM]
-        return np.random.default_rng(key) if self._augmentation else None
-
     def _item(
-        self, image: int, caption: int, picture: Picture, index: int, epoch: int, faults: tuple[str, ...]
+        self,
+        image: int,
+        caption: int,
+        picture: Picture,
+        operation: ImageOperation | None,
+        index: int,
+        epoch: int,
+        faults: tuple[str, ...],
     ) -> TrainItem:
         stored = self.view.features.texts
         made = None
@@ -125,6 +136,7 @@ class TrainDataset(Dataset[TrainItem]):
             texts=made,
             key=sampling_key(self._texts.seed, epoch, index),
             epoch=epoch,
+            image_operation=operation,
             faults=faults,
         )
 

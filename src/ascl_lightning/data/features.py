@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ascl_lightning.data.arrays import damaged_arrays, load_array, save_arrays
-from ascl_lightning.data.batch import Features
+from ascl_lightning.data.batch import Features, MadeTexts
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import remove_partials, write_file
 
@@ -304,13 +304,13 @@ class TextFeatures:
 
     def made(
         self, kind: Literal["positives", "negatives", "positive_negatives"], text_rows: Int[Tensor, " B"], epoch: int
-    ) -> tuple[Features, Bool[Tensor, " B"]] | None:
-        """One made text for each caption, another variant each epoch, and which of them count; None without any."""
+    ) -> MadeTexts | None:
+        """One made text for each caption, another variant each epoch; None without any."""
         rows = getattr(self.rows, kind)
         if rows.shape[1] == 0:
             return None
         chosen = rows[text_rows.numpy(), epoch % rows.shape[1]].astype(np.int64)
-        return self.table.gather(torch.from_numpy(np.maximum(chosen, 0))), torch.from_numpy(chosen >= 0)
+        return MadeTexts(self.table.gather(torch.from_numpy(np.maximum(chosen, 0))), torch.from_numpy(chosen >= 0))
 
 
 @dataclass(frozen=True)

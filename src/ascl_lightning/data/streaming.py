@@ -248,7 +248,7 @@ class StreamDataset(Dataset[TrainItem]):
         captions, picture = streamed
         rng = np.random.default_rng([self._texts.seed, epoch, row, _PICTURE_STREAM])
         others = [image for _, (_, image) in self._held.values()] or [picture]
-        pixels = load_picture(picture, self._spec, self._augmentation, others, rng)
+        pixels, operation = load_picture(picture, self._spec, self._augmentation, others, rng)
         caption = drawn_caption(row, len(captions), 0, self._texts.seed, epoch)
         return TrainItem(
             image_row=row,
@@ -257,5 +257,6 @@ class StreamDataset(Dataset[TrainItem]):
             texts=self._texts.make(captions, caption, row, epoch, row),
             key=sampling_key(self._texts.seed, epoch, row),
             epoch=epoch,
+            image_operation=operation,
             faults=faults,
         )

@@ -45,8 +45,8 @@ def load_picture(
     augmentation: Augmentation,
     others: Sequence[Path | ImageBytes | np.ndarray] | np.ndarray,
     rng: np.random.Generator,
-) -> np.ndarray:
-    """A picture as training feeds it, (3, S, S).
+) -> tuple[np.ndarray, ImageOperation | None]:
+    """A picture as training feeds it, (3, S, S), and the operation that changed it, if any.
 
     Args:
         image: Where it lies, or its pixels.
@@ -60,10 +60,10 @@ def load_picture(
     """
     operation = choose_operation(augmentation.operations, rng)
     if operation is None:
-        return _square(image, spec, rng if augmentation.crop else None)
+        return _square(image, spec, rng if augmentation.crop else None), None
     made = operation(decode(image, spec), lambda: decode(others[int(rng.integers(len(others)))], spec), rng)
     # a random crop of what an operation made could leave nothing of what the sentence says
-    return to_square(made, spec)
+    return to_square(made, spec), operation
 
 
 def _square(image: Path | ImageBytes | np.ndarray, spec: PixelSpec, rng: np.random.Generator | None) -> np.ndarray:
@@ -138,20 +138,27 @@ class SplitView:
         if self.features.images is None:
             _ = self.images
 
-    def picture(
-        self, row: int, augmentation: Augmentation | None = None, rng: np.random.Generator | None = None
-    ) -> Picture:
-        """One image as the encoder is fed it; with `augmentation`, as training changes it.
+    def picture(self, row: int) -> Picture:
+        """One image as evaluation feeds it to the encoder.
 
         Raises:
             UserError: If it cannot be read, or the source has no pictures and no features.
         """
         if self.features.images is not None or isinstance(self.spec, RegionSpec):
             return None
-        image = self.images[row]
-        if augmentation and rng is not None:
-            return load_picture(image, self.spec, augmentation, self.images, rng)
-        return _square(image, self.spec, None)
+        return _square(self.images[row], self.spec, None)
+
+    def training_picture(
+        self, row: int, augmentation: Augmentation, rng: np.random.Generator
+    ) -> tuple[Picture, ImageOperation | None]:
+        """One image as training feeds it, and the operation that changed it, if any.
+
+        Raises:
+            UserError: As `picture`.
+        """
+        if self.features.images is not None or isinstance(self.spec, RegionSpec):
+            return None, None
+        return load_picture(self.images[row], self.spec, augmentation, self.images, rng)
 
     def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]) -> Tensor | Features:
         """Pictures (N, 3, S, S) uint8, or features, of a batch."""

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ascl_lightning.data.asymmetry import AsymmetrySample
+from ascl_lightning.data.asymmetry import AsymmetrySample, MadeText
 from ascl_lightning.data.batch import Features, RegionSpec, TokenizedTexts
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.features import (
@@ -270,11 +270,9 @@ def _distinct_texts(datamodule: RetrievalDataModule, split: str, variants: int) 
     texts = [clean_caption(caption) for of_image in captions for caption in of_image]
     of_captions = rows.add(texts)
     shape = len(texts), variants
-    positives = rows.add([sample.positive or "" for sample in samples if sample.positive is not None]).reshape(
-        len(texts), -1
-    )
-    negatives = _negative_rows(rows, [(s.negative, s.negative_valid) for s in samples], shape)
-    both = _negative_rows(rows, [(s.positive_negative, s.positive_negative_valid) for s in samples], shape)
+    positives = _made_rows(rows, [sample.positive for sample in samples], shape)
+    negatives = _made_rows(rows, [sample.negative for sample in samples], shape)
+    both = _made_rows(rows, [sample.positive_negative for sample in samples], shape)
     negatives[negatives == of_captions[:, None]] = -1
     if both.shape[1]:
         both[both == positives] = -1
@@ -294,13 +292,12 @@ def _samples(
     ]
 
 
-def _negative_rows(
-    rows: "_RowsByTokens", texts: Sequence[tuple[str | None, bool]], shape: tuple[int, int]
-) -> np.ndarray:
-    if not texts or texts[0][0] is None:
+def _made_rows(rows: "_RowsByTokens", made: Sequence[MadeText | None], shape: tuple[int, int]) -> np.ndarray:
+    given = [text for text in made if text is not None]
+    if not given:
         return np.zeros((shape[0], 0), np.int64)
-    found = rows.add([text or "" for text, _ in texts])
-    found[[not valid for _, valid in texts]] = -1
+    found = rows.add([text.text for text in given])
+    found[[not text.valid for text in given]] = -1
     return found.reshape(shape)
 
 

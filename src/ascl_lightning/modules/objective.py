@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ascl_lightning.data.batch import Features, ImageTextBatch, NegativeTexts, TokenizedTexts
+from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.errors import UserError
 from ascl_lightning.losses import ContrastiveLoss
 from ascl_lightning.models.chunks import encode_in_chunks, mixes_rows
@@ -116,7 +116,7 @@ class Objective:
         weights = {"type_i": 1.0}
         if batch.positives is not None:
             positive_keys = keys ^ _POSITIVE_STREAM
-            groups["type_ii_iii"] = self._encode_group(batch.positives, batch.positive_negatives, positive_keys)
+            groups["type_ii_iii"] = self._encode_group(batch.positives.texts, batch.positive_negatives, positive_keys)
             total = self.type_i_weight + self.type_ii_iii_weight
             weights = {"type_i": self.type_i_weight / total, "type_ii_iii": self.type_ii_iii_weight / total}
         pairs = _Pairs.of_all_ranks(batch.image_ids)
@@ -146,7 +146,7 @@ class Objective:
             )
         return terms
 
-    def _encode_group(self, texts: Texts, word_level: NegativeTexts | None, keys: Tensor) -> _TextGroup:
+    def _encode_group(self, texts: Texts, word_level: MadeTexts | None, keys: Tensor) -> _TextGroup:
         """T with its T-: from the batch, from the features of T, or from both side by side."""
         encode = self._encode_texts
         own, embeds, noisy, noisy_valid = encode_in_chunks(encode, texts, keys, chunk_size=self.chunk_size)
@@ -174,7 +174,7 @@ class Objective:
             return prepared, embeds, None, None
         perturbed, valid = self.word_features(features, keys)
         noisy = similarity.prepare_texts(perturbed)
-        return prepared, embeds, noisy, valid & _differ(noisy, prepared)
+        return prepared, embeds, noisy, valid & noisy.differ(prepared)
 
     def _encode_negatives(self, texts: Texts) -> tuple[Features]:
         return (self.model.similarity.prepare_texts(self.model.encode_texts(texts)),)
@@ -212,12 +212,6 @@ class _Pairs:
         """What a loss takes beside the scores of this process's images with all texts."""
         transposed = transpose_scores(similarity, self.counts)
         return {"image_ids": self.image_ids, "text_similarity": transposed, "targets": self.targets}
-
-
-def _differ(first: Features, second: Features) -> Tensor:
-    """Which items differ in what scores read: without a local level, a lost word can leave a text as it was."""
-    tokens = (first.tokens != second.tokens) & first.mask[..., None]
-    return (first.pooled != second.pooled).any(dim=1) | tokens.flatten(1).any(dim=1)
 
 
 def _columns_of_parts(scores: Tensor, num_parts: int, counts: list[int]) -> list[Tensor]:
