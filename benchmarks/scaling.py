@@ -135,7 +135,9 @@ def _random_batch() -> ImageTextBatch:
     rows, valid = torch.arange(PAIRS), torch.ones(PAIRS, dtype=torch.bool)
     negatives = MadeTexts(texts(1), valid), MadeTexts(texts(2), valid)
     images = random_features(PAIRS, REGIONS, REGIONS, WIDTH, seed=3)
-    return ImageTextBatch(images, rows, texts(4), rows, rows, rows, negatives[0], MadeTexts(texts(5), valid), negatives[1])
+    return ImageTextBatch(
+        images, rows, texts(4), rows, rows, rows, negatives[0], MadeTexts(texts(5), valid), negatives[1]
+    )
 
 
 def main() -> None:

@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ascl_lightning.data.asymmetry import (
@@ -21,8 +20,6 @@ from ascl_lightning.data.asymmetry import (
     ShuffleWords,
     TextContext,
     TextOperation,
-    _mix,
-    sampling_key,
 )
 from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.errors import UserError
@@ -306,41 +303,3 @@ def test_streams_share_no_randomness() -> None:
     sampler = AsymmetrySampler([TrueEcho(answer=caption)], [ShuffleWords()])
     samples = [draw(sampler, caption, index) for index in range(50)]
     assert sum(sample.negative == sample.positive_negative for sample in samples) < 5
-
-
-def reference_key(seed: int, epoch: int, index: int) -> int:
-    """SplitMix64 folded over the parts, in numpy's wrapping arithmetic."""
-    state = np.zeros(1, dtype=np.uint64)
-    for part in (seed, epoch, index):
-        z = (state ^ np.array([part], dtype=np.uint64)) + np.array([0x9E3779B97F4A7C15], dtype=np.uint64)
-        z = (z ^ (z >> np.uint64(30))) * np.array([0xBF58476D1CE4E5B9], dtype=np.uint64)
-        z = (z ^ (z >> np.uint64(27))) * np.array([0x94D049BB133111EB], dtype=np.uint64)
-        state = z ^ (z >> np.uint64(31))
-    return int(state.view(np.int64)[0])
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**64 - 1), st.integers(0, 1000), st.integers(0, 2**40))
-def test_sampling_key_equals_the_reference(seed: int, epoch: int, index: int) -> None:
-    key = sampling_key(seed, epoch, index)
-    assert key == reference_key(seed, epoch, index)
-    assert torch.tensor(key).item() == key
-
-
-def test_mix_gives_the_published_numbers() -> None:
-    """The first outputs of SplitMix64 from the states 0 and 1234567, as its test vectors list them."""
-    assert _mix(0) == 0xE220A8397B1DCDAF
-    assert _mix(1234567) == 6457827717110365317
-
-
-@settings(max_examples=50, deadline=None)
-@given(*[st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))] * 2)
-def test_sampling_keys_of_different_rows_differ(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
-    assume(one != other)
-    assert sampling_key(*one) != sampling_key(*other)
-
-
-def test_sampling_keys_use_every_bit_evenly() -> None:
-    keys = np.array([sampling_key(0, 0, index) for index in range(2000)], dtype=np.int64)
-    bits = (keys[:, None] >> np.arange(64)) & 1
-    assert np.abs(bits.sum(axis=0) - 1000).max() < 5 * (2000 * 0.25) ** 0.5

@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.image_encoders import ConvImageEncoder
-from ascl_lightning.models.perturb import Stream, ZeroOut, keyed_uniform
+from ascl_lightning.models.perturb import Stream, ZeroOut
+from ascl_lightning.runtime.draws import keyed_uniform
 
 SCORES = {
     "pairwise": {"similarity": {"local_weight": 0.6, "global_fusion": "pairwise", "text_gate": True}},

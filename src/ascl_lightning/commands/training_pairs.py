@@ -16,6 +16,7 @@ from ascl_lightning.data.datasets import TrainItem
 from ascl_lightning.data.image_operations import ImageOperation
 from ascl_lightning.data.views import Augmentation, Picture, SplitView
 from ascl_lightning.pages import has_pictures, original
+from ascl_lightning.runtime.draws import keyed_rng
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class TrainingPairs:
     def each_image_operation(self, pictures: Sequence[Image.Image], epoch: int) -> Iterator[MadePicture]:
         """What each configured operation makes of the first of some pictures; the others are there to be joined."""
         for number, operation in enumerate(self._image_operations if pictures else ()):
-            rng = np.random.default_rng([self._datamodule.seed, epoch, number])
+            rng = keyed_rng(self._datamodule.seed, epoch, number)
             made = operation(pictures[0], partial(_draw, pictures[1:] or pictures, rng), rng)
             yield MadePicture(operation, pictures[0], made)
 

@@ -17,6 +17,7 @@ import numpy as np
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.text import Vocabulary, clean_caption
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.draws import Series, keyed_rng
 
 AsymmetryType = Literal["I", "II", "III", "paraphrase"]
 """How a made sample differs; a paraphrase says the same in other words."""
@@ -24,10 +25,6 @@ AsymmetryType = Literal["I", "II", "III", "paraphrase"]
 MAX_TRIES = 20
 """Draws of one operation before it counts as unable to change a text. A shuffle that can change a text does so at least
 every second time, so it fails wrongly less than once in a million."""
-
-# Streams under one key. None is 0: numpy pads keys with zeros, so [seed, epoch, index, 0] is [seed, epoch, index]
-# again, which other parts draw from.
-_POSITIVE_STREAM, _NEGATIVE_STREAM, _POSITIVE_NEGATIVE_STREAM = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -288,8 +285,8 @@ class AsymmetrySampler:
             return AsymmetrySample(text)
         cleaned = tuple(filter(None, map(clean_caption, context.siblings)))
         context = replace(context, siblings=cleaned or (text,))
-        streams = (_POSITIVE_STREAM, _NEGATIVE_STREAM, _POSITIVE_NEGATIVE_STREAM)
-        rng, rng_negative, rng_both = (np.random.default_rng((seed, epoch, index, stream)) for stream in streams)
+        streams = (Series.POSITIVE, Series.NEGATIVE, Series.POSITIVE_NEGATIVE)
+        rng, rng_negative, rng_both = (keyed_rng(seed, epoch, index, stream) for stream in streams)
         positive = self._positive(text, context, rng)
         negative = self._negative(text, context, rng_negative)
         both = None if positive is None else self._negative(positive.text, context, rng_both)
@@ -332,33 +329,3 @@ def _choose(operations: Sequence[TextOperation], rng: np.random.Generator) -> Te
 def _apply(operation: TextOperation, text: str, context: TextContext, rng: np.random.Generator) -> str:
     """The operation's text, cleaned but not cut (the tokenizer cuts and counts); the text itself where none is left."""
     return clean_caption(operation(text, context, rng), max_words=None) or text
-
-
-_MASK_64 = 2**64 - 1
-
-
-def sampling_key(seed: int, epoch: int, index: int) -> int:
-    """Hash (seed, epoch, index) into the key of a row's draws on features.
-
-    Distinct indices of one seed and epoch have distinct keys, as every step is a bijection.
-
-    Args:
-        seed: The run's seed.
-        epoch: The epoch.
-        index: Row of the caption in its split.
-
-    Returns:
-        A signed 64-bit integer, as a torch tensor holds it.
-    """
-    state = 0
-    for part in (seed, epoch, index):
-        state = _mix(state ^ (part & _MASK_64))
-    return state - 2**64 if state >= 2**63 else state
-
-
-def _mix(state: int) -> int:
-    """One step of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014)."""
-    state = (state + 0x9E3779B97F4A7C15) & _MASK_64
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK_64
-    return state ^ (state >> 31)

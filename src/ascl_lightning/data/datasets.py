@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.data import Dataset
 
-from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextContext, TextOperation, sampling_key
+from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextContext, TextOperation
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.image_operations import ImageOperation
@@ -14,9 +14,7 @@ from ascl_lightning.data.samplers import MixedPairs
 from ascl_lightning.data.text import Vocabulary, clean_caption
 from ascl_lightning.data.views import Augmentation, Picture, SplitView
 from ascl_lightning.errors import UserError
-
-# Streams under (seed, epoch, index), beyond those of the texts, so that none moves another
-_PICTURE_STREAM, _REPLACEMENT_STREAM = 1_000, 1_001
+from ascl_lightning.runtime.draws import Series, keyed_rng, sampling_key
 
 MAX_REPLACEMENTS = 20
 """Bad pictures in a row that a training sample is replaced for; more are no accident."""
@@ -100,11 +98,11 @@ class TrainDataset(Dataset[TrainItem]):
         for attempt in range(MAX_REPLACEMENTS):
             image, caption = self.pairs.pair(index, epoch)
             try:
-                rng = np.random.default_rng([self._texts.seed, epoch, index, _PICTURE_STREAM])
+                rng = keyed_rng(self._texts.seed, epoch, index, Series.PICTURE)
                 picture, operation = self.view.training_picture(image, self._augmentation, rng)
             except UserError as error:
                 faults.append(str(error))
-                draw = np.random.default_rng([self._texts.seed, epoch, index, _REPLACEMENT_STREAM, attempt])
+                draw = keyed_rng(self._texts.seed, epoch, index, Series.REPLACEMENT, attempt)
                 index = int(draw.integers(len(self)))
             else:
                 return self._item(image, caption, picture, operation, index, epoch, tuple(faults))

@@ -12,9 +12,7 @@ from jaxtyping import Int
 from torch.utils.data import Sampler
 
 from ascl_lightning.errors import UserError
-
-# Streams of draws, apart from those of data/asymmetry.py: captions of an image, order of buckets, part of a source
-_CAPTION_STREAM, _BUCKET_STREAM, _PART_STREAM = 4, 5, 6
+from ascl_lightning.runtime.draws import Series, keyed_rng
 
 Key = TypeVar("Key")
 
@@ -64,7 +62,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """This rank's indices of the epoch in order."""
         if not self.shuffle:
             return np.arange(self.rank, self.size, self.world_size)
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        order = keyed_rng(self.seed, self.epoch).permutation(self.size)
         return order[self.rank :: self.world_size]
 
 
@@ -152,7 +150,7 @@ class EpochBatches(ResumableBatches[tuple[int, int]]):
         if length is None:
             yield from (_keys(share[start:end], epoch) for start, end in pairwise(bounds))
             return
-        rng = np.random.default_rng([self.sampler.seed, epoch, self.sampler.rank, _BUCKET_STREAM])
+        rng = keyed_rng(self.sampler.seed, epoch, self.sampler.rank, Series.BUCKET)
         for first in range(0, len(self), BUCKET_BATCHES):
             of_bucket = bounds[first : first + BUCKET_BATCHES + 1]
             bucket = sorted(_keys(share[of_bucket[0] : of_bucket[-1]], epoch), key=lambda key: length(*key))
@@ -217,7 +215,7 @@ class PairIndex:
 
 def drawn_caption(image: int, count: int, turn: int, seed: int, epoch: int) -> int:
     """Which of an image's `count` captions an epoch takes at its `turn`-th visit; all come before one comes again."""
-    order = np.random.default_rng([seed, epoch, image, _CAPTION_STREAM]).permutation(count)
+    order = keyed_rng(seed, epoch, image, Series.CAPTION).permutation(count)
     return int(order[turn % count])
 
 
@@ -271,6 +269,6 @@ class MixedPairs:
         """The order in which the last, incomplete visit takes a source's pairs."""
         known, order = self._orders.get(part, (-1, np.empty(0)))
         if known != epoch:
-            order = np.random.default_rng([self._seed, epoch, part, _PART_STREAM]).permutation(len(self._pairs[part]))
+            order = keyed_rng(self._seed, epoch, part, Series.PART).permutation(len(self._pairs[part]))
             self._orders[part] = epoch, order
         return order

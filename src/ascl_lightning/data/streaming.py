@@ -13,16 +13,13 @@ import numpy as np
 from rich.progress import track
 from torch.utils.data import Dataset
 
-from ascl_lightning.data.asymmetry import sampling_key
 from ascl_lightning.data.batch import ImageSpec, PixelSpec
 from ascl_lightning.data.datasets import TextMaker, TrainItem
 from ascl_lightning.data.samplers import ResumableBatches, drawn_caption, num_steps
 from ascl_lightning.data.sources.base import Shard, Streamed
 from ascl_lightning.data.views import Augmentation, load_picture
 from ascl_lightning.errors import UserError
-
-# Streams of draws under (seed, epoch), apart from those of asymmetry.py, samplers.py and datasets.py
-_SHARD_STREAM, _WINDOW_STREAM, _PICTURE_STREAM = 7, 8, 1_002
+from ascl_lightning.runtime.draws import Series, keyed_rng, sampling_key
 
 WINDOW = 512
 """Images that a worker holds, encoded, and shuffles."""
@@ -69,11 +66,11 @@ class StreamPlan:
 
     def order(self, epoch: int) -> np.ndarray:
         """Numbers of the shards as an epoch reads them."""
-        return np.random.default_rng([self.seed, epoch, _SHARD_STREAM]).permutation(len(self._visited))
+        return keyed_rng(self.seed, epoch, Series.SHARD).permutation(len(self._visited))
 
     def window(self, start: int, end: int, epoch: int) -> list[int]:
         """The places of a window in the order in which they are asked for."""
-        rng = np.random.default_rng([self.seed, epoch, start, _WINDOW_STREAM])
+        rng = keyed_rng(self.seed, epoch, start, Series.WINDOW)
         return [int(place) for place in rng.permutation(np.arange(start, end))]
 
     def images_from(self, place: int, epoch: int) -> Iterator[tuple[int, int, int]]:
@@ -246,7 +243,7 @@ class StreamDataset(Dataset[TrainItem]):
 
     def _item(self, row: int, streamed: Streamed, epoch: int, faults: tuple[str, ...]) -> TrainItem:
         captions, picture = streamed
-        rng = np.random.default_rng([self._texts.seed, epoch, row, _PICTURE_STREAM])
+        rng = keyed_rng(self._texts.seed, epoch, row, Series.STREAMED_PICTURE)
         others = [image for _, (_, image) in self._held.values()] or [picture]
         pixels, operation = load_picture(picture, self._spec, self._augmentation, others, rng)
         caption = drawn_caption(row, len(captions), 0, self._texts.seed, epoch)

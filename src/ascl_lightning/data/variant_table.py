@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.draws import keyed_rng
 from ascl_lightning.runtime.files import atomic_file
 
 VariantType = Literal["I", "II", "III"]
@@ -187,7 +188,7 @@ class Variants:
 
 def draws_of(seed: int, operation: str, row: int) -> np.random.Generator:
     """Where the draws of an operation on the caption of a row come from, whatever else is drawn."""
-    return np.random.default_rng([seed, crc32(operation.encode()), row])
+    return keyed_rng(seed, crc32(operation.encode()), row)
 
 
 def by_level(made: Sequence[Sequence[Value]], unchanged: Sequence[Value]) -> list[list[Value]]:

@@ -18,15 +18,13 @@ from itertools import accumulate
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.draws import keyed_normal, keyed_uniform
 from ascl_lightning.runtime.number_types import NonNegativeFloat
-
-# splitmix64 (Steele, Lea and Flood 2014): the step of the counter and the two multipliers of the finaliser
-_STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 class Stream(IntEnum):
@@ -37,39 +35,6 @@ class Stream(IntEnum):
     POOLED = 2
     KIND = 3
     INDEX = 4
-
-
-def keyed_uniform(keys: Int[Tensor, " B"], shape: tuple[int, ...], stream: int) -> Float[Tensor, "B ..."]:
-    """Uniform numbers in [0, 1) that depend on their key, the stream and their position alone.
-
-    The last axis counts first, so a longer first axis (more padding) only adds numbers.
-
-    Args:
-        keys: One key for each sample, (B,).
-        shape: The shape of a sample's numbers.
-        stream: Which of the key's series.
-
-    Returns:
-        Multiples of 2^-24 in float32, (B, *shape).
-    """
-    start = _mix(keys.long() + _signed((stream + 1) * _STEP))
-    counter = torch.arange(1, math.prod(shape) + 1, device=keys.device) * _signed(_STEP)
-    bits = _mix(start[:, None] + counter)
-    return (_shift_right(bits, 40).float() * 2.0**-24).reshape(len(keys), *shape)
-
-
-def keyed_normal(keys: Int[Tensor, " B"], shape: tuple[int, ...], stream: int) -> Float[Tensor, "B ..."]:
-    """Standard normal numbers, keyed as those of `keyed_uniform`, by Box and Muller's method.
-
-    Computed in float64 where the device has it: rounding to float32 hides the last bits, in which logarithms and
-    cosines of different devices differ.
-
-    Returns:
-        float32, (B, *shape).
-    """
-    precise = torch.float32 if keys.device.type == "mps" else torch.float64
-    radius, angle = keyed_uniform(keys, (*shape, 2), stream).to(precise).unbind(-1)
-    return (torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)).float()
 
 
 @dataclass(frozen=True)
@@ -217,21 +182,3 @@ class PerturbWords(nn.Module):
         words = torch.where(is_word, words, text.tokens)
         valid = ((words != text.tokens) & is_word).flatten(1).any(1)
         return Features(pooled, words, text.mask), valid
-
-
-def _mix(bits: Tensor) -> Tensor:
-    """The finaliser of splitmix64, on int64 that wraps around."""
-    bits = (bits ^ _shift_right(bits, 30)) * _signed(_FIRST)
-    bits = (bits ^ _shift_right(bits, 27)) * _signed(_SECOND)
-    return bits ^ _shift_right(bits, 31)
-
-
-def _shift_right(bits: Tensor, count: int) -> Tensor:
-    """Shift that fills with zeros; int64's own fills with the sign."""
-    return (bits >> count) & ((1 << (64 - count)) - 1)
-
-
-def _signed(value: int) -> int:
-    """The int64 with the low 64 bits of an integer."""
-    value %= 1 << 64
-    return value - (1 << 64) if value >> 63 else value

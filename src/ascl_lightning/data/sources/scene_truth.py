@@ -8,6 +8,8 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ascl_lightning.runtime.draws import keyed_rng
+
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SIZES = ("small", "large")
@@ -171,7 +173,7 @@ def draw_scenes(num_scenes: int, seed: int, stream: int) -> SceneTruth:
     num_draws = sum(_DRAWS.values())
     uniform = np.empty((num_scenes, num_draws))
     for row in range(num_scenes):
-        uniform[row] = np.random.default_rng([seed, stream, row]).random(num_draws)
+        uniform[row] = keyed_rng(seed, stream, row).random(num_draws)
     ends = np.cumsum(list(_DRAWS.values()))
     draws = dict(zip(_DRAWS, np.split(uniform, ends[:-1], axis=1), strict=True))
 

@@ -14,6 +14,7 @@ from ascl_lightning.data.sources.scene_rendering import render
 from ascl_lightning.data.sources.scene_truth import SceneTruth, draw_scenes
 from ascl_lightning.data.variant_table import Ladder, VariantStep
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.draws import keyed_rng
 from ascl_lightning.runtime.number_types import Seed
 
 _STREAMS = {"train": 0, "val": 1, "test": 2}
@@ -134,7 +135,7 @@ class Scenes(Source):
                 truth.objects(row),
                 truth.background(row),
                 self._captions_per_image,
-                np.random.default_rng([self._seed, stream, row]),
+                keyed_rng(self._seed, stream, row),
             )
             for row in range(len(truth))
         ]

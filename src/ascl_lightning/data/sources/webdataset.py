@@ -19,6 +19,9 @@ from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, S
 from ascl_lightning.data.sources.files import MAX_BYTES, Record, claim, data_folder, files_named, parse_json
 from ascl_lightning.errors import UserError
 
+# Read by tarfile, not by the libraries webdataset (tried: 1.0.2) or datasets (tried: 5.2.0): both take an archive that
+# was cut between two samples for a shorter one without an error; datasets refuses an archive in which an image has no
+# captions; webdataset runs programs that an address names (`pipe:`).
 _PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 _ATTEMPTS = 3
 _TIMEOUT = 60
