@@ -17,9 +17,9 @@ from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from ascl_lightning.__main__ import main as ascl
-from ascl_lightning.callbacks.asymmetry_shares import AsymmetryShares
-from ascl_lightning.callbacks.dashboard import Dashboard
-from ascl_lightning.callbacks.progress import TrainingProgress
+from ascl_lightning.evaluation.asymmetry_shares import AsymmetryShares
+from ascl_lightning.evaluation.wandb.dashboard import Dashboard
+from ascl_lightning.training.callbacks.progress import TrainingProgress
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EPOCHS = 3

@@ -22,13 +22,13 @@ from photo_loaders import CAPTIONS, MEAN, PHOTOS, STD, OurLoader, datasets_loade
 from plain import measure
 from stored_features import fit_plain_info_nce, memory_of_an_epoch, write_features
 
-from ascl_lightning.data.asymmetry import FirstHalf, JoinCaptions
+from ascl_lightning.data.augment.text_operations import FirstHalf, JoinCaptions
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.images import open_image, open_square, to_square
 from ascl_lightning.data.sources import KarpathyJson
 from ascl_lightning.errors import UserError
-from ascl_lightning.models.weights import package_path
+from ascl_lightning.models.towers.pretrained import package_path
 
 SHARED = Path(__file__).parents[2] / "shared"
 COPIES, RUNS, ROWS = 8, 5, 1_000_000

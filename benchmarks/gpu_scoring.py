@@ -9,8 +9,8 @@ from plain import double, published_loop, random_features
 from torch import Tensor
 
 from ascl_lightning.data.batch import Features
-from ascl_lightning.models.fusion import FusedSimilarity
-from ascl_lightning.models.scoring import local_similarity
+from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.similarity.local import local_similarity
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

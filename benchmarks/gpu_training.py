@@ -17,15 +17,15 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from PIL import Image
 
-from ascl_lightning.callbacks.non_finite import NonFiniteSteps
-from ascl_lightning.data.asymmetry import FirstHalf, JoinCaptions, ShuffleWords
+from ascl_lightning.data.augment.text_operations import FirstHalf, JoinCaptions, ShuffleWords
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import JsonLines
 from ascl_lightning.losses import AsymmetricContrastiveLoss
-from ascl_lightning.models.fusion import FusedSimilarity
-from ascl_lightning.models.image_encoders import TimmImageEncoder
-from ascl_lightning.models.text_encoders import TransformersTextEncoder
-from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.towers.image import TimmImageEncoder
+from ascl_lightning.models.towers.text import TransformersTextEncoder
+from ascl_lightning.training.callbacks.non_finite import NonFiniteSteps
+from ascl_lightning.training.module import RetrievalModule
 
 WORDS = [f"{a}{b}" for a in ("red", "blue", "old", "tall", "wet", "kind") for b in ("dog", "cat", "man", "sea", "hat")]
 CUDA = torch.cuda.is_available()

@@ -11,11 +11,11 @@ from plain import measure, random_features
 
 from ascl_lightning.data.batch import ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.losses import AsymmetricContrastiveLoss
-from ascl_lightning.models.fusion import FusedSimilarity
-from ascl_lightning.models.image_encoders import RegionEncoder
 from ascl_lightning.models.model import ImageTextModel
-from ascl_lightning.models.text_encoders import WordTransformer
-from ascl_lightning.modules.objective import Objective
+from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.towers.image import RegionEncoder
+from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.training.objective import Objective
 
 TOKENS, WIDTH, WORDS, VOCABULARY, CHUNK = 16, 128, 24, 8192, 128
 LIMIT = 8 * 1024

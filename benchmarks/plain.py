@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ascl_lightning.data.batch import Features
-from ascl_lightning.models.context_fusion import ContextFusion
-from ascl_lightning.models.fusion import FusedSimilarity
+from ascl_lightning.models.similarity.context_fusion import ContextFusion
+from ascl_lightning.models.similarity.fused import FusedSimilarity
 
 
 def published_loop(similarity: FusedSimilarity, images: Features, texts: Features) -> Tensor:

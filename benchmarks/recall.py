@@ -9,8 +9,8 @@ import torch
 from plain import measure
 from torchmetrics.retrieval import RetrievalHitRate
 
-from ascl_lightning.metrics.functional import RECALL_AT, metrics_from_ranks
 from ascl_lightning.metrics.ranks import streamed_ranks
+from ascl_lightning.metrics.recall import RECALL_AT, metrics_from_ranks
 
 CAPTIONS, WIDTH = 5, 256
 

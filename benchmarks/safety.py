@@ -17,8 +17,8 @@ from lightning.pytorch import LightningModule, Trainer
 from plain import measure
 from torch import distributed, multiprocessing
 
-from ascl_lightning.callbacks.keyed_draws import KeyedDraws
 from ascl_lightning.runtime.checkpoints import read_checkpoint, write_checkpoint
+from ascl_lightning.training.callbacks.keyed_draws import KeyedDraws
 
 MEBIBYTES, STEPS = 512, 2_000
 

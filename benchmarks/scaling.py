@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts
 from ascl_lightning.losses import AsymmetricContrastiveLoss
-from ascl_lightning.models.fusion import FusedSimilarity
-from ascl_lightning.models.image_encoders import RegionEncoder
 from ascl_lightning.models.model import ImageTextModel
-from ascl_lightning.models.text_encoders import WordTransformer
-from ascl_lightning.modules.objective import Objective
+from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.towers.image import RegionEncoder
+from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.training.objective import Objective
 
 PAIRS, REGIONS, WORDS, WIDTH, HEADS, PARTS, GROUPS, BYTES = 24, 9, 12, 64, 4, 4, 2, 4
 SCORES: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ D = 256. Prints times, the largest difference from the loop in float64, peak mem
 import torch
 from plain import double, measure, published_loop, random_features
 
-from ascl_lightning.models.fusion import FusedSimilarity
+from ascl_lightning.models.similarity.fused import FusedSimilarity
 
 
 def compare(name: str, num_heads: int, *, fused: bool) -> None:

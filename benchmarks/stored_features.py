@@ -17,13 +17,13 @@ from plain import give_back_memory, random_features
 from ascl_lightning.cli import AsclCLI
 from ascl_lightning.data.batch import Features
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.data.features import SHARD_ROWS, Manifest, TextRows, write_shard
 from ascl_lightning.data.sources import ExtractedFeatures
+from ascl_lightning.data.stored_features import SHARD_ROWS, Manifest, TextRows, write_shard
 from ascl_lightning.losses import InfoNCE
-from ascl_lightning.models.fusion import FusedSimilarity
-from ascl_lightning.models.image_encoders import RegionEncoder
-from ascl_lightning.models.text_encoders import WordTransformer
-from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.towers.image import RegionEncoder
+from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.training.module import RetrievalModule
 
 CONFIG = Path(__file__).parents[1] / "configs" / "flickr8k.yaml"
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -10,11 +10,11 @@ from plain import measure, plain_scores, random_features
 
 from ascl_lightning.data.batch import Features, ImageTextBatch
 from ascl_lightning.losses import AsymmetricContrastiveLoss
-from ascl_lightning.models.fusion import FusedSimilarity
-from ascl_lightning.models.image_encoders import RegionEncoder
 from ascl_lightning.models.perturb import PerturbWords
-from ascl_lightning.models.text_encoders import WordTransformer
-from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.towers.image import RegionEncoder
+from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.training.module import RetrievalModule
 
 BATCH, TOKENS, WIDTH, TILE = 128, 16, 256, 32
 

@@ -7,8 +7,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("ascl_lightning", "beartype.beartype")
 
-from tests.datasets import write_karpathy  # noqa: E402 — after the hook
-from tests.recordings import record  # noqa: E402
+from tests.helpers.datasets import write_karpathy  # noqa: E402 — after the hook
+from tests.helpers.recordings import record  # noqa: E402
 
 
 @pytest.fixture(scope="session")

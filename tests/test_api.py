@@ -9,23 +9,23 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from tests.retrievers import pictures, small
+from tests.helpers.retrievers import pictures, small
 
 from ascl_lightning import Hit, Retriever, UserError
 from ascl_lightning.__main__ import main
 from ascl_lightning.data.sources import Scenes
 from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.losses import AsymmetricContrastiveLoss
-from ascl_lightning.metrics.functional import streamed_ranks
 from ascl_lightning.metrics.queries import read_queries
+from ascl_lightning.metrics.recall import streamed_ranks
 from ascl_lightning.models import (
     ConvImageEncoder,
     FusedSimilarity,
     WordTransformer,
     fusion,
 )
-from ascl_lightning.models.weights import resolve_repository
-from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.models.towers.pretrained import resolve_repository
+from ascl_lightning.training.module import RetrievalModule
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

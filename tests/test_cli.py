@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.datasets import write_karpathy
+from tests.helpers.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.extract import ExtractCLI
@@ -304,7 +304,12 @@ sys.exit(main(sys.argv[1:]))
 
 def test_ctrl_c_before_the_training_exits_with_130(trained, tmp_path):
     flags = ["--trainer.callbacks.hook", "on_fit_start", "--trainer.callbacks.at", "0"]
-    interrupt = ["--trainer.callbacks+=tests.interruptions.Interrupt", *flags, "--trainer.callbacks.number", "2"]
+    interrupt = [
+        "--trainer.callbacks+=tests.helpers.interruptions.Interrupt",
+        *flags,
+        "--trainer.callbacks.number",
+        "2",
+    ]
     try:
         with pytest.raises(SystemExit) as caught:
             main(["fit", "--config", TINY, *at(tmp_path, trained / "data"), *interrupt])

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.callbacks.test_recovery import interrupt, rows
-from tests.datasets import write_karpathy
-from tests.interruptions import batches, last
-from tests.ranks import Run, send
+from tests.helpers.datasets import write_karpathy
+from tests.helpers.interruptions import batches, last
+from tests.helpers.ranks import Run, send
+from tests.training.callbacks.test_recovery import interrupt, rows
 
 pytestmark = [
     pytest.mark.slow,
@@ -141,7 +141,7 @@ def test_workers_of_torchrun_end_with_a_killed_agent(tmp_path):
 def test_a_mistake_of_the_user_is_one_line_and_code_2(tmp_path, ranks):
     """Whether all ranks find it, or one while the other waits for it."""
     faulty = [
-        "--trainer.callbacks+=tests.interruptions.Mistake",
+        "--trainer.callbacks+=tests.helpers.interruptions.Mistake",
         "--trainer.callbacks.everywhere",
         str(ranks == "both"),
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.datasets import write_karpathy
+from tests.helpers.datasets import write_karpathy
 
 TINY = Path(__file__).parent / "configs" / "tiny.yaml"
 FSDP = Path(__file__).parents[1] / "configs" / "trainer" / "fsdp.yaml"

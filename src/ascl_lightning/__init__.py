@@ -10,6 +10,8 @@ model.rank("a red kite", images, k=1)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ascl_lightning import renamed
+
 if TYPE_CHECKING:
     from ascl_lightning.api import Encoded, Hit, Retriever
     from ascl_lightning.errors import UserError
@@ -28,3 +30,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+renamed.install()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ascl_lightning import __version__
-from ascl_lightning.early_checks import check_command_line
 from ascl_lightning.errors import UserError
+from ascl_lightning.parsing.early_checks import check_command_line
 from ascl_lightning.runtime.config_files import with_config_paths
 from ascl_lightning.runtime.processes import USER_ERROR, end_hung_launcher, end_with_launcher, report_once
 

@@ -16,14 +16,14 @@ from ascl_lightning.data.batch import Features, ImageSpec, map_tensors
 from ascl_lightning.data.inputs import picture_list, read_pictures, text_list
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
 from ascl_lightning.errors import UserError
-from ascl_lightning.models.encoder import hash_of_weights
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.rebuild import rebuild_model
-from ascl_lightning.models.weights import resolve_repository
-from ascl_lightning.retrieval.encoded import Encoded, Kind
-from ascl_lightning.retrieval.two_stage import rescore, shortlist
+from ascl_lightning.models.towers.base import hash_of_weights
+from ascl_lightning.models.towers.pretrained import resolve_repository
 from ascl_lightning.runtime.checkpoints import DATA_MODULE, WEIGHTS, read_checkpoint, read_weights
 from ascl_lightning.runtime.config_files import find_config
+from ascl_lightning.search.encoded import Encoded, Kind
+from ascl_lightning.search.two_stage import rescore, shortlist
 
 CONFIG = "config.yaml"
 _DOWNLOADED = [CONFIG, WEIGHTS, "*_encoder/*.json", "*_encoder/*.txt"]

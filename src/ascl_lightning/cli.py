@@ -18,45 +18,45 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from ascl_lightning.callbacks.asymmetry_shares import AsymmetryShares
-from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from ascl_lightning.callbacks.dashboard import Dashboard
-from ascl_lightning.callbacks.embeddings import EmbeddingWriter
-from ascl_lightning.callbacks.evidence import Evidence
-from ascl_lightning.callbacks.frozen_features import FrozenFeatures
-from ascl_lightning.callbacks.keyed_draws import KeyedDraws
-from ascl_lightning.callbacks.last_validation import LastValidation
-from ascl_lightning.callbacks.leak_guard import LeakGuard
-from ascl_lightning.callbacks.loggers import (
-    LogConfig,
-    keep_pictures_with_runs,
-    loggers_of_run,
-    record_offline_if_unreachable,
-)
-from ascl_lightning.callbacks.non_finite import NonFiniteSteps
-from ascl_lightning.callbacks.parts import callbacks_of, is_trial, run_folder
-from ascl_lightning.callbacks.progress import TrainingProgress
-from ascl_lightning.callbacks.provenance import RecordProvenance
-from ascl_lightning.callbacks.recovery import RecoveryCheckpoints
-from ascl_lightning.callbacks.report_card import ReportCard
-from ascl_lightning.callbacks.results import EvaluationResults
-from ascl_lightning.callbacks.search import TwoStageFrontier
-from ascl_lightning.callbacks.terminal import ProgressLines, RunSummary, silence_notices
-from ascl_lightning.callbacks.weights import WeightsExport
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.early_checks import check_number
 from ascl_lightning.errors import UserError
-from ascl_lightning.help_text import ShowAllHelp, arranged_help
-from ascl_lightning.modules.retrieval import RetrievalModule
-from ascl_lightning.parser_messages import plain_message
-from ascl_lightning.report.files import RESULTS
-from ascl_lightning.report.page import write_report
+from ascl_lightning.evaluation.asymmetry_shares import AsymmetryShares
+from ascl_lightning.evaluation.embeddings import EmbeddingWriter
+from ascl_lightning.evaluation.evidence import Evidence
+from ascl_lightning.evaluation.leaks.guard import LeakGuard
+from ascl_lightning.evaluation.leaks.record import RecordProvenance
+from ascl_lightning.evaluation.page.page import write_report
+from ascl_lightning.evaluation.report_card.callback import ReportCard
+from ascl_lightning.evaluation.results import EvaluationResults
+from ascl_lightning.evaluation.run_files import RESULTS
+from ascl_lightning.evaluation.two_stage_frontier import TwoStageFrontier
+from ascl_lightning.evaluation.wandb.dashboard import Dashboard
+from ascl_lightning.parsing.early_checks import check_number
+from ascl_lightning.parsing.help_text import ShowAllHelp, arranged_help
+from ascl_lightning.parsing.messages import plain_message
 from ascl_lightning.runtime.checkpoints import Continuation, find_checkpoint
 from ascl_lightning.runtime.distributed import leave_group
 from ascl_lightning.runtime.files import UNWRITABLE, UnwritableError, require_writable_folder
 from ascl_lightning.runtime.number_types import PositiveFloat
 from ascl_lightning.runtime.processes import RankWatch
 from ascl_lightning.runtime.yaml_files import check_yaml, describe_yaml_error
+from ascl_lightning.training.accessors import callbacks_of, is_trial, run_folder
+from ascl_lightning.training.callbacks.checkpoint_io import AtomicCheckpointIO
+from ascl_lightning.training.callbacks.export import WeightsExport
+from ascl_lightning.training.callbacks.frozen_features import FrozenFeatures
+from ascl_lightning.training.callbacks.keyed_draws import KeyedDraws
+from ascl_lightning.training.callbacks.last_validation import LastValidation
+from ascl_lightning.training.callbacks.non_finite import NonFiniteSteps
+from ascl_lightning.training.callbacks.progress import TrainingProgress
+from ascl_lightning.training.callbacks.recovery import RecoveryCheckpoints
+from ascl_lightning.training.callbacks.terminal import ProgressLines, RunSummary, silence_notices
+from ascl_lightning.training.loggers import (
+    LogConfig,
+    keep_pictures_with_runs,
+    loggers_of_run,
+    record_offline_if_unreachable,
+)
+from ascl_lightning.training.module import RetrievalModule
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
 """What `--retrieval` stands for: the report that a test adds to its metrics."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.checking import TINY, DataSet, examples, found, texture
-from tests.datasets import write_karpathy
-from tests.hub_models import write_bert
+from tests.helpers.checking import TINY, DataSet, examples, found, texture
+from tests.helpers.datasets import write_karpathy
+from tests.helpers.hub_models import write_bert
 
 from ascl_lightning.__main__ import main
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.checking import TINY, Row, checked, examples, found, write_table
-from tests.layouts import write_shards
+from tests.helpers.checking import TINY, Row, checked, examples, found, write_table
+from tests.helpers.layouts import write_shards
 
 from ascl_lightning.__main__ import main
-from ascl_lightning.data.features import TextRows
+from ascl_lightning.data.stored_features import TextRows
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from tests.runs import make_queries, write_run
+from tests.helpers.runs import make_queries, write_run
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.metrics.intervals import compare

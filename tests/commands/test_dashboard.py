@@ -2,7 +2,7 @@ import re
 import sys
 
 import pytest
-from tests.wandb_records import read_runs
+from tests.helpers.wandb_records import read_runs
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.dashboard import workspace

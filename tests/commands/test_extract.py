@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.datasets import write_karpathy
+from tests.helpers.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
-from ascl_lightning.data.features import FeatureTable, Manifest, TextRows
 from ascl_lightning.data.sources import ExtractedFeatures
+from ascl_lightning.data.stored_features import FeatureTable, Manifest, TextRows
 
 TINY = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
 FROZEN = ["--model.image_encoder.init_args.frozen", "true", "--model.text_encoder.init_args.frozen", "true"]

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.datasets import write_karpathy
-from tests.hub_models import write_bert, write_clip
+from tests.helpers.datasets import write_karpathy
+from tests.helpers.hub_models import write_bert, write_clip
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.models import ClipImageEncoder, ClipTextEncoder

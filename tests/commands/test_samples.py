@@ -7,16 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.datasets import write_karpathy
-from tests.layouts import write_shards
+from tests.helpers.datasets import write_karpathy
+from tests.helpers.layouts import write_shards
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.samples import PIXELS, SamplesCLI
 from ascl_lightning.commands.training_pairs import ShownText, TrainingPairs
-from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions, MadeText, ReplaceWord, ShuffleWords
+from ascl_lightning.data.augment.image_operations import Blur, CropPart, Occlude, SideBySide
+from ascl_lightning.data.augment.text_operations import (
+    DropWord,
+    FirstHalf,
+    JoinCaptions,
+    MadeText,
+    ReplaceWord,
+    ShuffleWords,
+)
 from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.data.image_operations import Blur, CropPart, Occlude, SideBySide
 from ascl_lightning.data.sources import KarpathyJson, WebDataset
 
 ROOT = Path(__file__).parents[2]

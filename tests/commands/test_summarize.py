@@ -3,7 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
-from tests.runs import make_queries, write_run
+from tests.helpers.runs import make_queries, write_run
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.runs import open_runs

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from pyarrow import parquet
-from tests.datasets import write_karpathy
+from tests.helpers.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
+from ascl_lightning.curation.triage import KINDS
 from ascl_lightning.data.sources import KarpathyJson
-from ascl_lightning.retrieval.triage import KINDS
 
 TINY = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
 CAPTIONS = [2, 3, 0, 1]

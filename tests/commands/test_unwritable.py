@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.report.runs import write_run
+from tests.helpers.run_folders import write_run
 
 from ascl_lightning.__main__ import main
 

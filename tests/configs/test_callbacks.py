@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.datasets import write_karpathy
+from tests.helpers.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.datasets import write_karpathy, write_picture
-from tests.hub_models import write_bert, write_clip, write_siglip
+from tests.helpers.datasets import write_karpathy, write_picture
+from tests.helpers.hub_models import write_bert, write_clip, write_siglip
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.data.batch import RegionSpec

@@ -2,7 +2,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from tests.datasets import write_picture
+from tests.helpers.datasets import write_picture
 
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import PixelSpec

@@ -6,14 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.datasets import write_karpathy, write_picture
+from tests.helpers.datasets import write_karpathy, write_picture
 
-from ascl_lightning.data.asymmetry import DropWord, FirstHalf, JoinCaptions, ReplaceWord
+from ascl_lightning.data.augment.image_operations import Blur, CropPart, SideBySide
+from ascl_lightning.data.augment.text_operations import DropWord, FirstHalf, JoinCaptions, ReplaceWord
 from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, TextFeatures, TextRows, write_shard
-from ascl_lightning.data.image_operations import Blur, CropPart, SideBySide
 from ascl_lightning.data.sources import JsonLines, KarpathyJson, Scenes
+from ascl_lightning.data.stored_features import (
+    FeatureTable,
+    Manifest,
+    SplitFeatures,
+    TextFeatures,
+    TextRows,
+    write_shard,
+)
 from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.errors import UserError
 

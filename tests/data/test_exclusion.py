@@ -11,9 +11,16 @@ from pyarrow import parquet
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.data.exclusion import Exclusion
-from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, TextFeatures, TextRows, write_shard
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.sources.columns import CaptionColumn
+from ascl_lightning.data.stored_features import (
+    FeatureTable,
+    Manifest,
+    SplitFeatures,
+    TextFeatures,
+    TextRows,
+    write_shard,
+)
 from ascl_lightning.errors import UserError
 
 IDS = ["a", "b", "c"]

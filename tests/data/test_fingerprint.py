@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.datasets import write_picture
-from tests.layouts import LAYOUTS
+from tests.helpers.datasets import write_picture
+from tests.helpers.layouts import LAYOUTS
 
 from ascl_lightning.data.fingerprint import SplitDigest, picture_digests
 from ascl_lightning.data.images import END_BYTES, ImageBytes

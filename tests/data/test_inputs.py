@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.retrievers import pictures
+from tests.helpers.retrievers import pictures
 
 from ascl_lightning.data.batch import PixelSpec, RegionSpec
 from ascl_lightning.data.images import open_square, to_square

@@ -14,14 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.datasets import write_picture
-from tests.layouts import add_member, write_hub_arrow, write_image_folder, write_shards
+from tests.helpers.datasets import write_picture
+from tests.helpers.layouts import add_member, write_hub_arrow, write_image_folder, write_shards
 
 from ascl_lightning.data import streaming
-from ascl_lightning.data.asymmetry import FirstHalf, JoinCaptions, ShuffleWords
+from ascl_lightning.data.augment.image_operations import SideBySide
+from ascl_lightning.data.augment.text_operations import FirstHalf, JoinCaptions, ShuffleWords
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.data.image_operations import SideBySide
 from ascl_lightning.data.sources import Source, WebDataset
 from ascl_lightning.data.streaming import StreamBatches, StreamPlan
 from ascl_lightning.errors import UserError
@@ -215,7 +215,7 @@ NOTED = """
 import json, sys
 from pathlib import Path
 from ascl_lightning.__main__ import main
-from ascl_lightning.modules.retrieval import RetrievalModule
+from ascl_lightning.training.module import RetrievalModule
 
 step, folder = RetrievalModule.training_step, Path(sys.argv.pop())
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.hub_models import write_bert
+from tests.helpers.hub_models import write_bert
 
 from ascl_lightning.data.batch import TextSpec
 from ascl_lightning.data.text import (

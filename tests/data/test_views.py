@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.datasets import write_picture
+from tests.helpers.datasets import write_picture
 
+from ascl_lightning.data.augment.image_operations import Occlude, SideBySide
 from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec
-from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, write_shard
-from ascl_lightning.data.image_operations import Occlude, SideBySide
 from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.sources import Split
+from ascl_lightning.data.stored_features import FeatureTable, Manifest, SplitFeatures, write_shard
 from ascl_lightning.data.views import Augmentation, SplitView, collate_pictures, load_picture
 from ascl_lightning.errors import UserError
 

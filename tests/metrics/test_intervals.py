@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import sem, t
 
-from ascl_lightning.metrics.functional import metrics_from_ranks
 from ascl_lightning.metrics.intervals import (
     Difference,
     Interval,
@@ -19,6 +18,7 @@ from ascl_lightning.metrics.intervals import (
     spread,
 )
 from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.recall import metrics_from_ranks
 
 
 def make_queries(image_ranks, text_ranks, image_of_text, **shares):

@@ -4,11 +4,11 @@ import torch
 from eccv_caption import Metrics
 
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.functional import fold_metrics, metrics_from_ranks
 from ascl_lightning.metrics.intervals import figure_intervals
 from ascl_lightning.metrics.protocols import PROTOCOLS, coco_positives
 from ascl_lightning.metrics.queries import RECALL_AT
 from ascl_lightning.metrics.ranks import ranks_from_similarity
+from ascl_lightning.metrics.recall import fold_metrics, metrics_from_ranks
 from ascl_lightning.metrics.relevance import ABSENT, relevance_queries
 
 OFFICIAL = Metrics()

@@ -2,14 +2,14 @@ from functools import partial
 
 import pytest
 import torch
-from tests.encoders import MeanColour, WordTable
+from tests.helpers.encoders import MeanColour, WordTable
 from torch._dynamo.utils import counters
 
 from ascl_lightning.data.batch import Features, TokenizedTexts
-from ascl_lightning.models.fusion import FusedSimilarity
-from ascl_lightning.models.image_encoders import ConvImageEncoder
 from ascl_lightning.models.model import ImageTextModel
-from ascl_lightning.models.text_encoders import WordTransformer
+from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.towers.image import ConvImageEncoder
+from ascl_lightning.models.towers.text import WordTransformer
 
 
 def model(embed_dim: int = 4, **towers) -> ImageTextModel:

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from tests.hub_models import write_bert, write_clip
+from tests.helpers.hub_models import write_bert, write_clip
 
 from ascl_lightning.data.text import build_tokenizer
 from ascl_lightning.errors import UserError
@@ -17,9 +17,9 @@ from ascl_lightning.models import (
     TimmImageEncoder,
     TransformersTextEncoder,
     Tuning,
-    weights,
 )
 from ascl_lightning.models.rebuild import TOWERS, rebuild_model
+from ascl_lightning.models.towers import pretrained
 
 SIMILARITY = {"class_path": "FusedSimilarity", "init_args": {"embed_dim": 8, "num_heads": 2}}
 LORA = {"lora": {"rank": 2}}
@@ -66,7 +66,7 @@ def test_a_model_of_pretrained_towers_is_rebuilt_without_them(tmp_path, monkeypa
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     shutil.rmtree(source)
-    monkeypatch.setattr(weights, "hub_is_reachable", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(pretrained, "hub_is_reachable", lambda: pytest.fail("asked the hub"))
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     rebuilt = rebuild_model(config, state, "a test", tmp_path)
     size = model.image_encoder.spec.size

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from ascl_lightning.data.sources.scene_captions import SceneCaption
-from ascl_lightning.data.sources.scene_facts import Mention, Sentence
-from ascl_lightning.data.sources.scene_truth import SceneObject, SceneTruth
+from ascl_lightning.data.scenes.captions import SceneCaption
+from ascl_lightning.data.scenes.facts import Mention, Sentence
+from ascl_lightning.data.scenes.truth import SceneObject, SceneTruth
 
 TONES = {"white": "light", "beige": "light", "grey": "light", "slate": "dark", "brown": "dark", "black": "dark"}
 

@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed as dist
-from tests.processes import run_ranks
+from tests.helpers.processes import run_ranks
 
 from ascl_lightning.runtime.distributed import (
     gather_rows,

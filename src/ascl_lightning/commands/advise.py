@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ascl_lightning.commands.trained import TrainedCLI
-from ascl_lightning.retrieval.advice import Advice, Adviser
 from ascl_lightning.runtime.number_types import PositiveInt
+from ascl_lightning.search.advice import Advice, Adviser
 
 
 class AdviseCLI(TrainedCLI):

@@ -6,9 +6,9 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
-from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.cli import AsclCLI, OneLineParser
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.training.callbacks.checkpoint_io import AtomicCheckpointIO
 
 
 class CommandCLI(AsclCLI):

@@ -24,13 +24,13 @@ from ascl_lightning.commands.base import DataCLI
 from ascl_lightning.commands.check_tables import print_report
 from ascl_lightning.commands.extract import SPLITS
 from ascl_lightning.commands.samples import PIXELS
+from ascl_lightning.curation.check.captions import Captions
+from ascl_lightning.curation.check.entries import ShardEntries, ViewEntries
+from ascl_lightning.curation.check.findings import Finding, Report, Tally
+from ascl_lightning.curation.check.repeats import repeats
+from ascl_lightning.curation.check.split_check import SplitCheck
 from ascl_lightning.data.batch import ImageSpec
-from ascl_lightning.data.preflight.captions import Captions
-from ascl_lightning.data.preflight.entries import ShardEntries, ViewEntries
-from ascl_lightning.data.preflight.findings import Finding, Report, Tally
-from ascl_lightning.data.preflight.pictures import facts_of_table
-from ascl_lightning.data.preflight.repeats import repeats
-from ascl_lightning.data.preflight.split_check import SplitCheck
+from ascl_lightning.data.picture_facts import facts_of_table
 from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.data.sources.files import caption_faults
 from ascl_lightning.data.streaming import streamed_spec

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ascl_lightning.data.preflight.findings import SEVERITIES, Finding, Report, SplitSummary
+from ascl_lightning.curation.check.findings import SEVERITIES, Finding, Report, SplitSummary
 
 _COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 _WIDTH = max(map(len, SEVERITIES))

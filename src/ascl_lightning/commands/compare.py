@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ascl_lightning.callbacks.tables import compact_table
 from ascl_lightning.commands.runs import nested, open_runs, shown
 from ascl_lightning.errors import UserError
+from ascl_lightning.evaluation.run_files import QUERIES, RunFiles
+from ascl_lightning.evaluation.tables import compact_table
 from ascl_lightning.metrics.intervals import Difference, compare
 from ascl_lightning.metrics.labels import heading, label
 from ascl_lightning.metrics.queries import Queries, read_queries
-from ascl_lightning.report.files import QUERIES, RunFiles
 from ascl_lightning.runtime.files import require_writable_file, write_file
 
 SIGNIFICANT = 0.05

@@ -10,16 +10,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ascl_lightning.callbacks.provenance import note_selection
 from ascl_lightning.cli import readable_errors
 from ascl_lightning.commands.base import CommandCLI
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.evaluation.leaks.record import note_selection
 from ascl_lightning.metrics.labels import HEADLINES, label
-from ascl_lightning.modules.interpolation import interpolate, interpolated_names
-from ascl_lightning.modules.retrieval import RetrievalModule
 from ascl_lightning.runtime.checkpoints import find_checkpoint
 from ascl_lightning.runtime.files import require_writable_file
 from ascl_lightning.runtime.number_types import UnitInterval
+from ascl_lightning.training.interpolation import interpolate, interpolated_names
+from ascl_lightning.training.module import RetrievalModule
 
 COLUMNS = {label(name): f"val/{name}" for name in HEADLINES}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ascl_lightning.report.page import write_report
+from ascl_lightning.evaluation.page.page import write_report
 
 
 def run(args: Sequence[str]) -> None:

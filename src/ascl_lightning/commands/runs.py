@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.evaluation.run_files import RESULTS, RunFiles
 from ascl_lightning.metrics.labels import RECALLS
 from ascl_lightning.metrics.queries import DIRECTIONS, OWN
-from ascl_lightning.report.files import RESULTS, RunFiles
 
 _Value = TypeVar("_Value")
 

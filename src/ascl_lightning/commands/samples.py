@@ -14,7 +14,7 @@ from ascl_lightning.commands.base import DataCLI
 from ascl_lightning.commands.training_pairs import MadePicture, ShownPair, ShownText, TrainingPairs
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.text import MAX_WORDS
-from ascl_lightning.pages import thumbnail
+from ascl_lightning.evaluation.page.pictures import thumbnail
 from ascl_lightning.runtime.files import require_writable_file, write_file
 from ascl_lightning.runtime.number_types import NonNegativeInt, PositiveInt
 from ascl_lightning.runtime.templates import render

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ascl_lightning.callbacks.tables import compact_table
 from ascl_lightning.commands.runs import figures, open_runs, shown
 from ascl_lightning.errors import UserError
+from ascl_lightning.evaluation.run_files import RunFiles
+from ascl_lightning.evaluation.tables import compact_table
 from ascl_lightning.metrics.intervals import Spread, spread
 from ascl_lightning.metrics.labels import heading, label
-from ascl_lightning.report.files import RunFiles
 
 _TOO_FEW = 2
 """With so many runs, an interval is 13 standard errors wide on either side, and says nothing."""

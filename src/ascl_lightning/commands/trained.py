@@ -4,16 +4,16 @@ from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ascl_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from ascl_lightning.callbacks.frozen_features import check_features
 from ascl_lightning.cli import readable_errors
 from ascl_lightning.commands.base import CommandCLI
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.gallery import Gallery
-from ascl_lightning.modules.encoding import encode_split
 from ascl_lightning.runtime.checkpoints import find_checkpoint
+from ascl_lightning.training.callbacks.checkpoint_io import AtomicCheckpointIO
+from ascl_lightning.training.callbacks.frozen_features import check_features
+from ascl_lightning.training.encoding import encode_split
 
 
 class TrainedCLI(CommandCLI):

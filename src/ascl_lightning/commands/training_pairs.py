@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetryType, MadeText
+from ascl_lightning.data.augment.image_operations import ImageOperation
+from ascl_lightning.data.augment.text_operations import AsymmetrySample, AsymmetryType, MadeText
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.datasets import TrainItem
-from ascl_lightning.data.image_operations import ImageOperation
 from ascl_lightning.data.views import Augmentation, Picture, SplitView
-from ascl_lightning.pages import has_pictures, original
+from ascl_lightning.evaluation.page.pictures import has_pictures, original
 from ascl_lightning.runtime.draws import keyed_rng
 
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ascl_lightning.commands.trained import TrainedCLI
+from ascl_lightning.curation.triage import KINDS, Triage, triage
 from ascl_lightning.data.sources import Split
-from ascl_lightning.retrieval.triage import KINDS, Triage, triage
 from ascl_lightning.runtime.files import atomic_file, require_writable_folder, write_file
 
 TRIAGE, SUMMARY = "triage.parquet", "triage.json"

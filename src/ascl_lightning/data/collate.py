@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ascl_lightning.data.asymmetry import AsymmetrySample, MadeText
+from ascl_lightning.data.augment.text_operations import AsymmetrySample, MadeText
 from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.data.datasets import EvalItem, TrainItem
-from ascl_lightning.data.features import TextFeatures
+from ascl_lightning.data.stored_features import TextFeatures
 from ascl_lightning.data.text import Tokenizer
 from ascl_lightning.data.views import SplitView, collate_pictures
 

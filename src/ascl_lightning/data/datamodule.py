@@ -10,23 +10,23 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
-from ascl_lightning.data import word_edits  # noqa: F401 — a config finds its operations by their names
-from ascl_lightning.data.asymmetry import AsymmetrySample, AsymmetrySampler, TextOperation
+from ascl_lightning.data.augment import more_text_operations as word_edits  # noqa: F401 — a config finds its operations by their names
+from ascl_lightning.data.augment.caption_corpus import CaptionCorpus
+from ascl_lightning.data.augment.image_operations import ImageOperation, check_shares
+from ascl_lightning.data.augment.text_operations import AsymmetrySample, AsymmetrySampler, TextOperation
+from ascl_lightning.data.augment.variants import make_variants
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
-from ascl_lightning.data.caption_corpus import CaptionCorpus
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset, TrainItem
 from ascl_lightning.data.exclusion import leave_out
 from ascl_lightning.data.fingerprint import SplitDigest
-from ascl_lightning.data.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches
 from ascl_lightning.data.sources import Source, Split
 from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset, streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
 from ascl_lightning.data.variant_table import Variants
-from ascl_lightning.data.variants import make_variants
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.number_types import NonNegativeInt, PositiveInt, Seed, UnitInterval

@@ -13,9 +13,9 @@ from jaxtyping import Bool
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pyarrow import parquet
 
-from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.sources.base import Split
 from ascl_lightning.data.sources.files import Record, json_lines
+from ascl_lightning.data.stored_features import SplitFeatures
 from ascl_lightning.errors import UserError
 
 _COLUMNS = ("image_id", "caption", "flags")

@@ -38,7 +38,7 @@ class VariantStep:
 
 @dataclass(frozen=True)
 class Ladder(Generic[Rung]):
-    """One operation at growing levels: of texts (`VariantStep`), or of what became of them (`metrics.report_card`).
+    """One operation at growing levels: of texts (`VariantStep`), or of their results (`evaluation.report_card.curves`).
 
     Args:
         type: How its texts differ from their captions (docs/method.md#information-asymmetry).

@@ -12,11 +12,11 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
+from ascl_lightning.data.augment.image_operations import ImageOperation, choose_operation
 from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec, RegionSpec
-from ascl_lightning.data.features import SplitFeatures
-from ascl_lightning.data.image_operations import ImageOperation, choose_operation
 from ascl_lightning.data.images import ImageBytes, open_image, open_square, to_square
 from ascl_lightning.data.sources import Split
+from ascl_lightning.data.stored_features import SplitFeatures
 from ascl_lightning.errors import UserError
 
 Picture = np.ndarray | None

@@ -11,9 +11,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.metrics.embedding_quality import alignment, uniformity
-from ascl_lightning.metrics.functional import fold_metrics, metrics_from_ranks
 from ascl_lightning.metrics.gallery import Gallery, Items, Level, Score
 from ascl_lightning.metrics.ranks import streamed_ranks
+from ascl_lightning.metrics.recall import fold_metrics, metrics_from_ranks
 
 
 class RetrievalMetrics(Metric):

@@ -4,10 +4,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ascl_lightning.data.batch import Features, TokenizedTexts
-from ascl_lightning.models.fusion import FusedSimilarity
-from ascl_lightning.models.image_encoders import ImageEncoder
-from ascl_lightning.models.text_encoders import TextEncoder
-from ascl_lightning.models.tokens import scoring_dtype, unit_vectors
+from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.similarity.tokens import scoring_dtype, unit_vectors
+from ascl_lightning.models.towers.image import ImageEncoder
+from ascl_lightning.models.towers.text import TextEncoder
 
 
 class Projection(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor
 import ascl_lightning.models as parts
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.model import ImageTextModel
+from ascl_lightning.models.towers.pretrained import load_state
 from ascl_lightning.models.untrained import without_pretrained_weights
-from ascl_lightning.models.weights import load_state
 
 PACKAGE = "ascl_lightning."
 TOWERS = ("image_encoder", "text_encoder")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.data.regions.layouts import LAYOUTS
+from tests.helpers.region_layouts import LAYOUTS
 
 from ascl_lightning.data.batch import Features, RegionSpec
 from ascl_lightning.data.regions import OpenRegions, RegionHdf5, RegionStore

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.datasets import write_regions
+from tests.helpers.datasets import write_regions
 
 from ascl_lightning.data.batch import RegionSpec
 from ascl_lightning.data.regions import RegionFolder, folder

@@ -6,7 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from tests.data.regions.layouts import hdf5_groups
+from tests.helpers.region_layouts import hdf5_groups
 
 from ascl_lightning.data.batch import RegionSpec
 from ascl_lightning.data.regions import OpenRegions, RegionHdf5

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.regions.layouts import tsv_line
+from tests.helpers.region_layouts import tsv_line
 
 from ascl_lightning.data.batch import RegionSpec
 from ascl_lightning.data.regions import RegionTsv, tsv

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.datasets import make_captions, write_coco
+from tests.helpers.datasets import make_captions, write_coco
 
 from ascl_lightning.data.sources import CocoCaptions
 from ascl_lightning.errors import UserError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.datasets import write_picture
-from tests.layouts import LAYOUTS, Content, picture_of, write_mixture
+from tests.helpers.datasets import write_picture
+from tests.helpers.layouts import LAYOUTS, Content, picture_of, write_mixture
 
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import Source, Split

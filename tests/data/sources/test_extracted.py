@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ascl_lightning.data.batch import Features
-from ascl_lightning.data.features import Manifest, TextRows, write_shard
 from ascl_lightning.data.sources import ExtractedFeatures
 from ascl_lightning.data.sources.base import MissingSplitError
+from ascl_lightning.data.stored_features import Manifest, TextRows, write_shard
 from ascl_lightning.errors import UserError
 
 CAPTIONS = {"a.jpg": ["one", "two"], "b.jpg": [], "c.jpg": ["three"]}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
-from tests.layouts import LAYOUTS, Content
+from tests.helpers.layouts import LAYOUTS, Content
 
 from ascl_lightning.data.sources import ParquetTable, Source, Split
 from ascl_lightning.errors import UserError

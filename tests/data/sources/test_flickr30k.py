@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.layouts import LAYOUTS, Content
+from tests.helpers.layouts import LAYOUTS, Content
 
 from ascl_lightning.data.sources import Flickr30kHub, FlickrTokens
 from ascl_lightning.data.sources.base import MissingSplitError

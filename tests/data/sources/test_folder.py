@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from tests.datasets import write_picture
+from tests.helpers.datasets import write_picture
 
 from ascl_lightning.data.sources import CaptionFolder
 from ascl_lightning.data.sources.base import MissingSplitError

@@ -10,8 +10,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 from pyarrow import parquet
-from tests.datasets import write_picture
-from tests.layouts import HUB_FEATURES, picture_of, read_split, write_hub_arrow
+from tests.helpers.datasets import write_picture
+from tests.helpers.layouts import HUB_FEATURES, picture_of, read_split, write_hub_arrow
 from torch.utils.data import DataLoader, Dataset
 
 from ascl_lightning.data.images import ImageBytes

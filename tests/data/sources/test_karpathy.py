@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.datasets import make_captions, write_karpathy
+from tests.helpers.datasets import make_captions, write_karpathy
 
 from ascl_lightning.data.batch import RegionSpec
 from ascl_lightning.data.sources import KarpathyJson

@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.datasets import write_regions
-from tests.layouts import LAYOUTS, Content
+from tests.helpers.datasets import write_regions
+from tests.helpers.layouts import LAYOUTS, Content
 
 from ascl_lightning.data.batch import Features, RegionSpec
-from ascl_lightning.data.features import FeatureTable, Manifest, SplitFeatures, write_shard
 from ascl_lightning.data.sources import JsonLines, KarpathyJson, Mixture, Scenes, Source, Split
 from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.data.sources.mixture import Joined
+from ascl_lightning.data.stored_features import FeatureTable, Manifest, SplitFeatures, write_shard
 from ascl_lightning.errors import UserError
 
 PHOTOS: Content = {"train": [("a.png", ("one", "two")), ("b.png", ())], "val": [("v.png", ("x",))]}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.regions.layouts import LAYOUTS as REGION_LAYOUTS
-from tests.datasets import write_picture
-from tests.layouts import LAYOUTS, read_split
+from tests.helpers.datasets import write_picture
+from tests.helpers.layouts import LAYOUTS, read_split
+from tests.helpers.region_layouts import LAYOUTS as REGION_LAYOUTS
 
 from ascl_lightning.data.batch import RegionSpec
 from ascl_lightning.data.images import open_image

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.datasets import write_picture
-from tests.layouts import add_member, write_shards
+from tests.helpers.datasets import write_picture
+from tests.helpers.layouts import add_member, write_shards
 
 from ascl_lightning.data.sources import WebDataset
 from ascl_lightning.data.sources.webdataset import TarShard, expand_braces

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int64, UInt8, UInt64
 
-from ascl_lightning.data.features import SplitFeatures
 from ascl_lightning.data.images import ImageBytes, ends
+from ascl_lightning.data.stored_features import SplitFeatures
 from ascl_lightning.data.variant_table import Ladder, VariantStep
 from ascl_lightning.errors import UserError
 

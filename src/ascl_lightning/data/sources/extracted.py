@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ascl_lightning.data.arrays import load_array
-from ascl_lightning.data.features import FeatureTable, SplitFeatures, TextFeatures, TextRows
 from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.files import data_folder
 from ascl_lightning.data.sources.tabular import JsonLines
+from ascl_lightning.data.stored_features import FeatureTable, SplitFeatures, TextFeatures, TextRows
 from ascl_lightning.errors import UserError
 
 _CAPTIONS = "captions.jsonl"

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
+from ascl_lightning.data.scenes.captions import SceneCaption
+from ascl_lightning.data.scenes.grammar import draw_captions
+from ascl_lightning.data.scenes.ladders import scene_ladders
+from ascl_lightning.data.scenes.rendering import render
+from ascl_lightning.data.scenes.truth import SceneTruth, draw_scenes
 from ascl_lightning.data.sources.base import Source, Split, missing_split
-from ascl_lightning.data.sources.scene_captions import SceneCaption
-from ascl_lightning.data.sources.scene_grammar import draw_captions
-from ascl_lightning.data.sources.scene_ladders import scene_ladders
-from ascl_lightning.data.sources.scene_rendering import render
-from ascl_lightning.data.sources.scene_truth import SceneTruth, draw_scenes
 from ascl_lightning.data.variant_table import Ladder, VariantStep
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.draws import keyed_rng

@@ -1,0 +1,1 @@
+"""What is wrong with a data set: `check` without a model, `triage` with one."""

@@ -1,0 +1,115 @@
+"""The images of a split one after another, with what was learnt of each, whether it is read whole or shard by shard."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ascl_lightning.curation.check.findings import Tally
+from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.images import ImageBytes
+from ascl_lightning.data.picture_facts import PictureFacts, facts_of_view, picture_facts
+from ascl_lightning.data.sources.base import Shard
+from ascl_lightning.data.stored_features import FeatureTable
+from ascl_lightning.data.views import SplitView
+from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.threads import side_by_side
+
+Entry = tuple[str, tuple[str, ...], PictureFacts]
+"""Where an image is, its captions, and what was learnt of its picture."""
+
+
+class ViewEntries:
+    """A split that is read whole.
+
+    Args:
+        view: The split, as an encoder is fed it.
+    """
+
+    def __init__(self, view: SplitView) -> None:
+        self.places: Sequence[str] = view.split.image_ids
+        """Where each image is: its id."""
+        self.captions: Sequence[tuple[str, ...]] | None = view.split.captions
+        """Of each image."""
+        self.broken = Tally()
+        """Files of extracted features that do not match their checksums."""
+        stored = view.features.texts
+        self.stored_texts: FeatureTable | None = None if stored is None else stored.table
+        """What the text tower gave, where that was extracted."""
+        tables = [table for table in (view.features.images, self.stored_texts) if table is not None]
+        self.num_shards = sum(table.manifest.num_shards for table in tables)
+        for table in tables:
+            for path in table.damaged():
+                self.broken.add(f"{path}: is not what `ascl extract` wrote, as its checksum says")
+        self._view = view
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from zip(self.places, self._view.split.captions, facts_of_view(self._view), strict=True)
+
+
+class ShardEntries:
+    """A streamed split, of which nothing is kept. A shard that breaks is noted, and the next one read.
+
+    Args:
+        shards: Its parts.
+        spec: What the encoder is fed.
+    """
+
+    def __init__(self, shards: Sequence[Shard], spec: PixelSpec) -> None:
+        self.places = _ShardPlaces()
+        """Where each image is that was read."""
+        self.captions: Sequence[tuple[str, ...]] | None = None
+        """Not kept."""
+        self.broken = Tally()
+        """Shards that cannot be read to their end."""
+        self.num_shards = len(shards)
+        self.stored_texts: FeatureTable | None = None
+        """Streamed texts have none."""
+        self._shards = shards
+        self._spec = spec
+
+    def __iter__(self) -> Iterator[Entry]:
+        return side_by_side(self._entry, self._items())
+
+    def _entry(self, item: tuple[str, tuple[str, ...], Path | ImageBytes]) -> Entry:
+        place, captions, image = item
+        return place, captions, picture_facts(image, self._spec)
+
+    def _items(self) -> Iterator[tuple[str, tuple[str, ...], Path | ImageBytes]]:
+        for shard in self._shards:
+            self.places.begin(shard.name)
+            try:
+                for captions, image in shard.items(0):
+                    yield self.places.add(), captions, image
+            except UserError as error:
+                self.broken.add(str(error))
+
+
+class _ShardPlaces(Sequence[str]):
+    """Shards and numbers of images, made when asked for."""
+
+    def __init__(self) -> None:
+        self._shards: list[str] = []
+        self._starts: list[int] = []
+        self._count = 0
+
+    def begin(self, shard: str) -> None:
+        """The next images are of this shard."""
+        self._shards.append(shard)
+        self._starts.append(self._count)
+
+    def add(self) -> str:
+        """The place of the next image."""
+        self._count += 1
+        return self[self._count - 1]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: Any) -> Any:
+        """The place of an image."""
+        shard = bisect_right(self._starts, row) - 1
+        return f"{self._shards[shard]}, image {row - self._starts[shard]}"

@@ -1,0 +1,1 @@
+"""The parts of the generated data set, `data.sources.scenes`: truth, captions, pictures, variants."""

@@ -1,0 +1,1 @@
+"""What `ascl validate`, `ascl test` and `ascl report` measure, write and show."""

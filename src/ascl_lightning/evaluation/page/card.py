@@ -1,0 +1,157 @@
+"""The section of the report card: how recall falls when a query says too little, too much, or something wrong."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ascl_lightning.evaluation.page.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Estimate,
+    Listing,
+    Number,
+    Section,
+    Table,
+    missing,
+    pointer,
+)
+from ascl_lightning.evaluation.page.charts import Series, interval_chart, line_chart
+from ascl_lightning.evaluation.page.scores import INTERVAL, estimate
+from ascl_lightning.evaluation.run_files import CARD, RunFiles
+from ascl_lightning.metrics.labels import RECALLS, WAYS, in_words
+
+_METRIC = "recall_at_1"
+"""Of the recalls, the one that is drawn; the file holds the others too."""
+_HEIGHT = f"{RECALLS[_METRIC]}, %"
+_Numbered = tuple[int, Mapping[str, Any]]
+
+
+def card_section(files: RunFiles) -> Section:
+    """A figure for each type with its definition, the curves, and how often a text beats its own T-."""
+    card = files.json(CARD)
+    if card is None:
+        return Section("card", "Asymmetry report card", [missing(CARD)])
+    blocks: list[Block] = []
+    if card["types"]:
+        blocks += _types(card["types"])
+    groups: dict[tuple[str, ...], list[_Numbered]] = {}
+    for number, curve in enumerate(card["curves"]):
+        if curve["metric"] == _METRIC:
+            # an operation of type I has one level: a chart shows all of them
+            name = "" if curve["type"] == "I" else curve["name"]
+            groups.setdefault((curve["type"], name, curve["direction"]), []).append((number, curve))
+    for (of_type, _, direction), curves in groups.items():
+        blocks.append(_robustness(direction, curves) if of_type == "I" else _curves(curves))
+    if card["discrimination"]:
+        blocks.append(_discrimination(card["discrimination"]))
+    if card["not_run"]:
+        rows = [(in_words(of["operation"]), of["reason"]) for of in card["not_run"]]
+        blocks.append(Listing("Not run", CARD, rows))
+    if cut := _cut_texts(card["truncated"]):
+        blocks.append(Listing("Captions and variants that the tokenizer cut: what lies beyond is not seen", CARD, cut))
+    return Section("card", "Asymmetry report card", blocks)
+
+
+def _cut_texts(truncated: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    """Of the captions as they are, and of each operation's levels; what was not cut is left out."""
+    rows: list[tuple[str, Cell]] = []
+    for name, of in truncated.items():
+        for keys, count in [((), of)] if isinstance(of, int) else [((level,), count) for level, count in of.items()]:
+            if count:
+                rows.append(
+                    (" ".join([in_words(name), *keys]), Number(count, pointer(CARD, "truncated", name, *keys), 0))
+                )
+    return rows
+
+
+def _types(types: Mapping[str, Any]) -> list[Block]:
+    scores = list(next(iter(types.values()))["value"])
+    rows: list[tuple[str, Sequence[Cell]]] = [
+        (
+            in_words(score),
+            [estimate(of["value"][score], CARD, "types", name, "value", score) for name, of in types.items()],
+        )
+        for score in scores
+    ]
+    columns = [f"type {name}" for name in types]
+    meanings = [(f"type {name}", of["definition"]) for name, of in types.items()]
+    return [
+        Table("One figure for each type, %", CARD, columns, rows, INTERVAL),
+        Listing("What these figures are", CARD, meanings),
+    ]
+
+
+def _curves(curves: Sequence[_Numbered]) -> Chart:
+    first = curves[0][1]
+    kind = f"Type {first['type']}: " if first["type"] in ("II", "III") else ""
+    title = f"{kind}{in_words(first['name'])}, {WAYS[first['direction']]}"
+    series = [Series(in_words(curve["score"]), *(curve[of] for of in ("x", "y", "low", "high"))) for _, curve in curves]
+    svg, said = line_chart(title, series, first["x_label"], _HEIGHT)
+    return Chart(title, CARD, svg, said, _curve_table(title, curves))
+
+
+def _robustness(direction: str, curves: Sequence[_Numbered]) -> Chart:
+    """Recall of captions in which something is wrong, beside that of the captions as they are."""
+    operations = list(dict.fromkeys(curve["name"] for _, curve in curves))
+    series = []
+    for score in dict.fromkeys(curve["score"] for _, curve in curves):
+        of_score = [curve for _, curve in curves if curve["score"] == score]
+        y, low, high = ([curve[of][-1] for curve in of_score] for of in ("y", "low", "high"))
+        series.append(Series(in_words(score), [operations.index(curve["name"]) for curve in of_score], y, low, high))
+    title = f"Type I: captions with something wrong, {WAYS[direction]}"
+    svg, said = interval_chart(title, [in_words(operation) for operation in operations], series, _HEIGHT)
+    rows = [
+        (
+            f"{in_words(curve['name'])}, {in_words(curve['score'])}",
+            [_point(number, curve, place) for place in (0, -1)],
+        )
+        for number, curve in curves
+    ]
+    table = Table(title, CARD, ["as they are, %", "changed, %"], rows, INTERVAL)
+    return Chart(title, CARD, svg, said, table)
+
+
+def _curve_table(title: str, curves: Sequence[_Numbered]) -> Table:
+    steps = curves[0][1]["x"]
+    rows = [
+        (
+            in_words(curve["score"]),
+            [*(_point(number, curve, place) for place in range(len(steps))), _area(number, curve)],
+        )
+        for number, curve in curves
+    ]
+    columns = [*(f"{step:.3g}" for step in steps), "area"]
+    return Table(f"{title}, by {curves[0][1]['x_label']}", CARD, columns, rows, INTERVAL)
+
+
+def _point(number: int, curve: Mapping[str, Any], place: int) -> Estimate:
+    place %= len(curve["x"])
+    parts = (Number(curve[name][place], pointer(CARD, "curves", number, name, place)) for name in ("y", "low", "high"))
+    return Estimate(*parts)
+
+
+def _area(number: int, curve: Mapping[str, Any]) -> Estimate:
+    names = ("area", "area_low", "area_high")
+    return Estimate(*(Number(curve[name], pointer(CARD, "curves", number, name)) for name in names))
+
+
+def _discrimination(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    operations = list(dict.fromkeys(row["operation"] for row in rows))
+    series = []
+    for score in dict.fromkeys(row["score"] for row in rows):
+        of_score = [row for row in rows if row["score"] == score]
+        y, low, high = ([row[part] for row in of_score] for part in ("value", "low", "high"))
+        series.append(Series(in_words(score), [operations.index(row["operation"]) for row in of_score], y, low, high))
+    title = "How often a caption beats its own T-"
+    svg, said = interval_chart(title, [in_words(operation) for operation in operations], series, "% of captions")
+    cells: list[tuple[str, Sequence[Cell]]] = [
+        (
+            f"{in_words(row['operation'])}, {in_words(row['score'])}",
+            [
+                estimate({name: row[name] for name in ("value", "low", "high")}, CARD, "discrimination", number),
+                Number(row["n"], pointer(CARD, "discrimination", number, "n"), 0),
+            ],
+        )
+        for number, row in enumerate(rows)
+    ]
+    return Chart(title, CARD, svg, said, Table(title, CARD, ["% of captions", "captions"], cells, INTERVAL))

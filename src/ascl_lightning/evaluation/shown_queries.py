@@ -1,0 +1,163 @@
+"""Queries of an evaluation as a page shows them: what they found, and what words and regions look at."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ascl_lightning.data.batch import ImageSpec, PixelSpec
+from ascl_lightning.data.images import to_square
+from ascl_lightning.data.text import Tokenizer, clean_caption
+from ascl_lightning.data.views import SplitView
+from ascl_lightning.evaluation.examples import Findings, Found, choose_queries, find
+from ascl_lightning.evaluation.page.pictures import original
+from ascl_lightning.evaluation.run_files import WORST
+from ascl_lightning.evaluation.word_attention import word_attention
+from ascl_lightning.metrics.gallery import Gallery
+from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.similarity.grounding import grid_side, ground
+
+Direction = Literal["image_to_text", "text_to_image"]
+_PAIRS = 2
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An image and a text, by number, whose attention is shown."""
+
+    direction: Direction
+    image: int
+    text: int
+    found: Found
+
+
+class ShownQueries:
+    """Collects examples, and the pictures that they need.
+
+    Args:
+        gallery: The encoded split.
+        view: The split itself.
+        similarity: The score that the model ranks by, of all pairs, in main memory, (N, M).
+    """
+
+    def __init__(self, gallery: Gallery, view: SplitView, similarity: Float[Tensor, "N M"]) -> None:
+        self.pictures: dict[str, Image.Image] = {}
+        """By their path in the run's folder."""
+        self._gallery, self._view, self._similarity = gallery, view, similarity
+        self._captions = [caption for captions in view.split.captions for caption in captions]
+        self._image_of_text = gallery.image_of_text.cpu()
+        self._image_rows, self._text_rows = gallery.images.ids.tolist(), gallery.texts.ids.tolist()
+        self._findings: dict[Direction, dict[int, Findings]] = {}
+
+    def examples(self, direction: Direction, ranks: Tensor, slowest: Iterable[int]) -> list[dict[str, Any]]:
+        """Queries of one direction with their best results.
+
+        Args:
+            direction: What is looked for by what.
+            ranks: Of every query of this direction.
+            slowest: Numbers of queries that took long.
+        """
+        query, candidate = self._image, self._text
+        if direction == "text_to_image":
+            query, candidate = candidate, query
+
+        def result(found: Found) -> dict[str, Any]:
+            return {**candidate(found.number), "score": found.score, "correct": found.correct}
+
+        chosen = choose_queries(ranks, slowest)
+        self._findings[direction] = {number: self._find(direction, number) for number in chosen}
+        return [
+            {
+                **{"query": query(number), "rank": int(ranks[number]), "why": chosen[number]},
+                **{"results": [result(found) for found in of.results], "truth": result(of.truth)},
+            }
+            for number, of in self._findings[direction].items()
+        ]
+
+    def worst(self, direction: Direction, ranks: Tensor) -> list[dict[str, Any]]:
+        """What the queries of lowest rank say: a text itself, an image by its first caption.
+
+        Args:
+            direction: What is looked for by what.
+            ranks: Of every query of this direction; 0 where it is none.
+        """
+        worst = (-ranks).argsort(stable=True)[:WORST]
+        return [{"query": query, "caption": self._said(direction, query)} for query in worst[ranks[worst] > 0].tolist()]
+
+    def attention(self, similarity: FusedSimilarity, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Attention of some pairs of the examples so far, the wrong first results and the true ones among them.
+
+        Args:
+            similarity: Whose attention it is.
+            tokenizer: Of the text tower.
+        """
+        pairs = self._pairs()
+        if not (similarity.uses_tokens and pairs):
+            return {"grid": None, "pairs": [], "reason": "the score reads no local tokens, so nothing attends"}
+        device = self._gallery.image_of_text.device
+        images = self._gallery.images.select(torch.tensor([pair.image for pair in pairs], device=device))
+        texts = self._gallery.texts.select(torch.tensor([pair.text for pair in pairs], device=device))
+        read = [clean_caption(self._captions[self._text_rows[pair.text]]) for pair in pairs]
+        grounding, positions = ground(similarity, images, texts), tokenizer.word_positions(read)
+        attention = word_attention(grounding, images.mask, texts.mask, positions.to(device), read)
+        shown = [
+            {
+                **{"direction": pair.direction, "score": pair.found.score, "correct": pair.found.correct},
+                **{"image": self._fed_image(pair.image), "text": self._text(pair.text), **asdict(of_pair)},
+            }
+            for pair, of_pair in zip(pairs, attention, strict=True)
+        ]
+        return {"grid": grid_side(self._view.spec, images.mask.shape[1]), "pairs": shown, "reason": None}
+
+    def _said(self, direction: Direction, query: int) -> str:
+        if direction == "text_to_image":
+            return self._captions[self._text_rows[query]]
+        return self._view.split.captions[self._image_rows[query]][0]
+
+    def _find(self, direction: Direction, query: int) -> Findings:
+        if direction == "image_to_text":
+            return find(self._similarity[query], self._image_of_text == query)
+        scores = self._similarity[:, query]
+        return find(scores, torch.arange(len(scores)) == self._image_of_text[query])
+
+    def _pairs(self) -> list[_Pair]:
+        """Of some right and some wrong examples: the first result, and where it is wrong, the true one beside it."""
+        pairs = []
+        for direction, findings in self._findings.items():
+            for right in (True, False):
+                alike = [(query, of) for query, of in findings.items() if of.results[0].correct is right]
+                for query, of in alike[:_PAIRS]:
+                    for found in (of.results[0],) if right else (of.results[0], of.truth):
+                        numbers = (query, found.number) if direction == "image_to_text" else (found.number, query)
+                        pairs.append(_Pair(direction, *numbers, found))
+        return pairs
+
+    def _text(self, number: int) -> dict[str, Any]:
+        row = self._text_rows[number]
+        image = self._image_rows[int(self._image_of_text[number])]
+        return {"row": row, "image_id": self._view.split.image_ids[image], "caption": self._captions[row]}
+
+    def _image(self, number: int) -> dict[str, Any]:
+        row = self._image_rows[number]
+        return self._pictured(row, f"pictures/{row}.webp", lambda picture: picture)
+
+    def _fed_image(self, number: int) -> dict[str, Any]:
+        """With the picture as the tower sees it: the grid of tokens lies over that."""
+        row, spec = self._image_rows[number], self._view.spec
+        return self._pictured(row, f"pictures/{row}-fed.webp", lambda picture: _as_fed(picture, spec))
+
+    def _pictured(self, row: int, path: str, change: Callable[[Image.Image], Image.Image]) -> dict[str, Any]:
+        if path not in self.pictures and (picture := original(self._view, row)) is not None:
+            self.pictures[path] = change(picture)
+        found = path if path in self.pictures else None
+        return {"row": row, "image_id": self._view.split.image_ids[row], "picture": found}
+
+
+def _as_fed(picture: Image.Image, spec: ImageSpec) -> Image.Image:
+    if not isinstance(spec, PixelSpec):
+        return picture
+    return Image.fromarray(to_square(picture, spec).transpose(1, 2, 0))

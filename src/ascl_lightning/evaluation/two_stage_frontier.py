@@ -1,0 +1,114 @@
+"""What `--retrieval two_stage` adds: two-stage search at a row of budgets."""
+
+import json
+import math
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Column, Table
+from torch import Tensor
+
+from ascl_lightning.metrics.gallery import Gallery
+from ascl_lightning.metrics.labels import HEADLINES, label
+from ascl_lightning.metrics.ranks import streamed_ranks
+from ascl_lightning.metrics.recall import metrics_from_ranks
+from ascl_lightning.runtime.files import write_file
+from ascl_lightning.search.two_stage import shortlist, two_stage_ranks
+from ascl_lightning.training.accessors import is_trial, retrieval_module, run_folder
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Budgets of the second stage, as parts of the gallery."""
+COLUMNS = ("shortlist", "fused %", *(label(name) for name in HEADLINES), "ms a query")
+_TIMED = 20
+
+
+class TwoStageFrontier(Callback):
+    """Recall, share of pairs that get the fused score, and time of a query, for a row of budgets.
+
+    Shortlists are of one length for all queries (`fixed`), or as long as each query's first-stage margins ask, under
+    the same budget (`margin`). The last row gives every pair the fused score. Queries are searched one by one, as a
+    server does; many queries against a small gallery are faster scored in tiles, as the metrics themselves are.
+    Writes `two_stage.json` to the run's folder and prints a table.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Searches, before the module forgets what it encoded."""
+        with torch.no_grad():
+            self._rows = frontier(retrieval_module(pl_module).evaluation.gallery())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rank 0 writes and prints."""
+        if is_trial(trainer):
+            return
+        path = run_folder(trainer) / "two_stage.json"
+        if not trainer.is_global_zero:
+            return
+        write_file(path, json.dumps(self._rows, indent=2) + "\n")
+        table = Table(*(Column(name, justify="right") for name in COLUMNS), title="two stage")
+        for row in self._rows:
+            cells = (row[name] for name in COLUMNS)
+            table.add_row(*(f"{cell:.1f}" if isinstance(cell, float) else cell for cell in cells))
+        console = Console()
+        console.print(table)
+        console.print(f"Figures: {path}", soft_wrap=True)
+
+    on_test_epoch_end = on_validation_epoch_end
+    on_test_end = on_validation_end
+
+
+def frontier(gallery: Gallery) -> list[dict[str, Any]]:
+    """Figures under `COLUMNS` (and more), a row for each kind and budget; every pair's fused score last."""
+    rows = [_search(gallery, kind, share) for kind in ("fixed", "margin") for share in SHARES]
+    ranks = streamed_ranks(gallery.score, len(gallery.images.ids), gallery.image_of_text)
+    seconds = _seconds_of_full_query(gallery)
+    return [*rows, {"shortlist": "all", "fused %": 100.0, **_figures(*ranks), "ms a query": 1000 * seconds}]
+
+
+def _search(gallery: Gallery, kind: str, share: float) -> dict[str, Any]:
+    """One row: both directions at a budget of a share of all pairs."""
+    images, texts = _numbers(gallery)
+    owner = gallery.image_of_text
+    start = time.perf_counter()
+    ranks, pairs = [], 0
+    for queries, candidates, groups, score in (
+        (gallery.images.embeds, gallery.texts.embeds, (images, owner), gallery.compute),
+        (gallery.texts.embeds, gallery.images.embeds, (owner, images), lambda q, c: gallery.compute(c, q).T),
+    ):
+        length = max(1, math.floor(share * len(candidates)))
+        listed = shortlist(queries, candidates, length, adaptive=kind == "margin")
+        ranks.append(two_stage_ranks(score, queries, candidates, listed, *groups))
+        pairs += listed.num_pairs
+    seconds = time.perf_counter() - start
+    fused = 100 * pairs / (2 * len(images) * len(texts))
+    milliseconds = 1000 * seconds / (len(images) + len(texts))
+    return {"shortlist": kind, "fused %": fused, **_figures(*ranks), "ms a query": milliseconds}
+
+
+def _seconds_of_full_query(gallery: Gallery) -> float:
+    """Mean time to score one query with everything, from a few queries of each kind as often as they occur."""
+    images, texts = _numbers(gallery)
+    start = time.perf_counter()
+    for image in images[:_TIMED].split(1):
+        gallery.compute(image, texts)
+    of_image = (time.perf_counter() - start) / len(images[:_TIMED])
+    start = time.perf_counter()
+    for text in texts[:_TIMED].split(1):
+        gallery.compute(images, text)
+    of_text = (time.perf_counter() - start) / len(texts[:_TIMED])
+    return (of_image * len(images) + of_text * len(texts)) / (len(images) + len(texts))
+
+
+def _numbers(gallery: Gallery) -> tuple[Tensor, Tensor]:
+    device = gallery.image_of_text.device
+    return torch.arange(len(gallery.images.ids), device=device), torch.arange(len(gallery.texts.ids), device=device)
+
+
+def _figures(image_to_text_ranks: Tensor, text_to_image_ranks: Tensor) -> dict[str, float]:
+    metrics = metrics_from_ranks(image_to_text_ranks, text_to_image_ranks)
+    return {label(name) if name in HEADLINES else name: value for name, value in metrics.items()}

@@ -1,0 +1,1 @@
+"""What Weights & Biases shows of a run."""

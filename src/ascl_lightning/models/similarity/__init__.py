@@ -1,0 +1,1 @@
+"""Scores of images with texts: the fused similarity and its parts."""

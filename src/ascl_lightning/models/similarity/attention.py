@@ -1,0 +1,333 @@
+"""Attention between all tokens of many images and many texts, reduced to what scores need of it.
+
+Source: AsCL (arXiv 2405.10029), section III-C. Multi-head attention without projections: heads split the feature
+dimension, values are keys, logits are dot products times a fixed scale.
+
+The cosine of a query q with its attended context q' needs no q': with attention p_h over the context vectors of head h
+and the dot products s_h, `q . q' = sum_h p_h . s_h` and `|q'|^2 = sum_h p_h' G_h p_h`, G_h the Gram matrix of the
+context. One product of all regions with all words serves both directions.
+
+The gradient is written out: autograd would keep twice as many arrays and pass over each more often. With
+a = dL/d(q . q'), b = dL/d|q'|^2 and m the gradient that reaches the attention itself, the dot products of a head get
+
+    dL/ds = p * (a + scale * (r - p . r)),  r = a s + 2 b G p + m,
+
+and its Gram matrix gets the sum over queries of b p p'. On a GPU, `attention_kernel` does the same in Triton.
+"""
+
+import importlib.util
+import math
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import islice
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ascl_lightning.models.similarity.tokens import TokenSet, inverse_norm, scoring_dtype
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """How regions and words attend over each other.
+
+    Args:
+        num_heads: Equal slices of the feature dimension that attend on their own.
+        image_to_text_scale: Factor of the logits where regions attend over words.
+        text_to_image_scale: Factor of the logits where words attend over regions.
+    """
+
+    num_heads: int
+    image_to_text_scale: float
+    text_to_image_scale: float
+
+
+class Attended(NamedTuple):
+    """What the queries of A items get from the tokens of B items, for every pair of them."""
+
+    similarity: Float[Tensor, "B A"]
+    """Mean over an item's queries of the cosine with what they attend to."""
+    shares: Float[Tensor, "B A HT"] | None
+    """Attention averaged over an item's queries, heads side by side: the mean attended vector follows from it."""
+
+
+def attend_over_words(
+    images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
+) -> Attended:
+    """Regions of N images attend over the words of M texts: B = M, A = N. `attend_both_ways` says more."""
+    return _attend_pairs(images, texts, attention, shares, over_regions=False)[0]
+
+
+def attend_over_regions(
+    images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
+) -> Attended:
+    """Words of M texts attend over the regions of N images: B = N, A = M. `attend_both_ways` says more."""
+    return _attend_pairs(images, texts, attention, shares, over_words=False)[0]
+
+
+def attend_both_ways(
+    images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
+) -> tuple[Attended, Attended]:
+    """Attention between all regions of N images and all words of M texts, with gradients.
+
+    In memory are a few arrays of N * M * K * L elements, for the head in hand; with gradients, three for each head and
+    direction. Everything is computed in float32 at least.
+
+    Args:
+        images: Regions.
+        texts: Words.
+        attention: Heads and scales.
+        shares: Whether `Attended.shares` is wanted.
+
+    Returns:
+        Over words (B = M, A = N) and over regions (B = N, A = M).
+    """
+    over_words, over_regions = _attend_pairs(images, texts, attention, shares)
+    return over_words, over_regions
+
+
+def mean_similarity(over_words: Attended, over_regions: Attended) -> Float[Tensor, "N M"]:
+    """S_local, the mean of both directions."""
+    return (over_words.similarity.T + over_regions.similarity) / 2
+
+
+class _Head(NamedTuple):
+    """One head of a direction, Q = A * (queries of an item). Queries lie last: sums over a short last axis are slow."""
+
+    scores: Tensor
+    """Dot products s of context and queries, (B, T, Q)."""
+    weights: Tensor
+    """Attention p, (B, T, Q)."""
+    product: Tensor
+    """G p, (B, T, Q)."""
+    dot: Tensor
+    """q . q', (B, Q)."""
+    squared_norm: Tensor
+    """|q'|^2, (B, Q)."""
+
+
+_KEPT = ("products", "transposed", "weights", "gram_product")
+"""The arrays of `_Scratch` that gradients need again."""
+
+
+class _Scratch:
+    """Arrays of one element for each region and word, which serve every head in turn.
+
+    In fresh arrays page faults would cost more than the arithmetic.
+
+    Args:
+        like: Of the dtype and on the device of the arrays.
+        size: Number of elements of each.
+        fresh: Names of the arrays that are kept, so that every head needs its own.
+    """
+
+    def __init__(self, like: Tensor, size: int, fresh: Collection[str]) -> None:
+        self._like, self._size, self._fresh = like, size, fresh
+        self._arrays: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The array of a name, in some shape of its size; what it holds is for the taker to write."""
+        if name in self._fresh:
+            return self._like.new_empty(self._size).view(shape)
+        if name not in self._arrays:
+            self._arrays[name] = self._like.new_empty(self._size)
+        return self._arrays[name].view(shape)
+
+
+class _Direction:
+    """The queries of A items attend over the tokens of B items; plain arithmetic, no autograd.
+
+    Args:
+        context: The B items.
+        queries: The A items.
+        scale: Factor of the logits.
+        over_words: Whether the context is words.
+    """
+
+    def __init__(self, context: TokenSet, queries: TokenSet, scale: float, *, over_words: bool) -> None:
+        self.bias = context.bias
+        self._context = context.heads.detach() if context.gram is None else context.gram
+        self._is_gram = context.gram is not None
+        self.share = queries.share
+        self.scale = scale
+        self.over_words = over_words
+
+    def attend(self, number: int, products: Tensor, scratch: _Scratch) -> _Head:
+        """One head, from its dot products of all regions with all words, (N * K, M * L)."""
+        shape = (*self.bias.shape, self.share.numel())
+        scores = products.view(shape)
+        if self.over_words:
+            scores = scratch.take("transposed", shape)
+            scores.view(products.shape[::-1]).copy_(products.T)
+        logits = torch.add(self.bias[..., None], scores, alpha=self.scale, out=scratch.take("sum", shape))
+        weights = torch.softmax(logits, 1, out=scratch.take("weights", shape))
+        dot = torch.mul(weights, scores, out=logits).sum(1)
+        product = self._gram_product(number, weights, scratch.take("gram_product", shape))
+        return _Head(scores, weights, product, dot, torch.mul(weights, product, out=logits).sum(1))
+
+    def mean_attention(self, head: _Head) -> Tensor:
+        """Attention averaged over an item's queries, (B, A, T)."""
+        return (head.weights.unflatten(2, self.share.shape) * self.share).sum(3).transpose(1, 2)
+
+    def _gram_product(self, number: int, weights: Tensor, out: Tensor) -> Tensor:
+        """G p of one head, (B, T, Q)."""
+        context = self._context[number].to(weights.dtype)
+        return torch.bmm(context, weights if self._is_gram else context.mT @ weights, out=out)
+
+    def backward(
+        self, heads: list[_Head], weight: Tensor, of_similarity: Tensor, of_shares: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Gradients of each head's scores (B, T, Q), twice those of its Gram matrix (B, T, T), and those of the weight.
+
+        Args:
+            heads: From `attend`.
+            weight: `TokenSet.weight` of the queries.
+            of_similarity: Gradient of the similarity, (B, A).
+            of_shares: Gradient of the mean attention, heads side by side, (B, A, H * T).
+        """
+        dot = _sum([head.dot for head in heads])
+        inverse = inverse_norm(_sum([head.squared_norm for head in heads]))
+        of_weight = (of_similarity[..., None] * (dot * inverse).unflatten(1, weight.shape)).sum(0)
+        of_dot = (of_similarity[..., None] * weight).flatten(1) * inverse
+        of_norm = -of_dot * dot * inverse.square()  # twice the gradient of |q'|^2
+        of_scores, of_grams = [], []
+        for number, head in enumerate(heads):
+            inner = torch.mul(head.scores, of_dot[:, None]).addcmul_(head.product, of_norm[:, None])
+            centre = of_dot * head.dot + of_norm * head.squared_norm
+            if of_shares is not None:
+                of_mean = of_shares.chunk(len(heads), 2)[number].transpose(1, 2)
+                of_attention = (of_mean[..., None] * self.share).flatten(2)
+                inner += of_attention
+                centre += (head.weights * of_attention).sum(1)
+            inner -= centre[:, None]
+            of_scores.append(torch.add(of_dot[:, None], inner, alpha=self.scale).mul_(head.weights))
+            of_grams.append((head.weights * of_norm[:, None]) @ head.weights.mT)
+        return of_scores, of_grams, of_weight
+
+
+def _kernels(images: TokenSet, texts: TokenSet) -> ModuleType | None:
+    """The Triton kernels, if they can take these items; `ASCL_KERNELS=0` turns them off."""
+    wanted = images.heads.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if not wanted or os.environ.get("ASCL_KERNELS") == "0" or importlib.util.find_spec("triton") is None:
+        return None
+    # imported late: triton does not exist for every platform, and takes a while
+    kernels = importlib.import_module("ascl_lightning.models.similarity.attention_kernel")
+    return kernels if kernels.kernel_fits(images, texts) and kernels.kernel_works(images, texts) else None
+
+
+def _attend_pairs(
+    images: TokenSet,
+    texts: TokenSet,
+    attention: CrossAttention,
+    shares: bool,
+    *,
+    over_words: bool = True,
+    over_regions: bool = True,
+) -> list[Attended]:
+    """The directions that are asked for, over words first; the kernels compute both in any case."""
+    if (kernels := _kernels(images, texts)) is not None:
+        scales = attention.image_to_text_scale, attention.text_to_image_scale
+        both = kernels.attend_pairs(images, texts, *scales, shares=shares)
+        asked = zip(both, (over_words, over_regions), strict=True)
+        return [Attended(*attended) for attended, wanted in asked if wanted]
+    directions = []
+    if over_words:
+        directions.append(_Direction(texts, images, attention.image_to_text_scale, over_words=True))
+    if over_regions:
+        directions.append(_Direction(images, texts, attention.text_to_image_scale, over_words=False))
+    weights = [images.weight if direction.over_words else texts.weight for direction in directions]
+    results = _AttendPairs.apply(images.heads, texts.heads, directions, shares, *weights)
+    return [Attended(*results[start : start + 2]) for start in range(0, len(results), 2)]
+
+
+class _Total:
+    """What a direction adds up over heads, and what its gradient needs to find again."""
+
+    def __init__(self, direction: _Direction, *, shares: bool, keep: bool) -> None:
+        self.kept: list[Tensor] = []
+        self._direction, self._wants_shares, self._keep = direction, shares, keep
+        self._dots: list[Tensor] = []
+        self._squared_norms: list[Tensor] = []
+        self._shares: list[Tensor] = []
+
+    def add(self, number: int, products: Tensor, scratch: _Scratch) -> None:
+        head = self._direction.attend(number, products, scratch)
+        self._dots.append(head.dot)
+        self._squared_norms.append(head.squared_norm)
+        if self._wants_shares:
+            self._shares.append(self._direction.mean_attention(head))
+        if self._keep:
+            self.kept.extend(head)
+
+    def similarity(self, weight: Tensor) -> Tensor:
+        """Mean cosine, (B, A)."""
+        cosine_and_length = _sum(self._dots) * inverse_norm(_sum(self._squared_norms))
+        return (cosine_and_length.unflatten(1, weight.shape) * weight).sum(-1)
+
+    def mean_attention(self) -> Tensor | None:
+        """Heads side by side, (B, A, H * T)."""
+        return torch.cat(self._shares, 2) if self._wants_shares else None
+
+
+class _AttendPairs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        region_heads: Tensor,
+        word_heads: Tensor,
+        directions: list[_Direction],
+        shares: bool,
+        *weights: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        keep = any(ctx.needs_input_grad)
+        totals = [_Total(direction, shares=shares, keep=keep) for direction in directions]
+        dtype = scoring_dtype(region_heads, word_heads)
+        shape = region_heads[0, ..., 0].numel(), word_heads[0, ..., 0].numel()
+        scratch = _Scratch(region_heads.new_empty(0, dtype=dtype), math.prod(shape), _KEPT if keep else ())
+        for number, (regions, words) in enumerate(zip(region_heads, word_heads, strict=True)):
+            products = scratch.take("products", shape)
+            torch.mm(regions.to(dtype).flatten(0, 1), words.to(dtype).flatten(0, 1).T, out=products)
+            for total in totals:
+                total.add(number, products, scratch)
+        ctx.set_materialize_grads(False)
+        ctx.directions = directions
+        ctx.save_for_backward(region_heads, word_heads, *weights, *(array for total in totals for array in total.kept))
+        pairs = zip(totals, weights, strict=True)
+        return tuple(result for total, weight in pairs for result in (total.similarity(weight), total.mean_attention()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        region_heads, word_heads, *rest = ctx.saved_tensors
+        weights, arrays = rest[: len(ctx.directions)], iter(rest[len(ctx.directions) :])
+        dtype = scoring_dtype(region_heads, word_heads)
+        regions, words = region_heads.to(dtype), word_heads.to(dtype)
+        of_regions, of_words = torch.zeros_like(regions), torch.zeros_like(words)
+        of_products: list[Tensor] = []
+        of_weights = []
+        for number, (direction, weight) in enumerate(zip(ctx.directions, weights, strict=True)):
+            heads = [_Head(*islice(arrays, len(_Head._fields))) for _ in regions]
+            of_similarity, of_shares = gradients[2 * number : 2 * number + 2]
+            if of_similarity is None:
+                of_similarity = weight.new_zeros(len(direction.bias), len(weight))
+            of_scores, of_grams, of_weight = direction.backward(heads, weight, of_similarity, of_shares)
+            of_weights.append(of_weight)
+            flat = [of_score.flatten(0, 1) for of_score in of_scores]
+            flat = [of_product.T for of_product in flat] if direction.over_words else flat
+            of_products = [a + b for a, b in zip(of_products, flat, strict=True)] if of_products else flat
+            context, of_context = (words, of_words) if direction.over_words else (regions, of_regions)
+            for head, of_gram in enumerate(of_grams):
+                of_context[head] += of_gram @ context[head]
+        for head, of_product in enumerate(of_products):
+            of_regions[head] += (of_product @ words[head].flatten(0, 1)).view_as(of_regions[head])
+            of_words[head] += (of_product.T @ regions[head].flatten(0, 1)).view_as(of_words[head])
+        return of_regions.to(region_heads.dtype), of_words.to(word_heads.dtype), None, None, *of_weights
+
+
+def _sum(arrays: list[Tensor]) -> Tensor:
+    return torch.stack(arrays).sum(0)

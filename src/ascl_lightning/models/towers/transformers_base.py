@@ -1,0 +1,64 @@
+"""What towers around a model of the `transformers` library share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ascl_lightning.data.batch import TextSpec
+from ascl_lightning.models.towers.base import Encoder
+from ascl_lightning.models.towers.pretrained import IMAGE_SETTINGS, load_config, load_image_settings, load_tokenizer
+
+
+class TransformersTower(Encoder):
+    """A tower that holds a model of the `transformers` library."""
+
+    pretrained = True
+    spec: Any  # of pictures or of texts, as the tower's other base says
+    folder: str
+    """Local folder or hub id that it was made from."""
+
+    def save_settings(self, folder: Path) -> None:
+        """Writes the configuration of the model, and its tokenizer or how pictures are prepared for it."""
+        load_config(self.folder).save_pretrained(folder)
+        if isinstance(self.spec, TextSpec):
+            load_tokenizer(self.folder).save_pretrained(folder)
+        elif settings := load_image_settings(self.folder):
+            (folder / IMAGE_SETTINGS[0]).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+    def layer_numbers(self) -> dict[str, int]:
+        """Embeddings and what else precedes the model's layers are 0; what follows them counts to the last."""
+        prefix, layers = _layers(self)
+        embeddings = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, nn.Embedding))
+        numbers, current = {}, 0
+        for name, _ in self.named_parameters():
+            if name.startswith(prefix):
+                current = int(name.removeprefix(prefix).split(".")[0]) + 1
+                numbers[name] = current
+            else:
+                # tables of relative positions are registered after the layers that read them
+                numbers[name] = 0 if current == 0 or name.startswith(embeddings) else len(layers)
+        return numbers
+
+    def _checkpoint_activations(self) -> None:
+        from transformers import PreTrainedModel
+
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                # the older name, which newer versions warn of, is all that older ones have
+                enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+                enable({"use_reentrant": False})
+                # what the library sets up for generation, and for checkpoints of the reentrant kind
+                module.config.use_cache = False
+                module.disable_input_require_grads()
+                return
+
+
+def _layers(tower: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The longest list of modules that lies in no other list, and how the names of its parameters begin."""
+    lists: dict[str, nn.ModuleList] = {}
+    for name, module in tower.named_modules():
+        if isinstance(module, nn.ModuleList) and not name.startswith(tuple(lists)):
+            lists[f"{name}."] = module
+    return max(lists.items(), key=lambda item: len(item[1]))

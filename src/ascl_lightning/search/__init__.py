@@ -1,0 +1,7 @@
+"""Search: a cheap first stage over the whole gallery, the fused score where it matters, and re-ranking."""
+
+from ascl_lightning.search.rerank import reciprocal_rerank
+from ascl_lightning.search.top_k import streamed_top_k
+from ascl_lightning.search.two_stage import Shortlist, lengths_by_margin, rescore, shortlist
+
+__all__ = ["Shortlist", "lengths_by_margin", "reciprocal_rerank", "rescore", "shortlist", "streamed_top_k"]

@@ -1,0 +1,1 @@
+"""The LightningModule (`module`), its loss (`objective`), and what runs of it need."""

@@ -1,0 +1,129 @@
+"""Runs frozen towers once a training instead of once an epoch, and refuses features of other towers."""
+
+import tempfile
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import track
+
+from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.stored_features import FeatureTable, SplitFeatures
+from ascl_lightning.errors import UserError
+from ascl_lightning.models.model import ImageTextModel
+from ascl_lightning.models.towers.base import Encoder
+from ascl_lightning.training.accessors import retrieval_data, retrieval_module
+from ascl_lightning.training.extraction import SplitExtraction, fingerprint
+
+
+class FrozenFeatures(Callback):
+    """Before the first epoch, encodes the training and validation images and captions with every frozen tower.
+
+    An image tower qualifies if it is frozen and pictures are not augmented; a text tower, if it is frozen. Texts that
+    are made during training (T+, T-) are not captions and go through the text tower as they come. A streamed training
+    split is not encoded beforehand. Features that the source brings (`ascl extract`) must be of the model's own towers.
+
+    Args:
+        folder: Where the features are kept and found again by the next run with the same towers and data. None: in a
+            temporary folder under `default_root_dir`, for this run alone.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self._folder = folder
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Encodes, and gives the features to the data module."""
+        self._check(trainer, pl_module)
+        datamodule = retrieval_data(trainer)
+        splits = ["val"] if datamodule.streams else ["train", "val"]
+        for split in splits:
+            self._encode(trainer, pl_module, split)
+        # made to count the steps of the schedule: its workers have copies of the data as they were, without features
+        trainer.fit_loop._combined_loader = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks features that the source brings."""
+        if trainer.state.fn != "fit":
+            self._check(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As for validation."""
+        self._check(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As for validation."""
+        self._check(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Removes a temporary folder."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _encode(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        model, datamodule = retrieval_module(pl_module).model, retrieval_data(trainer)
+        view = datamodule.view(split)
+        pixels = isinstance(model.image_encoder.spec, PixelSpec) and not datamodule.augmentation
+        images = pixels and model.image_encoder.frozen and view.features.images is None
+        texts = model.text_encoder.frozen and view.features.texts is None
+        if not (images or texts):
+            return
+        folder = Path(trainer.strategy.broadcast(self._make_folder(trainer)))
+        extraction = SplitExtraction(model, datamodule, split, folder / split, images, texts)
+        if trainer.is_global_zero:
+            extraction.prepare()
+        trainer.strategy.barrier()
+        jobs = extraction.jobs()
+        # no rank may look for missing shards when another has begun to write
+        trainer.strategy.barrier()
+        with trainer.strategy.precision_plugin.forward_context():
+            for job in track(jobs[trainer.global_rank :: trainer.world_size], f"Frozen towers, {split} split, once"):
+                extraction.run(job, pl_module.device)
+        trainer.strategy.barrier()
+        found = extraction.features()
+        view.use(SplitFeatures(found.images or view.features.images, found.texts or view.features.texts))
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_features(retrieval_data(trainer), retrieval_module(pl_module).model, trainer.state.fn == "fit")
+
+    def _make_folder(self, trainer: Trainer) -> str:
+        if self._folder is not None:
+            return self._folder
+        if not trainer.is_global_zero:
+            return ""
+        Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="features-", dir=trainer.default_root_dir)
+        return self._temporary.name
+
+
+def check_features(datamodule: RetrievalDataModule, model: ImageTextModel, training: bool = False) -> None:
+    """Makes sure that features which the source brings are of the model's own towers.
+
+    Args:
+        datamodule: Its splits that were read so far are looked at.
+        model: The model.
+        training: Whether it is to be trained.
+
+    Raises:
+        UserError: If they are of other towers, or of one that is to be trained.
+    """
+    for view in datamodule.views.values():
+        texts = view.features.texts
+        _check_table(view.features.images, model.image_encoder, "image", training)
+        _check_table(None if texts is None else texts.table, model.text_encoder, "text", training)
+
+
+def _check_table(table: FeatureTable | None, encoder: Encoder, kind: str, training: bool) -> None:
+    if table is None:
+        return
+    if training and not encoder.frozen:
+        raise UserError(
+            f"the {kind} encoder is to be trained, but its features were extracted beforehand ({table.folder}): "
+            f"set its `frozen` to true, or train from the data itself"
+        )
+    if table.manifest.encoder != fingerprint(encoder):
+        raise UserError(
+            f"{table.folder}: these features are of another {kind} encoder, other weights or another transform than "
+            f"the config's; run `ascl extract` with this config"
+        )

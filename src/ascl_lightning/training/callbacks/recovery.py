@@ -1,0 +1,236 @@
+"""Checkpoints from which a run goes on as if nothing had happened, and the way it stops when it is asked to."""
+
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor, distributed
+
+from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.checkpoints import LAST
+from ascl_lightning.runtime.files import require_writable_folder
+from ascl_lightning.runtime.processes import StopSignals
+from ascl_lightning.training.accessors import callbacks_of, is_trial
+from ascl_lightning.training.callbacks.restart import mend_counters, mend_folder, progress, validates_next
+
+_SECONDS_FOR_CHILDREN = 30
+
+
+class RecoveryCheckpoints(Checkpoint):
+    """Saves the whole training at intervals and after each epoch, and keeps the newest few files.
+
+    SIGTERM, SIGINT and SIGHUP, whichever rank they reach, make all ranks save together after the step (or inside a
+    validation, which starts again after a resume) and exit with 143, 130 or 129. Files lie where those of
+    `ModelCheckpoint` do by default, named by step.
+
+    Checkpoints are saved only where Lightning goes on exactly, or can be made to (`training/callbacks/restart.py`).
+
+    Args:
+        keep: How many files are kept; with two, one that a disk damages does not cost the run.
+        minutes: Save after this time, also inside an epoch. None: not by time.
+        steps: Save after so many optimiser steps. None: not by steps.
+
+    Raises:
+        UserError: If a number is not positive.
+    """
+
+    def __init__(self, keep: int = 2, minutes: float | None = 15.0, steps: int | None = None) -> None:
+        for name, value in {"keep": keep, "minutes": minutes, "steps": steps}.items():
+            if value is not None and value <= 0:
+                raise UserError(f"recovery.{name} is {value}; give a number above 0")
+        self._keep = keep
+        self._minutes = minutes
+        self._steps = steps
+        self._files: list[str] = []
+        self._folder = Path()
+        self._group: Any = None
+        self._signals = StopSignals()
+        self._stopped_by = 0
+        self._breaks_off = False
+        self._begins_epoch = False
+        self._common_batches = 0.0
+        self._saved_at = 0.0
+        self._saved_step = 0
+
+    @property
+    def state_key(self) -> str:
+        """One state, whatever the intervals."""
+        return type(self).__qualname__
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds the folder, and tries to write there before hours were spent.
+
+        Raises:
+            UserError: If it cannot be written to.
+        """
+        if stage != "fit" or is_trial(trainer):
+            return
+        default = ModelCheckpoint()
+        default.setup(trainer, pl_module, stage)
+        self._folder = Path(str(default.dirpath))
+        if trainer.is_global_zero:
+            require_writable_folder(self._folder)
+        if trainer.world_size > 1:
+            # on the host: a decision in each step must not wait for a GPU
+            timeout = getattr(trainer.strategy, "_timeout", None)
+            self._group = distributed.new_group(backend="gloo", timeout=timeout)
+
+    def _listen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has its own handler of SIGTERM, which it sets after `setup`; it exits with 0."""
+        self._signals.listen()
+
+    on_sanity_check_start = on_test_start = on_predict_start = _listen
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is something to save."""
+        self._signals.listen()
+        self._signals.deferred = not is_trial(trainer)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        if self._begins_epoch:
+            # with `max_steps`, Lightning takes every resume for one inside an epoch, and skips the rest of it
+            trainer.fit_loop._restarting = trainer.fit_loop.epoch_loop.restarting = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves, if the epoch before ended with a request to."""
+        self._leave()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Leaves, if the step before ended with a request to, and now is logged."""
+        self._leave()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if it is time or a stop was asked for."""
+        loops = trainer.fit_loop
+        if is_trial(trainer):
+            return
+        due, validates = self._agree(trainer), validates_next(trainer)
+        last = loops.epoch_loop.batch_progress.is_last_batch
+        # what comes next saves too, unless it is a long validation that somebody waits for
+        if (due and not (validates or last)) or (self._stopped_by and (validates or not last)):
+            self._save(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves, if the step before ended with a request to."""
+        if trainer.state.fn != "fit":
+            self._signals.listen()
+        if not self._in_training(trainer):
+            return
+        self._leave()
+        # after a resume inside a validation, which counts anew
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
+        self._common_batches = -self._reduce(trainer, [-sum(trainer.num_val_batches)]).item()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Saves and leaves if a stop was asked for; the validation is run anew after a resume."""
+        # shares of the ranks may differ by a batch
+        if not self._in_training(trainer) or batch_idx >= self._common_batches:
+            return
+        self._agree(trainer)
+        if self._stopped_by:
+            for averaging in callbacks_of(trainer, WeightAveraging):
+                averaging.on_validation_epoch_end(trainer, pl_module)  # swaps the trained weights back
+            self._breaks_off = True
+            self._save(trainer)
+            self._leave()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves inside an epoch as after a step; at its end `on_train_epoch_end` does."""
+        if self._in_training(trainer) and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            due = self._agree(trainer)
+            if due or self._stopped_by:
+                self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves."""
+        if not is_trial(trainer):
+            self._agree(trainer)
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The training is complete: a stop that was asked for in its last step is none."""
+        self._signals.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Sees to it that no process stays behind."""
+        self._signals.restore()
+        if not isinstance(exception, SystemExit):
+            return  # `main` ends the launcher, once it knows whether the error is a mistake of the user
+        children = getattr(trainer.strategy.launcher, "procs", [])
+        own, children[:] = list(children), []  # Lightning would kill this process when it sees that they end
+        deadline = time.monotonic() + _SECONDS_FOR_CHILDREN
+        while any(child.poll() is None for child in own) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for child in own:
+            child.kill()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The files that count as the newest."""
+        return {"files": self._files}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting those that are there; a damaged one that was passed over no longer counts."""
+        self._files = [name for name in state_dict["files"] if (self._folder / name).exists()]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes what Lightning does not, in every checkpoint that anybody saves."""
+        checkpoint["recovery"] = progress(trainer, self._breaks_off)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mends what Lightning then restores."""
+        if trainer.state.fn == "fit" and "recovery" in checkpoint:
+            mend_counters(checkpoint["loops"]["fit_loop"], checkpoint["recovery"])
+            self._begins_epoch = not checkpoint["recovery"]["inside_epoch"]
+            for callback in callbacks_of(trainer, ModelCheckpoint):
+                mend_folder(checkpoint["callbacks"].get(callback.state_key), Path(str(callback.dirpath)))
+
+    def _in_training(self, trainer: Trainer) -> bool:
+        return trainer.state.fn == "fit" and not trainer.sanity_checking and not is_trial(trainer)
+
+    def _agree(self, trainer: Trainer) -> bool:
+        """Lets all ranks know if one of them was asked to stop; gives whether it is time to save, by rank 0's clock."""
+        late = self._minutes is not None and time.monotonic() - self._saved_at >= 60 * self._minutes
+        many = self._steps is not None and trainer.global_step - self._saved_step >= self._steps
+        due = trainer.is_global_zero and (late or many)
+        signal_number, any_due = self._reduce(trainer, [self._signals.received, due]).tolist()
+        self._stopped_by = int(signal_number)
+        return bool(any_due)
+
+    def _reduce(self, trainer: Trainer, values: Sequence[int | float]) -> Tensor:
+        """The largest of each value over all ranks."""
+        reduced = torch.tensor(values, dtype=torch.float64)
+        if trainer.world_size > 1:
+            distributed.all_reduce(reduced, distributed.ReduceOp.MAX, group=self._group)
+        return reduced
+
+    def _save(self, trainer: Trainer) -> None:
+        path = self._folder / LAST.replace("*", f"{trainer.global_step:08d}")
+        files = [*(name for name in self._files if name != path.name), path.name]
+        self._files, surplus = files[-self._keep :], files[: -self._keep]
+        trainer.save_checkpoint(path, weights_only=False)
+        for name in surplus:
+            trainer.strategy.remove_checkpoint(self._folder / name)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _leave(self) -> None:
+        if self._stopped_by:
+            rank_zero_info(
+                f"Stopped by {signal.Signals(self._stopped_by).name}, saved {self._folder / self._files[-1]}; "
+                f"the same command with --resume goes on"
+            )
+            raise SystemExit(128 + self._stopped_by)

@@ -1,0 +1,129 @@
+"""What a run says on the terminal: one line at its start, and lines of progress where no bar can move."""
+
+import logging
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from ascl_lightning.data.batch import ImageTextBatch
+from ascl_lightning.training.accessors import evaluated_split, is_trial, retrieval_data, run_folder
+
+_NOTICES = (
+    "💡 Tip:",
+    "GPU available:",
+    "TPU available:",
+    "HPU available:",
+    "Seed set to",
+    "Loading `train_dataloader`",
+)
+
+
+class _NoNotices(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_NOTICES)
+
+
+_FILTER = _NoNotices()
+
+
+def silence_notices() -> None:
+    """Drops Lightning's tips for other products, and what `RunSummary` says in its one line."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(_FILTER)
+
+
+class RunSummary(Callback):
+    """Says in one line what runs where: device, data, size of the model, folder of the files."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first step."""
+        self._say(trainer, pl_module, "train")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before `ascl validate`, not inside a training."""
+        if evaluated_split(trainer) is not None:
+            self._say(trainer, pl_module, "val")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before `ascl test`."""
+        self._say(trainer, pl_module, "test")
+
+    on_predict_start = on_test_start
+
+    def _say(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        images, texts = retrieval_data(trainer).size(split)
+        parameters = list(pl_module.parameters())
+        total = sum(parameter.numel() for parameter in parameters)
+        trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        place = "no files" if is_trial(trainer) else f"files in {run_folder(trainer)}"
+        device = str(pl_module.device) if trainer.world_size == 1 else f"{trainer.world_size} x {pl_module.device.type}"
+        rank_zero_info(
+            f"{device}, split {split}: {images:,} images, {texts:,} captions; "
+            f"{_short(total)} parameters, {_short(trained)} trained; {place}"
+        )
+
+
+def _short(number: int) -> str:
+    """A count in three digits.
+
+    >>> [_short(number) for number in (7, 379_272, 86_400_000)]
+    ['7', '379 K', '86.4 M']
+    """
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "K")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+class ProgressLines(Callback):
+    """A line now and then with step, loss, pairs per second and time left, for logs and pipes.
+
+    Args:
+        every: Seconds between lines.
+    """
+
+    def __init__(self, every: float = 30.0) -> None:
+        self._every = every
+        self._begun = self._said = 0.0
+        self._pairs = self._batches = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to count."""
+        self._begun = self._said = time.perf_counter()
+        self._pairs = self._batches = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageTextBatch, batch_idx: int
+    ) -> None:
+        """Says how far the training is, if the last line is old enough."""
+        self._batches += 1
+        self._pairs += len(batch.image_ids) * trainer.world_size
+        now = time.perf_counter()
+        if now - self._said < self._every:
+            return
+        self._said = now
+        per_epoch, epochs = int(trainer.num_training_batches), trainer.max_epochs
+        limit = f"/{epochs}" if epochs is not None and epochs > 0 else ""
+        done = trainer.current_epoch * per_epoch + batch_idx + 1
+        left = (per_epoch * epochs - done) * (now - self._begun) / self._batches if limit and epochs else None
+        loss = trainer.callback_metrics.get("train/loss")
+        rank_zero_info(
+            f"epoch {trainer.current_epoch + 1}{limit}, batch {batch_idx + 1}/{per_epoch}"
+            + ("" if loss is None else f", loss {float(loss):.3f}")
+            + f", {self._pairs / (now - self._begun):.0f} pairs/s"
+            + ("" if left is None else f", {_duration(left)} left")
+        )
+
+
+def _duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds.
+
+    >>> [_duration(seconds) for seconds in (5.0, 65.0, 10925.0)]
+    ['0:05 min', '1:05 min', '3:02 h']
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"

@@ -1,0 +1,324 @@
+"""Runs towers over a split once and keeps what they give, shard by shard."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ascl_lightning.data.augment.text_operations import AsymmetrySample, MadeText
+from ascl_lightning.data.batch import Features, RegionSpec, TokenizedTexts
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.regions import OpenRegions
+from ascl_lightning.data.sources.extracted import NUMBERS, PICTURES
+from ascl_lightning.data.stored_features import (
+    FeatureTable,
+    Manifest,
+    Precision,
+    SplitFeatures,
+    TextFeatures,
+    TextRows,
+    holds_other_files,
+    missing_shards,
+    write_shard,
+)
+from ascl_lightning.data.text import clean_caption
+from ascl_lightning.errors import UserError
+from ascl_lightning.models.model import ImageTextModel
+from ascl_lightning.models.towers.base import hash_of_weights
+from ascl_lightning.runtime.files import atomic_file, write_file
+
+CAPTIONS = "captions.jsonl"
+_IMAGES_PER_PASS = 64
+_TEXTS_PER_PASS = 256
+_TOKENIZED_TOGETHER = 4096
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard of one kind of one split."""
+
+    extraction: "SplitExtraction"
+    kind: Literal["images", "texts"]
+    number: int
+
+
+class SplitExtraction:
+    """The features of one split: of its images, of its captions and the texts made from them, or both.
+
+    Args:
+        model: Whose towers are run, as they are.
+        datamodule: Where the split comes from; its operations make the texts.
+        split: Name of the split.
+        folder: Where the split's tables lie, or will.
+        images: Run the image tower.
+        texts: Run the text tower.
+        variants: Texts T+, T- and (T+)- made from each caption, of as many epochs.
+        dtype: How numbers are stored.
+        regions: Region features that another program extracted, for an image encoder that takes them.
+
+    Raises:
+        UserError: If the image encoder takes region features and none are given, or the other way round.
+    """
+
+    def __init__(
+        self,
+        model: ImageTextModel,
+        datamodule: RetrievalDataModule,
+        split: str,
+        folder: Path,
+        images: bool,
+        texts: bool,
+        variants: int = 0,
+        dtype: Precision = "float16",
+        regions: OpenRegions | None = None,
+    ) -> None:
+        if images and isinstance(model.image_encoder.spec, RegionSpec) != (regions is not None):
+            raise UserError(
+                "set --regions for an image encoder that takes region features (RegionEncoder), and for no other"
+            )
+        self.model = model
+        self._regions = regions
+        self.folder = folder
+        self._datamodule = datamodule
+        self._split = split
+        self._view = datamodule.view(split)
+        self._manifests: dict[Literal["images", "texts"], Manifest] = {}
+        if images:
+            ids = self._view.split.image_ids
+            self._manifests["images"] = Manifest(fingerprint(model.image_encoder), _hash(ids), len(ids), dtype)
+        if texts:
+            self._texts, self._rows = _distinct_texts(datamodule, split, variants)
+            encoder, made_with = fingerprint(model.text_encoder), datamodule.made_with if variants else ""
+            self._manifests["texts"] = Manifest(encoder, _hash(self._texts), len(self._texts), dtype, made_with)
+
+    def prepare(self) -> None:
+        """Writes what is not encoded: manifests, captions, rows. What belongs to other towers or data is removed."""
+        for kind, manifest in self._manifests.items():
+            manifest.write(self.folder / kind)
+        if "texts" in self._manifests:
+            self._rows.save(self.folder / "texts" / "rows")
+        split = self._view.split
+        _save(self.folder / PICTURES, self._datamodule.digest(self._split).pictures)
+        (self.folder / NUMBERS).unlink(missing_ok=True)
+        if split.caption_ids is not None:
+            _save(self.folder / NUMBERS, split.caption_ids)
+        rows = enumerate(zip(split.image_ids, split.captions, strict=True))
+        lines = ({"image": str(i), "image_id": name, "captions": list(captions)} for i, (name, captions) in rows)
+        write_file(self.folder / CAPTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    def jobs(self) -> list[Job]:
+        """The shards that are not there yet."""
+        return [
+            Job(self, kind, number)
+            for kind, manifest in self._manifests.items()
+            for number in missing_shards(self.folder / kind, manifest)
+        ]
+
+    @torch.no_grad()
+    def run(self, job: Job, device: torch.device) -> None:
+        """Encodes a shard and writes it.
+
+        Raises:
+            UserError: If pictures of another split than `train` cannot be read; in `train` they are left out.
+        """
+        manifest = self._manifests[job.kind]
+        rows = manifest.shard_rows(job.number)
+        parts = self._encode_images(rows, device) if job.kind == "images" else self._encode_texts(rows, device)
+        write_shard(self.folder / job.kind, job.number, list(parts), manifest.dtype)
+
+    def features(self) -> SplitFeatures:
+        """What was extracted, once no job is left."""
+        images = FeatureTable(self.folder / "images") if "images" in self._manifests else None
+        texts = None
+        if "texts" in self._manifests:
+            texts = TextFeatures(FeatureTable(self.folder / "texts"), TextRows.load(self.folder / "texts" / "rows"))
+        return SplitFeatures(images, texts)
+
+    def _encode_images(self, rows: range, device: torch.device) -> Iterator[Features]:
+        batches = [list(rows[start : start + _IMAGES_PER_PASS]) for start in range(0, len(rows), _IMAGES_PER_PASS)]
+        spec = self.model.image_encoder.spec
+        if self._regions is not None and isinstance(spec, RegionSpec):
+            for batch in batches:
+                yield self._regions.load([self._view.split.image_ids[row] for row in batch], spec)
+            return
+        for batch in self._datamodule.pictures_dataloader(self._split, batches):
+            if batch.faults and self._split != "train":
+                raise UserError(f"{len(batch.faults)} pictures cannot be read: {'; '.join(batch.faults.values())}")
+            features = self.model.image_encoder(batch.images.to(device))
+            # no tokens: the mark of a picture that training leaves out
+            features.mask[list(batch.faults)] = False
+            yield features
+
+    def _encode_texts(self, rows: range, device: torch.device) -> Iterator[Features]:
+        """Texts one by one, in their order."""
+        texts = self._datamodule.tokenizer()(self._texts[rows.start : rows.stop])[0]
+        encoded: dict[int, Features] = {}
+        for chosen, features in encoded_by_length(self.model.text_encoder, texts, device):
+            for i, row in enumerate(chosen.tolist()):
+                fields = (features.pooled, features.tokens, features.mask)
+                encoded[row] = Features(*(field[i : i + 1].cpu() for field in fields))
+        return (encoded[row] for row in range(len(texts)))
+
+
+def foreign_entries(out: Path) -> list[str]:
+    """What lies in a folder, or in its folders, that no extraction writes; hidden files do not count.
+
+    Args:
+        out: The folder of the splits; it need not exist.
+    """
+    known = {"images", "texts", CAPTIONS, PICTURES, NUMBERS}
+    entries = sorted(out.iterdir()) if out.is_dir() else []
+    splits = [entry for entry in entries if entry.is_dir()]
+    files = [entry for entry in entries if not entry.is_dir()]
+    inside = [path for split in splits for path in split.iterdir()]
+    files += [path for path in inside if path.name not in known]
+    files += [path for path in inside if path.name in ("images", "texts") and holds_other_files(path)]
+    return [str(path.relative_to(out)) for path in files if not path.name.startswith(".")]
+
+
+def encoded_by_length(
+    encoder: nn.Module, texts: TokenizedTexts, device: torch.device
+) -> Iterator[tuple[Tensor, Features]]:
+    """Runs a text tower in passes of similar length, so that little padding is computed.
+
+    Args:
+        encoder: The tower.
+        texts: What it encodes.
+        device: Where it lies.
+
+    Yields:
+        The rows of a pass, and what the tower gives for them.
+    """
+    lengths = texts.attention_mask.sum(dim=1)
+    for chosen in lengths.argsort(stable=True).split(_TEXTS_PER_PASS):
+        yield chosen, encoder(_select(texts, chosen, int(lengths[chosen].max()), device))
+
+
+class FeatureExtraction(LightningModule):
+    """Runs extractions as Lightning runs predictions: on any number of devices, a shard a step.
+
+    Args:
+        model: The towers, which move to the device.
+        extractions: What to extract with them.
+    """
+
+    def __init__(self, model: ImageTextModel, extractions: Sequence[SplitExtraction]) -> None:
+        super().__init__()
+        self.model = model
+        self._extractions = extractions
+        self._jobs: list[Job] = []
+
+    def setup(self, stage: str) -> None:
+        """Lists the missing shards before any rank writes one."""
+        if self.trainer.is_global_zero:
+            for extraction in self._extractions:
+                extraction.prepare()
+        self.trainer.strategy.barrier()
+        self._jobs = [job for extraction in self._extractions for job in extraction.jobs()]
+        self.trainer.strategy.barrier()
+
+    def predict_dataloader(self) -> DataLoader[int]:
+        """Numbers of this rank's jobs."""
+        numbers = range(self.trainer.global_rank, len(self._jobs), self.trainer.world_size)
+        return DataLoader(list(numbers), batch_size=None)  # type: ignore[arg-type]
+
+    def predict_step(self, batch: int, batch_idx: int) -> None:
+        """Encodes one shard."""
+        job = self._jobs[int(batch)]
+        job.extraction.run(job, self.device)
+
+
+def fingerprint(encoder: nn.Module) -> str:
+    """A hash of what a tower is: its class, what it is fed, and its weights."""
+    return hash_of_weights(encoder, f"{type(encoder).__name__} {encoder.spec}")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_file(path) as file:
+        np.save(file, array)
+
+
+def _hash(items: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(item.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _select(texts: TokenizedTexts, rows: Tensor, longest: int, device: torch.device) -> TokenizedTexts:
+    fields = (texts.input_ids, texts.attention_mask, texts.special_mask)
+    return TokenizedTexts(*(field[rows, :longest].to(device) for field in fields))
+
+
+def _distinct_texts(datamodule: RetrievalDataModule, split: str, variants: int) -> tuple[list[str], TextRows]:
+    """Distinct texts of a split, and where each caption and each text made from it stands among them.
+
+    Texts are the same where their tokens are: a T- that differs from T beyond the tokenizer's limit is none.
+    """
+    captions = datamodule.view(split).split.captions
+    samples = _samples(datamodule, captions, variants)
+    rows = _RowsByTokens(datamodule)
+    texts = [clean_caption(caption) for of_image in captions for caption in of_image]
+    of_captions = rows.add(texts)
+    shape = len(texts), variants
+    positives = _made_rows(rows, [sample.positive for sample in samples], shape)
+    negatives = _made_rows(rows, [sample.negative for sample in samples], shape)
+    both = _made_rows(rows, [sample.positive_negative for sample in samples], shape)
+    negatives[negatives == of_captions[:, None]] = -1
+    if both.shape[1]:
+        both[both == positives] = -1
+    return rows.texts, TextRows(of_captions, positives, negatives, both)
+
+
+def _samples(
+    datamodule: RetrievalDataModule, captions: Sequence[tuple[str, ...]], variants: int
+) -> list[AsymmetrySample]:
+    """The texts of every caption, as many epochs draw them; row by row, variant by variant."""
+    maker = datamodule.text_maker()
+    pairs = ((image, of_image, place) for image, of_image in enumerate(captions) for place in range(len(of_image)))
+    return [
+        maker.make(of_image, place, image, epoch, row)
+        for row, (image, of_image, place) in enumerate(pairs)
+        for epoch in range(variants)
+    ]
+
+
+def _made_rows(rows: "_RowsByTokens", made: Sequence[MadeText | None], shape: tuple[int, int]) -> np.ndarray:
+    given = [text for text in made if text is not None]
+    if not given:
+        return np.zeros((shape[0], 0), np.int64)
+    found = rows.add([text.text for text in given])
+    found[[not text.valid for text in given]] = -1
+    return found.reshape(shape)
+
+
+class _RowsByTokens:
+    """Gives the same row to texts with the same tokens."""
+
+    def __init__(self, datamodule: RetrievalDataModule) -> None:
+        self.texts: list[str] = []
+        self._tokenizer = datamodule.tokenizer()
+        self._by_tokens: dict[bytes, int] = {}
+        self._by_text: dict[str, int] = {}
+
+    def add(self, texts: Sequence[str]) -> np.ndarray:
+        """Row of each text, (M,)."""
+        fresh = iter(dict.fromkeys(text for text in texts if text not in self._by_text))
+        while chunk := list(islice(fresh, _TOKENIZED_TOGETHER)):
+            tokens = self._tokenizer(chunk)[0]
+            lengths = tokens.attention_mask.sum(dim=1).tolist()
+            for text, ids, length in zip(chunk, tokens.input_ids.numpy(), lengths, strict=True):
+                row = self._by_tokens.setdefault(ids[:length].tobytes(), len(self.texts))
+                if row == len(self.texts):
+                    self.texts.append(text)
+                self._by_text[text] = row
+        return np.array([self._by_text[text] for text in texts], np.int64)

@@ -1,0 +1,259 @@
+"""The page as a whole: what is on it, where its numbers come from, and what is wrong with a folder."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tests.helpers.run_folders import write_run
+
+from ascl_lightning.errors import UserError
+from ascl_lightning.evaluation.page.page import write_report
+from ascl_lightning.metrics.queries import read_queries
+
+SECTIONS = ("scores", "protocols", "card", "training", "similarity", "examples", "attention", "hard", "queries")
+SECTIONS += ("checks", "provenance")
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.sections: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.numbers: list[tuple[str, str, str]] = []
+        """Value, source and shown text."""
+        self.loose: list[str] = []
+        """Numbers in cells of tables that name no source."""
+        self._open: list[str] = []
+        self._prose = False
+        self._number: dict[str, str | None] | None = None
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self._open.append(tag)
+        if tag == "section":
+            self.sections.append(found["id"])
+        if found.get("id"):
+            self.ids.append(found["id"])
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset") and value]
+        if tag == "a":
+            self.links.append(found["href"])
+        if tag == "img":
+            self.images.append(found)
+        if tag == "data":
+            self._number = found
+        if tag == "td":
+            self._prose = found.get("class") == "prose"
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self._open.pop()
+
+    def handle_endtag(self, tag):
+        if tag in self._open:
+            while self._open.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if self._open[-1:] == ["data"]:
+            self.numbers.append((self._number["value"], self._number["data-source"], data))
+        elif "td" in self._open and not self._prose and re.search(r"\d", data):
+            self.loose.append(data)
+
+
+def looked_up(run: Path, source: str) -> float:
+    """The number that a source names, read anew."""
+    file, _, place = source.partition("#")
+    path = run / file
+    if path.suffix == ".json":
+        value = json.loads(path.read_text())
+        for key in place.split("/")[1:]:
+            key = key.replace("~1", "/").replace("~0", "~")
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        return value
+    if path.suffix == ".csv":
+        row, _, column = place.partition("/")
+        with path.open(newline="") as lines:
+            return float(list(csv.DictReader(lines))[int(row)][column])
+    score, protocol, direction, query, column = place.split("/")
+    rows = read_queries(path)[score, protocol].directions()[direction].columns()
+    return int(rows[column][rows["query"].tolist().index(int(query))])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Page:
+    return Page(write_report(run))
+
+
+def test_every_section_is_there_and_linked(page):
+    assert page.sections == list(SECTIONS)
+    assert page.links == ["#main", *(f"#{section}" for section in SECTIONS)]
+
+
+def test_every_number_is_in_the_file_that_it_names(run, page):
+    assert len(page.numbers) > 200
+    for value, source, shown in page.numbers:
+        assert float(value) == looked_up(run, source), source
+        digits = len(shown.partition(".")[2])
+        assert shown == f"{float(value):,.{digits}f}"
+
+
+def test_no_table_holds_a_number_without_a_source(page):
+    assert page.loose == []
+
+
+def test_the_headline_figures_are_those_of_the_score_that_ranks(page):
+    first = [(source, shown) for _, source, shown in page.numbers[2:5]]
+    name = "results.json#/scores/fused/rsum/"
+    # 2 * (41.5 + 45.5 + 50.5), and its interval
+    assert first == [(f"{name}value", "275.0"), (f"{name}low", "273.8"), (f"{name}high", "276.2")]
+
+
+def test_nothing_is_asked_for_from_anywhere(page):
+    assert all(address.startswith(("#", "data:image/")) for address in page.addresses)
+    assert "url(http" not in page.text
+    assert "<script" not in page.text
+    assert "@import" not in page.text
+
+
+def test_identifiers_are_distinct_and_references_lead_somewhere(page):
+    assert len(page.ids) == len(set(page.ids))
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(page.ids)
+
+
+def test_pictures_say_what_they_are(page):
+    assert page.images
+    assert all(image["alt"].startswith("image photo <") for image in page.images)
+
+
+def test_what_comes_from_data_is_escaped(page):
+    assert "photo &lt;0&gt;" in page.text
+    assert "a dog &amp; number" in page.text
+    assert "# &lt;&amp;&gt;" in page.text, "the configuration"
+
+
+def test_the_same_files_give_the_same_page(run, page):
+    assert write_report(run).read_text() == page.text
+
+
+def test_the_title_names_model_and_data(page, tmp_path):
+    title = "convnext_tiny + GruTextEncoder on KarpathyJson (kites &amp; hats), test split"
+    assert f"<title>{title}</title>" in page.text
+    assert f"<h1>{title}</h1>" in page.text
+    assert "<title>Report on the test split</title>" in write_report(write_run(tmp_path, ("config.yaml",))).read_text()
+
+
+def test_the_worst_queries_are_sentences(page, tmp_path):
+    section = page.text[page.text.index('id="queries"') :]
+    assert section.index("a &lt;dog&gt; by the sea") < section.index("two kites") < section.index("a hat")
+    run = write_run(tmp_path)
+    found = json.loads((run / "examples.json").read_text())
+    del found["worst"]
+    (run / "examples.json").write_text(json.dumps(found))
+    assert "Worst queries, text to image" in write_report(run).read_text(), "of a run that kept no sentences"
+
+
+def test_leaks_stand_above_everything(tmp_path):
+    leak = {"kind": "split", "message": "selected on the split <under test>"}
+    leaking = Page(write_report(write_run(tmp_path / "a", leaks=[leak]))).text
+    assert leaking.index("not to be trusted") < leaking.index("<nav")
+    assert leaking.count("selected on the split &lt;under test&gt;") == 2, "in the banner and in its section"
+    clean = Page(write_report(write_run(tmp_path / "b"))).text
+    assert "not to be trusted" not in clean
+    assert "No leak was found" in clean
+
+
+def test_a_run_that_was_not_checked_says_so(tmp_path):
+    run = write_run(tmp_path)
+    results = json.loads((run / "results.json").read_text())
+    del results["leaks"]
+    (run / "results.json").write_text(json.dumps(results))
+    assert "was not checked for them" in write_report(run).read_text()
+
+
+def test_settings_that_differ_from_the_training_are_named(tmp_path):
+    change = {"setting": "model.similarity.local_weight", "before": 0.2, "now": 0.9}
+    changes = {"evaluation": [change], "training": []}
+    page = write_report(write_run(tmp_path, config_changes=changes)).read_text()
+    assert "with another configuration than that of its training: model.similarity.local_weight 0.2 -&gt; 0.9" in page
+    assert "continued another run" not in page
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["report_card.json", "examples.json", "attention.json", "histograms.json", "latency.json", "queries.parquet"],
+)
+def test_a_section_without_its_file_says_what_writes_it(file, tmp_path):
+    page = Page(write_report(write_run(tmp_path, without=(file,))))
+    assert f"no {file}" in page.text
+    assert page.sections == list(SECTIONS)
+
+
+def test_results_alone_make_a_page(tmp_path):
+    run = write_run(tmp_path)
+    for path in run.iterdir():
+        if path.name not in ("results.json", "pictures"):
+            path.unlink()
+    assert Page(write_report(run)).sections == list(SECTIONS)
+
+
+def test_without_pictures_the_words_remain(tmp_path):
+    run = write_run(tmp_path)
+    for path in (run / "pictures").iterdir():
+        path.unlink()
+    page = Page(write_report(run))
+    assert page.images == []
+    assert "red looks most at row 1, column 1 (70%)" in page.text
+
+
+@pytest.mark.parametrize(("training", "said"), [(None, "lies in no run"), ("gone/fit", "has no metrics.csv any more")])
+def test_a_training_run_that_is_not_there_is_named(training, said, tmp_path):
+    assert said in write_report(write_run(tmp_path, training=training)).read_text()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        write_report(tmp_path / "nothing")
+    (tmp_path / "metrics.csv").write_text("step\n")
+    with pytest.raises(UserError, match=r"no results\.json.*ascl test"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["results.json", "examples.json", "queries.parquet"])
+def test_a_damaged_file_is_named(file, tmp_path):
+    run = write_run(tmp_path)
+    (run / file).write_text('{"scores": ')
+    with pytest.raises(UserError, match=re.escape(str(run / file))):
+        write_report(run)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "7", '{"scores": 1}', '{"scores": {"fused": {"rsum": []}}}'])
+def test_json_that_holds_something_else_is_named(tmp_path, content):
+    run = write_run(tmp_path)
+    (run / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json: does not hold what `ascl test` writes .*; run the test again"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["report_card", "histograms", "examples", "attention", "latency"])
+@pytest.mark.parametrize("content", ["[1]", '"text"'])
+def test_evidence_that_holds_something_else_is_named(tmp_path, name, content):
+    run = write_run(tmp_path)
+    (run / f"{name}.json").write_text(content)
+    with pytest.raises(UserError, match=r"\.json: does not hold what `ascl test` writes"):
+        write_report(run)

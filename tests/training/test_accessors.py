@@ -1,0 +1,17 @@
+import pytest
+from lightning.pytorch import LightningModule, Trainer
+
+from ascl_lightning.training.accessors import is_trial, retrieval_data, retrieval_module
+
+
+def test_what_is_not_the_project_s_own_is_refused_by_name():
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(TypeError, match="RetrievalDataModule, not NoneType"):
+        retrieval_data(trainer)
+    with pytest.raises(TypeError, match="RetrievalModule, not LightningModule"):
+        retrieval_module(LightningModule())
+
+
+@pytest.mark.parametrize("trial", [True, False])
+def test_a_trial_is_a_fast_dev_run(trial):
+    assert is_trial(Trainer(accelerator="cpu", logger=False, fast_dev_run=trial)) is trial

@@ -1,0 +1,161 @@
+"""A batch split over processes trains as the whole batch on one (docs/reliability.md#distributed-training)."""
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.helpers.processes import run_ranks
+from tests.helpers.training_steps import gradients, make_batch, make_objective, share
+from torch.nn.parallel import DistributedDataParallel
+
+from ascl_lightning.errors import UserError
+from ascl_lightning.models.perturb import Stream, ZeroOut
+from ascl_lightning.models.towers.image import ConvImageEncoder
+from ascl_lightning.runtime.draws import keyed_uniform
+
+SCORES = {
+    "pairwise": {"similarity": {"local_weight": 0.6, "global_fusion": "pairwise", "text_gate": True}},
+    "paper": {"similarity": {"local_weight": 0.8, "global_fusion": "pairwise"}, "first_stage_weight": 0.5},
+    "independent": {"similarity": {"local_weight": 0.3, "global_fusion": "independent", "normalize_words": True}},
+    "global": {"similarity": {"local_weight": 0.0, "global_fusion": "none"}, "first_stage_weight": 0.2},
+    "local": {"similarity": {"local_weight": 1.0, "global_fusion": "independent"}},
+}
+COUNTS = [(3, 3), (4, 1), (2, 3, 1)]
+SIZE = 6
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
+}
+
+
+def step(batch, dtype=torch.float64, **arguments):
+    """Loss terms and gradients of a batch, or of a process's share of it."""
+    module, objective = make_objective(**arguments)
+    module.to(dtype)
+    batch.images.pooled, batch.images.tokens = batch.images.pooled.to(dtype), batch.images.tokens.to(dtype)
+    terms = objective(batch)
+    terms.loss.backward()
+    return {name: value.item() for name, value in terms.of_batch().items()}, gradients(module)
+
+
+def step_of_rank(counts, dtype=torch.float64, **arguments):
+    """The same with gradients averaged over processes, as DDP does."""
+    terms, found = step(share(make_batch(sum(counts)), counts, dist.get_rank()), dtype, **arguments)
+    for gradient in found.values():
+        dist.all_reduce(gradient)
+        gradient /= len(counts)
+    return terms, found
+
+
+def train(counts, optimizer):
+    """Parameters after 20 steps, on one process or as one of many."""
+    module, objective = make_objective(**SCORES["pairwise"])
+    module.forward = lambda batch: objective(batch).loss
+    wrapped = DistributedDataParallel(module) if dist.is_initialized() else module
+    stepper = OPTIMIZERS[optimizer](module.parameters())
+    for seed in range(20):
+        batch = make_batch(sum(counts), seed)
+        stepper.zero_grad()
+        wrapped(share(batch, counts, dist.get_rank()) if dist.is_initialized() else batch).backward()
+        stepper.step()
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+
+def work_of_rank(counts):
+    """All that the tests below compare, in one start of the processes."""
+    runs = {
+        (name, chunk_size): step_of_rank(counts, **arguments, chunk_size=chunk_size)
+        for name, arguments in SCORES.items()
+        for chunk_size in (None, 2)
+    }
+    runs["float32"] = step_of_rank(counts, torch.float32, **SCORES["pairwise"])
+    return runs | {optimizer: train(counts, optimizer) for optimizer in OPTIMIZERS}
+
+
+@pytest.fixture(scope="module", params=COUNTS, ids=str)
+def ranks(request):
+    """Pairs of each process, and what each did."""
+    return request.param, run_ranks(work_of_rank, len(request.param), request.param)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_ranks_have_the_gradients_of_the_whole_batch(ranks, name):
+    counts, of_ranks = ranks
+    expected_terms, expected = step(make_batch(sum(counts)), **SCORES[name])
+    module, _ = make_objective(**SCORES[name])
+    assert set(expected) == {of for of, p in module.named_parameters() if p.requires_grad}, "none is left out"
+    for results in of_ranks:
+        for chunk_size in (None, 2):
+            terms, found = results[name, chunk_size]
+            assert terms == pytest.approx(expected_terms, rel=1e-12)
+            assert set(found) == set(expected)
+            for parameter, gradient in expected.items():
+                assert (found[parameter] - gradient).norm() < 1e-10 * gradient.norm(), (chunk_size, parameter)
+
+
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("sgd", 1e-10), ("adam", 1e-7)])
+def test_twenty_steps_of_ddp_give_the_same_parameters(ranks, optimizer, tolerance):
+    counts, of_ranks = ranks
+    expected = train(counts, optimizer)
+    for results in of_ranks:
+        for name, parameter in expected.items():
+            torch.testing.assert_close(results[optimizer][name], parameter, rtol=0, atol=tolerance)
+
+
+def test_float32_gradients_differ_by_their_rounding_alone(ranks):
+    counts, of_ranks = ranks
+    _, expected = step(make_batch(sum(counts)), torch.float32, **SCORES["pairwise"])
+    for results in of_ranks:
+        for name, gradient in expected.items():
+            assert (results["float32"][1][name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("chunk_size", [1, 4, 100])
+def test_chunks_have_the_gradients_of_the_whole_batch(name, chunk_size):
+    batch = make_batch(SIZE)
+    terms, expected = step(batch, **SCORES[name])
+    chunked_terms, found = step(batch, **SCORES[name], chunk_size=chunk_size)
+    assert chunked_terms == pytest.approx(terms, rel=1e-12)
+    for parameter, gradient in expected.items():
+        assert (found[parameter] - gradient).norm() <= 1e-12 * gradient.norm(), parameter
+
+
+def test_towers_with_batch_normalisation_are_not_run_in_chunks():
+    _, objective = make_objective(**SCORES["global"], chunk_size=2)
+    objective.model.image_encoder = ConvImageEncoder(32)
+    with pytest.raises(UserError, match=r"ConvImageEncoder has batch normalisation.*chunk_size"):
+        objective(make_batch(SIZE))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"type_i_weight": -1.0}, {"type_i_weight": 0.0, "type_ii_iii_weight": 0.0}, {"chunk_size": 0}], ids=str
+)
+def test_weights_and_chunks_that_make_no_sense_are_refused(wrong):
+    _, objective = make_objective(**SCORES["global"])
+    with pytest.raises(ValueError, match=r"weight of the loss|at least 1 row"):
+        replace(objective, **wrong)
+
+
+def test_a_batch_without_keys_is_none_of_training():
+    _, objective = make_objective(**SCORES["global"])
+    batch = make_batch(SIZE)
+    batch.sampling_keys = None
+    with pytest.raises(ValueError, match="sampling_keys"):
+        objective(batch)
+
+
+def test_a_word_lost_where_no_score_reads_words_makes_no_negative():
+    _, objective = make_objective({"local_weight": 0.0, "global_fusion": "none"})
+    objective.word_features.operations = (ZeroOut(),)
+    objective.word_features.thresholds = torch.zeros(0)
+    batch = make_batch(SIZE)
+    batch.negatives = batch.positives = None
+    with mock.patch.object(objective.loss, "forward", wraps=objective.loss.forward) as loss:
+        objective(batch)
+    # the kind of zeroing is drawn: a word (which the global vector outlives) or a dimension
+    whole_word = keyed_uniform(batch.sampling_keys, (1,), Stream.KIND)[:, 0] < 0.5
+    assert 0 < whole_word.sum() < SIZE
+    assert torch.equal(loss.call_args.kwargs["negative_valid"], ~whole_word)
