@@ -85,7 +85,8 @@ class Record:
 
     def text(self, field: str) -> str:
         """A text that is not blank."""
-        return self._checked_text(self._get(field), field)
+        value = self._fields.get(field)
+        return value if _is_text(value) else self._checked_text(self._get(field), field)
 
     def caption(self, field: str) -> tuple[str, ...]:
         """One caption; none only where `caption_faults` notes it."""

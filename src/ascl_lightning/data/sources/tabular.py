@@ -85,7 +85,8 @@ class Table(Source):
         """Number of images of each split of one file."""
         images: dict[str, set[str]] = {}
         for _, row in self._records(file):
-            images.setdefault(row.text("split"), set()).add(_image_id(row))
+            image_id = row.identifier("image_id") if row.has("image_id") else row.text("image")
+            images.setdefault(row.text("split"), set()).add(image_id)
         return {name: len(ids) for name, ids in images.items()}
 
 
@@ -226,7 +227,8 @@ class _Rows:
         Raises:
             UserError: If a field cannot be used, or contradicts an earlier row.
         """
-        image_id, name = _image_id(row), name_inside(self._folder, row, "image")
+        name = name_inside(self._folder, row, "image")
+        image_id = row.identifier("image_id") if row.has("image_id") else name
         captions, listed = _captions(row)
         image = self._images.setdefault(image_id, len(self._names))
         if image == len(self._names):
@@ -261,10 +263,6 @@ class _Rows:
     def _flush(self) -> None:
         self._blocks.append(pa.array(self._block, pa.string()))
         self._block = []
-
-
-def _image_id(row: Record) -> str:
-    return row.identifier("image_id") if row.has("image_id") else row.text("image")
 
 
 def _captions(row: Record) -> tuple[tuple[str, ...], bool]:
