@@ -27,7 +27,7 @@ from ascl_lightning.metrics.resampling import Means, Sample, redrawn, stacked, s
 DRAWS = 2000
 """Of which 50 lie beyond either end of an interval."""
 
-Drawn = Float[np.ndarray, "B"]
+Drawn = Float[np.ndarray, " B"]
 """A figure as it is, and then of each draw of the images."""
 
 _ENDS = (0.025, 0.975)

@@ -36,7 +36,7 @@ def gather_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
     return of_all.unflatten(0, (-1, len(own))).T.tolist()
 
 
-def gather_rows(rows: Shaped[Tensor, "b *rest"], counts: Sequence[int]) -> Shaped[Tensor, "B *rest"]:
+def gather_rows(rows: Shaped[Tensor, " b *rest"], counts: Sequence[int]) -> Shaped[Tensor, " B *rest"]:
     """The rows of all processes, in their order; gradients return to where rows came from, summed over processes.
 
     Args:

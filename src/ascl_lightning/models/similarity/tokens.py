@@ -94,7 +94,7 @@ class LengthOrder:
         self._order = used.argsort(stable=True)
         self._place = self._order.argsort()
 
-    def sort(self, items: Shaped[Tensor, "B *rest"]) -> Shaped[Tensor, "B *rest"]:
+    def sort(self, items: Shaped[Tensor, " B *rest"]) -> Shaped[Tensor, " B *rest"]:
         """Items in this order, from the order in which the mask had them."""
         return items if self._in_order else items.index_select(0, self._order)
 
