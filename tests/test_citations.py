@@ -50,6 +50,21 @@ def test_nothing_cites_what_is_not_in_the_tree():
     assert [str(path.relative_to(ROOT)) for path in FILES if outside.search(path.read_text(encoding="utf-8"))] == []
 
 
+def test_the_layout_page_names_files_and_what_is_in_them():
+    page = (ROOT / "docs/layout.md").read_text(encoding="utf-8")
+    places = re.findall(r"`([\w/]+(?:\.\w+)*(?:\.(?:py|jinja|md|toml)|/))`(?: \(((?:`[\w.]+`(?:, )?)+)\))?", page)
+    roots = (ROOT / "src" / "ascl_lightning", ROOT)
+    assert len(places) > 50
+    wrong = []
+    for path, names in places:
+        found = next((root / path for root in roots if (root / path).exists()), None)
+        text = found.read_text(encoding="utf-8") if found and found.is_file() else ""
+        named = [name.rpartition(".")[2] for name in re.findall(r"[\w.]+", names)]
+        if found is None or not all(re.search(rf"^\s*(def|class) {name}\b", text, re.MULTILINE) for name in named):
+            wrong.append((path, names))
+    assert wrong == []
+
+
 def test_every_promise_names_a_test_that_exists():
     promises = re.findall(r"^\|.*\| `(\S+?)::(\w+)` \|$", (ROOT / "docs/reliability.md").read_text(), re.MULTILINE)
     assert len(promises) > 50

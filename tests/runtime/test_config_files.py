@@ -85,9 +85,10 @@ def test_an_unknown_name_ends_the_command_with_code_2_before_it_is_imported(monk
     assert "'scnes'" in capsys.readouterr().err
 
 
-def test_commands_of_the_readme_work_in_any_folder():
-    readme = CONFIGS.with_name("README.md").read_text()
-    named = set(re.findall(r"--config ([^\s`]+)", readme)) - {"FILE"}
+def test_commands_of_the_documentation_work_in_any_folder():
+    root = CONFIGS.parent
+    pages = [path.read_text() for path in (root / "README.md", *root.glob("docs/*.md"))]
+    named = {name for page in pages for name in re.findall(r"--config ([^\s`]+)", page)} - {"FILE"}
     assert {"scenes", "logger/wandb"} <= named
     for name in named:
         assert find_config(name).is_relative_to(CONFIGS)
