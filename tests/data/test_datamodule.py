@@ -336,10 +336,9 @@ def test_without_a_vocabulary_the_error_says_what_to_give():
         datamodule.test_dataloader()
 
 
-def test_a_missing_folder_is_named():
-    datamodule = RetrievalDataModule(KarpathyJson("x.json"), "nowhere", image_spec=PIXELS, text_spec=WORDS)
-    with pytest.raises(UserError, match="nowhere"):
-        datamodule.setup("test")
+def test_a_missing_folder_is_named_before_any_file_is_read():
+    with pytest.raises(UserError, match="there is no folder 'nowhere'"):
+        RetrievalDataModule(KarpathyJson("x.json"), "nowhere")
 
 
 def test_the_ceiling_is_the_source_s():

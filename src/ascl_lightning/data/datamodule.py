@@ -22,7 +22,7 @@ from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset, T
 from ascl_lightning.data.exclusion import leave_out
 from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.provenance import Provenance
-from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches
+from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches, num_steps
 from ascl_lightning.data.sources import Source, Split
 from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset, streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
@@ -76,6 +76,9 @@ class RetrievalDataModule(LightningDataModule):
         image_spec: What the image encoder is fed; the command line links it to the model.
         text_spec: What the text encoder is fed; likewise.
         with_tokens: Whether the model reads local tokens; likewise. If not, they are not read from stored features.
+
+    Raises:
+        UserError: If there is no folder `root`.
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class RetrievalDataModule(LightningDataModule):
         check_shares(image_operations)
         self.source = source
         self.root = None if root is None else Path(root)
+        if self.root is not None and not self.root.is_dir():
+            raise UserError(f"there is no folder '{self.root}': set --data.root to the folder that holds the data")
         self.asymmetry = AsymmetrySampler(positives, negatives)
         self.augmentation = Augmentation(augment, tuple(image_operations))
         self.vocabulary: Vocabulary | None = None
@@ -174,8 +179,6 @@ class RetrievalDataModule(LightningDataModule):
 
     def read(self, split: str) -> Split:
         """Images and captions of one split, as the source has them."""
-        if self.root is not None and not self.root.is_dir():
-            raise UserError(f"there is no folder '{self.root}': set --data.root to the folder that holds the data")
         whole = self.source.read(self.root, split)
         if split == "train" and self._exclude is not None:
             whole, self._excluded = leave_out(Path(self._exclude), whole)
@@ -221,13 +224,18 @@ class RetrievalDataModule(LightningDataModule):
             self._go_on(stretches)
             return self._loader(streamed, Collate(None, self.tokenizer()).train, batch_sampler=stretches)
         view = self.view("train")
-        pairs = MixedPairs(view.split.passes, view.split.num_captions, self._captions_per_image, self.seed)
+        pairs = self._pairs()
         dataset = TrainDataset(view, pairs, self.text_maker(), self.augmentation)
         sampler = EpochSampler(len(pairs), self.seed, True, rank, world_size)
         lengths = dataset.caption_length if self._bucket_by_length else None
         batches = EpochBatches(sampler, self._batch_size, lengths)
         self._go_on(batches)
         return self._loader(dataset, self._collate(view).train, batch_sampler=batches)
+
+    def num_training_batches(self) -> int:
+        """Batches of an epoch on each rank, counted without a loader; known after `setup("fit")`."""
+        samples = self._pairs() if self._stream is None else self._stream.plan
+        return num_steps(len(samples), self._batch_size, self._rank()[1])
 
     def val_dataloader(self) -> DataLoader[ImageTextBatch]:
         """Images of the validation split with all their captions."""
@@ -358,7 +366,7 @@ class RetrievalDataModule(LightningDataModule):
     def _go_on(self, batches: ResumableBatches[Any]) -> None:
         """Lets the first epoch after a resume begin where the checkpoint was saved.
 
-        Lightning builds loaders, and starts their workers, before it restores its own counters.
+        Lightning starts the workers of a loader before it sets the epoch of the sampler.
         """
         self._batches_of_epoch = len(batches)
         position = self._position
@@ -372,6 +380,10 @@ class RetrievalDataModule(LightningDataModule):
                 f"number of processes, or from a checkpoint at the end of an epoch"
             )
         batches.begin_at(position.epoch, position.batches)
+
+    def _pairs(self) -> MixedPairs:
+        split = self.view("train").split
+        return MixedPairs(split.passes, split.num_captions, self._captions_per_image, self.seed)
 
     def _collate(self, view: SplitView) -> Collate:
         view.check_images()

@@ -25,7 +25,7 @@ from ascl_lightning.training.callbacks.thawing import Thawing
 from ascl_lightning.training.findings import Findings
 from ascl_lightning.training.objective import Objective
 from ascl_lightning.training.parameter_groups import OptimizerFactory, build_optimizer
-from ascl_lightning.training.schedule import WarmupCosine
+from ascl_lightning.training.schedule import WarmupCosine, total_steps
 from ascl_lightning.training.sharding import shard_weights
 
 _REQUIRED = {"image_encoder", "text_encoder", "similarity", "loss"}
@@ -206,7 +206,7 @@ class RetrievalModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser over all trainable parameters, and the schedule per step."""
         optimizer = build_optimizer(self._optimizer, self.model, self.loss)
-        scheduler = self._schedule.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        scheduler = self._schedule.scheduler(optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _log_metrics(self, stage: str) -> None:

@@ -1,10 +1,36 @@
-"""Learning-rate schedule, a step at a time."""
+"""The learning-rate schedule, and the number of optimizer steps that it spans."""
 
 import math
 from dataclasses import dataclass
 
+from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.errors import UserError
+
+
+def total_steps(trainer: Trainer) -> int:
+    """Optimizer steps of a whole training.
+
+    `Trainer.estimated_stepping_batches` would build the training loader and start its workers, which then hold a copy
+    of the data from before any `on_fit_start` hook.
+
+    Raises:
+        UserError: If neither the epochs nor the steps are limited.
+    """
+    if trainer.max_epochs == -1:
+        if trainer.max_steps == -1:
+            raise UserError("the learning-rate schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+        return trainer.max_steps
+    datamodule = getattr(trainer, "datamodule", None)
+    if not isinstance(datamodule, RetrievalDataModule):
+        return int(trainer.estimated_stepping_batches)
+    batches, limit = datamodule.num_training_batches(), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = batches * max(trainer.max_epochs or 0, 1)
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 
 @dataclass(frozen=True)

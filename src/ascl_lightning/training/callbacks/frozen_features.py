@@ -39,8 +39,6 @@ class FrozenFeatures(Callback):
         splits = ["val"] if datamodule.streams else ["train", "val"]
         for split in splits:
             self._encode(trainer, pl_module, split)
-        # made to count the steps of the schedule: its workers have copies of the data as they were, without features
-        trainer.fit_loop._combined_loader = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks features that the source brings."""

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from ascl_lightning.models.towers.base import Encoder
+from ascl_lightning.training.schedule import total_steps
 
 
 class Thawing(Callback):
@@ -26,7 +27,7 @@ class Thawing(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes down how many steps there will be."""
-        self._steps = int(trainer.estimated_stepping_batches)
+        self._steps = total_steps(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Sets each tower to rest or not."""
