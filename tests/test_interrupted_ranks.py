@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.helpers.datasets import write_karpathy
-from tests.helpers.interruptions import batches, last
+from tests.helpers.interruptions import batches, interrupt, last, rows
 from tests.helpers.ranks import Run, send
-from tests.training.callbacks.test_recovery import interrupt, rows
 
 pytestmark = [
     pytest.mark.slow,

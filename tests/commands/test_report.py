@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.evaluation.page.test_page import SECTIONS, Page, looked_up
 from tests.helpers.datasets import write_karpathy
+from tests.helpers.report_pages import SECTIONS, Page, looked_up
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.metrics.queries import read_queries

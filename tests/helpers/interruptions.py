@@ -1,5 +1,6 @@
 """Trainings that are interrupted where a test wants it, and what they leave to be compared."""
 
+import csv
 import hashlib
 import json
 import os
@@ -99,3 +100,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     return Path(value).name if isinstance(value, str) and "/" in value and Path(value).is_absolute() else value
+
+
+def interrupt(hook: str, at: int, number: signal.Signals = signal.SIGTERM) -> list[str]:
+    """Arguments that send a signal in the `at`-th call of a hook."""
+    chosen = {"hook": hook, "at": str(at), "number": str(int(number))}
+    flags = [part for name, value in chosen.items() for part in (f"--trainer.callbacks.{name}", value)]
+    return ["--trainer.callbacks+=tests.helpers.interruptions.Interrupt", *flags]
+
+
+def rows(root: Path) -> list[dict[str, str]]:
+    """Rows of `metrics.csv` without times and without epoch sums, which Lightning restarts on resume."""
+    (path,) = root.glob("runs/fit/*/metrics.csv")
+    with path.open(newline="") as file:
+        kept = [row for row in csv.DictReader(file) if not row.get("train/skipped_images")]
+    return [{name: value for name, value in row.items() if name != "train/pairs_per_second"} for row in kept]

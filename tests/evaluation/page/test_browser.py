@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from tests.evaluation.page.test_page import SECTIONS
+from tests.helpers.report_pages import SECTIONS
 from tests.helpers.run_folders import write_run
 
 from ascl_lightning.evaluation.page.page import write_report

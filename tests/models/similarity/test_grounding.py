@@ -2,7 +2,7 @@ from math import isnan, log
 
 import pytest
 import torch
-from tests.models.similarity.test_fused import make_features, make_similarity
+from tests.helpers.similarities import make_features, make_similarity
 from tests.reference import scoring as naive
 from torch import Tensor
 from torch.nn import functional as F

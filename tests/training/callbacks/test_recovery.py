@@ -4,7 +4,6 @@ In this process, as the command line runs it; several ranks and kills are in `te
 model has dropout and BatchNorm; pictures are cropped at random, T+ and T- drawn at word level, T- at feature level too.
 """
 
-import csv
 import shutil
 import signal
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from tests.helpers.datasets import write_karpathy
-from tests.helpers.interruptions import batches, last
+from tests.helpers.interruptions import batches, interrupt, last, rows
 from tests.helpers.ranks import TINY
 
 from ascl_lightning.cli import AsclCLI
@@ -64,23 +63,8 @@ def fit(root: Path, data: Path, *arguments: str) -> object:
     return None
 
 
-def interrupt(hook: str, at: int, number: signal.Signals = signal.SIGTERM) -> list[str]:
-    """Arguments that make a signal come in the `at`-th call of a hook."""
-    chosen = {"hook": hook, "at": str(at), "number": str(int(number))}
-    flags = [part for name, value in chosen.items() for part in (f"--trainer.callbacks.{name}", value)]
-    return ["--trainer.callbacks+=tests.helpers.interruptions.Interrupt", *flags]
-
-
 def checkpoints(root: Path) -> set[str]:
     return {path.name for path in root.glob("runs/fit/version_0/checkpoints/*")}
-
-
-def rows(root: Path) -> list[dict[str, str]]:
-    """Rows of the metrics, but for times, and for sums over an epoch, which Lightning begins anew when it goes on."""
-    (path,) = root.glob("runs/fit/*/metrics.csv")
-    with path.open(newline="") as file:
-        kept = [row for row in csv.DictReader(file) if not row.get("train/skipped_images")]
-    return [{name: value for name, value in row.items() if name != "train/pairs_per_second"} for row in kept]
 
 
 def assert_equal(one: Path, other: Path) -> None:
