@@ -3,9 +3,8 @@
 import csv
 import json
 import os
+import resource
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.helpers.datasets import write_karpathy
+from tests.helpers.processes import run_forked
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.extract import ExtractCLI
@@ -261,24 +261,21 @@ def test_broken_json_is_one_line_that_names_the_file(tmp_path, capsys):
     assert "dataset_flickr8k.json" in capsys.readouterr().err.splitlines()[-1]
 
 
+def as_nobody(arguments: list[str]) -> int:
+    """Runs a command as somebody else than root, who may write everywhere."""
+    if os.getuid() == 0:
+        os.setuid(65534)
+    return main(arguments)
+
+
 def test_a_root_that_may_not_be_written_is_named():
-    """As somebody else than root, who may write everywhere."""
-    script = """
-import os, sys
-import ascl_lightning.cli
-from ascl_lightning.__main__ import main
-if os.getuid() == 0:
-    os.setuid(65534)
-sys.exit(main(sys.argv[1:]))
-"""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
         Path(folder).chmod(0o755)
         write_karpathy(Path(folder) / "data", {"train": 4, "val": 2})
         root = Path(folder) / "runs"
         root.mkdir()
         root.chmod(0o555)
-        command = [sys.executable, "-c", script, "fit", "--config", TINY, *at(Path(folder), Path(folder) / "data")]
-        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        ended = run_forked(as_nobody, ["fit", "--config", TINY, *at(Path(folder), Path(folder) / "data")])
     assert ended.returncode == 2
     assert (
         ended.stderr.splitlines()[-1]
@@ -286,15 +283,14 @@ sys.exit(main(sys.argv[1:]))
     )
 
 
+def on_a_full_disk(arguments: list[str]) -> int:
+    """Runs a command that may write no file of a megabyte."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    return main(arguments)
+
+
 def test_a_disk_that_is_full_ends_the_training_and_names_the_checkpoint(trained, tmp_path):
-    script = """
-import resource, sys
-from ascl_lightning.__main__ import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-sys.exit(main(sys.argv[1:]))
-"""
-    command = [sys.executable, "-c", script, "fit", "--config", TINY, *at(tmp_path, trained / "data")]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    ended = run_forked(on_a_full_disk, ["fit", "--config", TINY, *at(tmp_path, trained / "data")])
     assert ended.returncode == 2
     folder = tmp_path / "runs/fit/version_0/checkpoints"
     said = f"ascl: error: cannot write '{folder}/best.ckpt': File too large"
@@ -342,22 +338,8 @@ def test_configuration_in_a_checkpoint_is_not_read(trained, tmp_path):
     assert main(["test", "--config", TINY, *arguments]) == 0
 
 
-def test_wandb_logs_offline_without_an_account(trained, tmp_path):
-    """In a process of its own: the recording is complete when it ends."""
-    logger = str(CONFIGS / "logger" / "wandb.yaml")
-    command = [sys.executable, "-m", "ascl_lightning", "fit", "--config", TINY, "--config", logger]
-    arguments = ["--data.root", str(trained / "data"), "--trainer.max_epochs", "1"]
-    environment = os.environ | {"HOME": str(tmp_path / "home")}
-    subprocess.run([*command, *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    recording = only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
-    assert b"val/rsum" in recording
-    assert b"FirstHalf" in recording, "the configuration"
-    assert (only(tmp_path, "runs/fit/version_0") / "metrics.csv").is_file()
-
-
 def test_a_training_is_complete_where_wandb_does_not_answer(trained, tmp_path):
     """The user asks for W&B online, and nobody listens."""
-    command = [sys.executable, "-m", "ascl_lightning", "fit", "--config", TINY]
     logger = ["--trainer.logger+=WandbLogger", "--trainer.logger.offline", "false", "--trainer.logger.save_dir", "runs"]
     arguments = ["--data.root", str(trained / "data"), "--trainer.max_epochs", "1"]
     environment = os.environ | {
@@ -365,9 +347,9 @@ def test_a_training_is_complete_where_wandb_does_not_answer(trained, tmp_path):
         "WANDB_BASE_URL": "http://127.0.0.1:9",
         "WANDB_API_KEY": "0" * 40,
     }
-    ended = subprocess.run(
-        [*command, *logger, *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
-    )
+    command = ["fit", "--config", TINY, *logger, *arguments]
+    ended = run_forked(main, command, cwd=tmp_path, environment=environment)
+    assert ended.returncode == 0, ended.stderr
     assert "does not answer: it records offline" in ended.stderr
     assert b"val/rsum" in only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
 

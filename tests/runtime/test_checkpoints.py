@@ -2,15 +2,17 @@ import io
 import os
 import pickle
 import random
-import subprocess
-import sys
+import resource
+import signal
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.helpers.processes import run_forked
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.checkpoints import Continuation, find_checkpoint, read_checkpoint, write_checkpoint
@@ -244,33 +246,26 @@ def test_writing_leaves_nothing_beside_and_takes_away_what_a_killed_run_left(tmp
     assert torch.equal(read_checkpoint(tmp_path / "b.ckpt")["state_dict"]["state"], torch.full((100_000,), 4.0))
 
 
-def in_a_process(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
-    """Runs a script that has `write_checkpoint` and `content`."""
-    lines = f"import sys\nfrom pathlib import Path\nfrom tests.runtime.test_checkpoints import *\n{script}"
-    command = [sys.executable, "-c", lines, *map(str, arguments)]
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, **options)
+def write_as_nobody(path: Path) -> int:
+    """As somebody else than root, who may write everywhere."""
+    if os.getuid() == 0:
+        os.setuid(NOBODY)
+    begin = time.monotonic()
+    try:
+        write_checkpoint(content(1), path)
+    except UserError as error:
+        print(time.monotonic() - begin, error)
+        return 2
+    return 0
 
 
 def test_a_folder_that_may_not_be_written_is_named_within_seconds():
-    """As somebody else than root, who may write everywhere."""
     with tempfile.TemporaryDirectory() as root:  # pytest's own folders are closed to others
         Path(root).chmod(0o755)
         folder = Path(root) / "checkpoints"
         folder.mkdir()
         folder.chmod(0o555)
-        script = f"""
-import time
-if os.getuid() == 0:
-    os.setuid({NOBODY})
-begin = time.monotonic()
-try:
-    write_checkpoint(content(1), Path(sys.argv[1]))
-except UserError as error:
-    print(time.monotonic() - begin, error)
-    sys.exit(2)
-"""
-        ended = in_a_process(script, folder / "a.ckpt")
+        ended = run_forked(write_as_nobody, folder / "a.ckpt")
         assert ended.returncode == 2, ended.stderr
         seconds, message = ended.stdout.split(" ", 1)
         assert float(seconds) < 5
@@ -278,54 +273,54 @@ except UserError as error:
         assert list(folder.iterdir()) == []
 
 
+def write_on_a_full_disk(path: Path) -> int:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    try:
+        write_checkpoint(content(2), path)
+    except UserError as error:
+        print(error)
+        return 1
+    return 0
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     path = tmp_path / "a.ckpt"
     write_checkpoint(content(1), path)
-    script = """
-import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-try:
-    write_checkpoint(content(2), Path(sys.argv[1]))
-except UserError as error:
-    sys.exit(str(error))
-"""
-    ended = in_a_process(script, path)
-    assert ended.returncode == 1
-    assert ended.stderr.strip() == f"cannot write '{path}': File too large; choose another place"
+    ended = run_forked(write_on_a_full_disk, path)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stdout.strip() == f"cannot write '{path}': File too large; choose another place"
     assert read_checkpoint(path)["number"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-KILLED = """
-import random, signal, time
-folder = Path(sys.argv[1])
-draw, unfinished = random.Random(0), 0
-for kill in range(100):
-    ready, done = os.pipe()
-    child = os.fork()
-    if child == 0:
-        for number in range(1000):
-            write_checkpoint(content(1000 * kill + number), folder / "last.ckpt")
-            os.write(done, b".")
-        os._exit(0)
-    os.read(ready, 1)
-    os.close(ready)
-    os.close(done)
-    time.sleep(draw.uniform(0.01, 0.06))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    unfinished += any(folder.glob(".*.partial"))
-    read = read_checkpoint(folder / "last.ckpt")
-    assert (read["state_dict"]["state"] == read["number"]).all()
-print(unfinished, read["number"])
-"""
+def write_and_be_killed(folder: Path) -> None:
+    """Kills a process that saves, a hundred times; prints how often one was half-way, and the last number saved."""
+    draw, unfinished = random.Random(0), 0
+    for kill in range(100):
+        ready, done = os.pipe()
+        child = os.fork()
+        if child == 0:
+            for number in range(1000):
+                write_checkpoint(content(1000 * kill + number), folder / "last.ckpt")
+                os.write(done, b".")
+            os._exit(0)
+        os.read(ready, 1)
+        os.close(ready)
+        os.close(done)
+        time.sleep(draw.uniform(0.01, 0.06))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        unfinished += any(folder.glob(".*.partial"))
+        read = read_checkpoint(folder / "last.ckpt")
+        assert (read["state_dict"]["state"] == read["number"]).all()
+    print(unfinished, read["number"])
 
 
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="needs a file system of its own for TMPDIR")
 def test_none_of_100_kills_while_saving_leaves_a_checkpoint_that_cannot_be_read(tmp_path):
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as other_disk:
         assert Path(other_disk).stat().st_dev != tmp_path.stat().st_dev
-        ended = in_a_process(KILLED, tmp_path, env=os.environ | {"TMPDIR": other_disk, "OMP_NUM_THREADS": "1"})
+        ended = run_forked(write_and_be_killed, tmp_path, environment=os.environ | {"TMPDIR": other_disk})
     assert ended.returncode == 0, ended.stderr
     unfinished, number = map(int, ended.stdout.split())
     assert unfinished > 20, "kills came between the writes"

@@ -1,13 +1,14 @@
 import errno
 import os
+import resource
 import socket
-import subprocess
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.helpers.processes import run_forked
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import (
@@ -133,54 +134,45 @@ def test_probes_leave_nothing_and_make_nothing(tmp_path):
     assert everything(tmp_path) == []
 
 
-READ_ONLY = f"""
-import os, sys
-from pathlib import Path
-from ascl_lightning.errors import UserError
-from ascl_lightning.runtime.files import *
-if os.getuid() == 0:
-    os.setuid({NOBODY})
-place = Path(sys.argv[1])
-for write in (lambda: write_file(place / "a", ""), lambda: require_writable_file(place / "a"),
-              lambda: require_writable_folder(place / "new"), lambda: atomic_folder(place / "a").__enter__()):
-    try:
-        write()
-    except UserError as error:
-        print(error)
-"""
+def print_errors(*writes: Callable[[], object]) -> None:
+    for write in writes:
+        with pytest.raises(UserError) as error:
+            write()
+        print(error.value)
+
+
+def write_as_nobody(folder: Path) -> None:
+    """As somebody else than root, who may write everywhere."""
+    if os.getuid() == 0:
+        os.setuid(NOBODY)
+    print_errors(
+        lambda: write_file(folder / "a", ""),
+        lambda: require_writable_file(folder / "a"),
+        lambda: require_writable_folder(folder / "new"),
+        lambda: atomic_folder(folder / "a").__enter__(),
+    )
 
 
 def test_a_read_only_folder_is_named():
-    """As somebody else than root, who may write everywhere."""
     with tempfile.TemporaryDirectory() as root:  # pytest's own folders are closed to others
         Path(root).chmod(0o755)
         folder = Path(root) / "results"
         folder.mkdir(mode=0o555)
-        command = [sys.executable, "-c", READ_ONLY, str(folder)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        told = run_forked(write_as_nobody, folder).stdout.splitlines()
         reason = "Permission denied; make it writable or choose another place"
         assert told == [f"cannot write '{folder / name}': {reason}" for name in ("a", "a", "new", "a")]
         assert list(folder.iterdir()) == []
 
 
-FULL = """
-import resource, sys
-from pathlib import Path
-from ascl_lightning.errors import UserError
-from ascl_lightning.runtime.files import *
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-for write in (lambda: write_file(Path(sys.argv[1]), bytes(2000)), lambda: require_writable_file(Path(sys.argv[1]))):
-    try:
-        write()
-    except UserError as error:
-        print(error)
-"""
+def write_on_a_full_disk(path: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    print_errors(lambda: write_file(path, bytes(2000)), lambda: require_writable_file(path))
 
 
 def test_a_full_disk_leaves_the_file_before_and_is_noticed_by_the_probe(tmp_path):
     path = tmp_path / "a"
     write_file(path, "before")
-    told = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True).stdout
+    told = run_forked(write_on_a_full_disk, path).stdout
     assert told.splitlines() == [f"cannot write '{path}': File too large; choose another place"] * 2
     assert path.read_text() == "before"
     assert everything(tmp_path) == ["a"]

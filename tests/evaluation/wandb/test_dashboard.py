@@ -262,7 +262,7 @@ def test_of_two_processes_the_first_logs_the_whole_split(tmp_path, strategy):
     fsdp = str(TINY.parents[2] / "configs" / "trainer" / "fsdp.yaml")
     flags = [fsdp if flag == "fsdp" else flag for flag in strategy]
     sgd = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1")
-    record(tmp_path, "fit", *flags, *sgd, "--trainer.devices", "2", "--trainer.max_epochs", "1")
+    record(tmp_path, "fit", *flags, *sgd, "--trainer.max_epochs", "1", ranks=2)
     (run,) = read_runs(tmp_path)
     assert len({row["image"] for row in pictures(run, "val/found/image_to_text")}) == 5
     _, table, _ = run.table("val/asymmetry/comparisons")
