@@ -23,6 +23,7 @@ from ascl_lightning.losses import InfoNCE
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.towers.image import RegionEncoder
 from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.models.towers.tuning import Tuning
 from ascl_lightning.training.module import RetrievalModule
 
 CONFIG = Path(__file__).parents[1] / "configs" / "flickr8k.yaml"
@@ -96,7 +97,7 @@ def own_memory() -> float:
 
 def memory_of_an_epoch(folder: Path, num_images: int, num_workers: int) -> float:
     """How many MiB an epoch over so many images takes beyond what was there before."""
-    model = RegionEncoder(REGIONS, WIDTH), WordTransformer(64, width=WORD_WIDTH, frozen=True)
+    model = RegionEncoder(REGIONS, WIDTH), WordTransformer(64, width=WORD_WIDTH, tuning=Tuning(frozen=True))
     similarity = FusedSimilarity(16, num_heads=1, local_weight=0.5, global_fusion="none")
     datamodule = RetrievalDataModule(
         ExtractedFeatures(),

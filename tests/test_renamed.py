@@ -34,6 +34,41 @@ def test_name_that_never_was_is_not_found() -> None:
         exec("from ascl_lightning.models.fusion import nothing", {})
 
 
+def test_arguments_of_towers_move_into_tuning() -> None:
+    tower = {
+        "class_path": "ascl_lightning.models.image_encoders.TimmImageEncoder",
+        "init_args": {"name": "resnet18", "frozen": True, "learning_rate": None},
+    }
+    other = {"class_path": "somewhere.Encoder", "init_args": {"frozen": True}}
+    config = {"model": {"image_encoder": tower, "parts": [other]}}
+
+    with pytest.warns(FutureWarning, match="`frozen` and `learning_rate` of .*TimmImageEncoder moved into `tuning`"):
+        current = renamed.current_config(config)
+
+    arguments = {"name": "resnet18", "tuning": {"frozen": True, "learning_rate": None}}
+    assert current["model"]["image_encoder"] == {**tower, "init_args": arguments}
+    assert current["model"]["parts"] == [other]
+    assert "frozen" in tower["init_args"]
+
+
+def test_regions_that_were_null_are_dropped() -> None:
+    assert renamed.current_config({"data": {"seed": 0, "regions": None}}) == {"data": {"seed": 0}}
+    given = {"data": {"regions": "regions.h5"}}
+    assert renamed.current_config(given) == given
+
+
+def test_current_arguments_stay_and_what_tuning_says_comes_first(recwarn: pytest.WarningsRecorder) -> None:
+    tower = {"class_path": "ClipImageEncoder", "init_args": {"path": "x", "tuning": {"layer_decay": 0.5}}}
+    assert renamed.current_config(tower) == tower
+    assert not recwarn.list
+    older = {**tower, "init_args": {**tower["init_args"], "learning_rate": 0.1}}
+    with pytest.warns(FutureWarning):
+        assert renamed.current_config(older)["init_args"]["tuning"] == {
+            "learning_rate": 0.1,
+            "layer_decay": 0.5,
+        }
+
+
 def test_old_names_cost_nothing_until_used() -> None:
     script = "import sys, ascl_lightning; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

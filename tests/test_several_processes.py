@@ -25,7 +25,7 @@ def weights(
     flags = {
         "--data.root": root,
         "--data.batch_size": batch_size,
-        "--model.image_encoder.init_args.frozen": "true",
+        "--model.image_encoder.init_args.tuning.frozen": "true",
         "--trainer.default_root_dir": runs,
         "--trainer.precision": precision,
     }

@@ -34,6 +34,7 @@ from ascl_lightning.evaluation.wandb.dashboard import Dashboard
 from ascl_lightning.parsing.early_checks import check_number
 from ascl_lightning.parsing.help_text import ShowAllHelp, arranged_help
 from ascl_lightning.parsing.messages import plain_message
+from ascl_lightning.renamed import current_config
 from ascl_lightning.runtime.checkpoints import Continuation, find_checkpoint
 from ascl_lightning.runtime.distributed import leave_group
 from ascl_lightning.runtime.files import UNWRITABLE, UnwritableError, require_writable_folder
@@ -81,7 +82,7 @@ _yaml = get_loader("yaml")
 
 def _checked_yaml(text: str) -> Any:
     check_yaml(text)
-    return _yaml(text)
+    return current_config(_yaml(text))
 
 
 set_loader("yaml", _checked_yaml)

@@ -1,4 +1,4 @@
-"""Old names of modules whose classes stand in the configs of runs and in user code; importable for one release."""
+"""Names of version 0.1 that configs and user code still contain: modules and arguments. Supported for one release."""
 
 import sys
 import warnings
@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 MODULES = {
     "callbacks.weight_average": "training.callbacks.weight_average",
@@ -26,6 +27,15 @@ MODULES = {
 }
 """Old name and new name, both inside the package."""
 _PACKAGES = {"callbacks", "modules"}
+_TOWERS = {
+    "ClipImageEncoder",
+    "ClipTextEncoder",
+    "ConvImageEncoder",
+    "TimmImageEncoder",
+    "TransformersTextEncoder",
+    "WordTransformer",
+}
+_OF_TUNING = ("frozen", "learning_rate")
 
 
 class _OldNames(MetaPathFinder, Loader):
@@ -50,3 +60,33 @@ def install() -> None:
     """Makes the old names importable."""
     if not any(isinstance(finder, _OldNames) for finder in sys.meta_path):
         sys.meta_path.append(_OldNames())
+
+
+def current_config(config: Any) -> Any:
+    """A configuration of version 0.1 with the arguments that the current classes take.
+
+    `frozen` and `learning_rate` of towers move into `tuning`, with a warning. `data.regions` is dropped if it is null.
+
+    Args:
+        config: A configuration or a part of one, without cycles; it is not changed.
+    """
+    if isinstance(config, list):
+        return [current_config(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: current_config(value) for key, value in config.items()}
+    data = config.get("data")
+    if isinstance(data, dict) and data.get("regions", ...) is None:
+        del data["regions"]
+    arguments = config.get("init_args")
+    if str(config.get("class_path")).rpartition(".")[2] not in _TOWERS or not isinstance(arguments, dict):
+        return config
+    moved = {name: arguments.pop(name) for name in _OF_TUNING if name in arguments}
+    if moved:
+        names = " and ".join(f"`{name}`" for name in moved)
+        message = (
+            f"config: {names} of {config['class_path']} moved into `tuning`; the old place goes with the next release"
+        )
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        arguments["tuning"] = {**moved, **(arguments.get("tuning") or {})}
+    return config

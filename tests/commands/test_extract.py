@@ -14,7 +14,12 @@ from ascl_lightning.data.sources import ExtractedFeatures
 from ascl_lightning.data.stored_features import FeatureTable, Manifest, TextRows
 
 TINY = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
-FROZEN = ["--model.image_encoder.init_args.frozen", "true", "--model.text_encoder.init_args.frozen", "true"]
+FROZEN = [
+    "--model.image_encoder.init_args.tuning.frozen",
+    "true",
+    "--model.text_encoder.init_args.tuning.frozen",
+    "true",
+]
 SPLITS = {"train": 9, "val": 4, "test": 4}
 CAPTIONS = [2, 3, 0, 1]
 
@@ -128,7 +133,7 @@ def test_another_transform_is_refused(trained: Path, tmp_path: Path, capsys: pyt
 
 def test_towers_that_train_are_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").symlink_to(trained / "out")
-    assert from_features("fit", tmp_path, "--model.image_encoder.init_args.frozen", "false") == 2
+    assert from_features("fit", tmp_path, "--model.image_encoder.init_args.tuning.frozen", "false") == 2
     assert "the image encoder is to be trained" in error(capsys)
 
 
@@ -141,7 +146,7 @@ def test_other_operations_are_refused(trained: Path, tmp_path: Path, capsys: pyt
 def test_a_text_tower_that_trains_gets_captions(tmp_path: Path) -> None:
     """Only the frozen tower runs; the other reads the captions, which the folder holds."""
     write_karpathy(tmp_path / "data", {"train": 9, "val": 4}, captions=CAPTIONS)
-    trains = ["--model.text_encoder.init_args.frozen", "false"]
+    trains = ["--model.text_encoder.init_args.tuning.frozen", "false"]
     assert ascl("extract", tmp_path, tmp_path / "data", "--out", str(tmp_path / "out"), *trains) == 0
     assert not (tmp_path / "out" / "train" / "texts").exists()
     assert from_features("fit", tmp_path, *trains, "--trainer.max_epochs", "1") == 0

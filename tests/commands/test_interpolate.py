@@ -34,7 +34,7 @@ def tuned(tmp_path_factory) -> Path:
         root, {"train": 8, "val": 6, "test": 6}, 2, filename="dataset_flickr30k.json", folder="flickr30k-images"
     )
     write_clip(root / "pair")
-    rates = [f"--model.{side}.init_args.learning_rate=0.01" for side in TOWERS]
+    rates = [f"--model.{side}.init_args.tuning.learning_rate=0.01" for side in TOWERS]
     assert main(["fit", *arguments(root, *rates)]) == 0
     return root
 

@@ -120,7 +120,12 @@ def test_a_query_gets_candidates_and_words_without_support(trained: Path, capsys
 @pytest.mark.parametrize("variants", ["0", "2"])
 def test_from_features_too(trained: Path, tmp_path: Path, capsys, variants: str) -> None:
     """Where T+ and T- are stored as well, training makes them anew: they may hold words of what is left out."""
-    frozen = ["--model.image_encoder.init_args.frozen", "true", "--model.text_encoder.init_args.frozen", "true"]
+    frozen = [
+        "--model.image_encoder.init_args.tuning.frozen",
+        "true",
+        "--model.text_encoder.init_args.tuning.frozen",
+        "true",
+    ]
     runs = ["--trainer.default_root_dir", str(tmp_path / "runs")]
     given = ["--config", TINY, *frozen, *runs]
     out = ["--out", str(tmp_path / "features"), "--variants", variants]

@@ -16,7 +16,14 @@ TINY = str(Path(__file__).parent / "tiny.yaml")
 CALLBACKS = Path(__file__).parents[2] / "configs" / "callbacks"
 
 # without steps, and without batch statistics that move
-NOTHING_CHANGES = ("--model.optimizer", "AdamW", "--model.optimizer.lr", "0", "--model.image_encoder.frozen", "true")
+NOTHING_CHANGES = (
+    "--model.optimizer",
+    "AdamW",
+    "--model.optimizer.lr",
+    "0",
+    "--model.image_encoder.tuning.frozen",
+    "true",
+)
 
 
 def arguments(root: Path, fragment: str, *more: str) -> list[str]:

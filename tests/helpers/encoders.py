@@ -8,6 +8,8 @@ from ascl_lightning.models.towers.image import ImageEncoder
 from ascl_lightning.models.towers.text import TextEncoder
 from ascl_lightning.models.towers.tuning import Tuning
 
+FROZEN = Tuning(frozen=True)
+
 
 class MeanColour(ImageEncoder):
     """A picture's four quarters are its tokens, (N, 4, 3), and their mean its global vector; counts its passes."""
@@ -17,11 +19,9 @@ class MeanColour(ImageEncoder):
     def __init__(
         self,
         size: int = 16,
-        frozen: bool = False,
-        learning_rate: float | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
-        super().__init__(frozen, learning_rate, tuning)
+        super().__init__(tuning)
         self.spec = PixelSpec(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.scale = nn.Parameter(torch.ones(3))
         self.register_buffer("num_batches", torch.tensor(0))  # of no dimension, as BatchNorm has one
@@ -43,11 +43,9 @@ class WordTable(TextEncoder):
     def __init__(
         self,
         vocab_size: int = 60,
-        frozen: bool = False,
-        learning_rate: float | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
-        super().__init__(frozen=frozen, learning_rate=learning_rate, tuning=tuning)
+        super().__init__(tuning=tuning)
         self.spec = TextSpec(max_length=12, vocab_size=vocab_size)
         self.table = nn.Embedding(vocab_size, 5)
         self.texts_seen = 0

@@ -13,6 +13,7 @@ from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.towers.image import RegionEncoder
 from ascl_lightning.models.towers.text import TextEncoder
+from ascl_lightning.models.towers.tuning import Tuning
 
 THINGS = tuple(f"thing{number}" for number in range(40))
 WORDS = ("a", "red", "blue", "dog", "cat", "tree", "sky", *THINGS)
@@ -70,7 +71,7 @@ class Axes(TextEncoder):
     pooled_dim = token_dim = len(WORDS) + 2
 
     def __init__(self) -> None:
-        super().__init__(frozen=True)
+        super().__init__(tuning=Tuning(frozen=True))
         self.spec = TextSpec(max_length=12, vocab_size=len(WORDS) + 2)
         self._finish()
 

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.models import ConvImageEncoder
 from ascl_lightning.training.config_changes import (
     Change,
     changes_of_evaluation,
@@ -94,3 +95,15 @@ def test_a_damaged_configuration_is_named(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml"):
         changes_of_evaluation(tmp_path / "config.yaml", {})
+
+
+def test_names_of_an_older_version_are_no_changes(before):
+    tower = {"class_path": "ascl_lightning.models.image_encoders.ConvImageEncoder", "init_args": {"frozen": True}}
+    before.write_text(yaml.safe_dump({"model": {"image_encoder": tower}}))
+    now = {"class_path": f"{ConvImageEncoder.__module__}.ConvImageEncoder", "init_args": {"tuning": {"frozen": True}}}
+    with pytest.warns(FutureWarning, match="tuning"):
+        assert changes_of_evaluation(before, {"model": {"image_encoder": now}}) == []
+    now["init_args"] = {"tuning": {"frozen": False}}
+    with pytest.warns(FutureWarning, match="tuning"):
+        changes = changes_of_evaluation(before, {"model": {"image_encoder": now}})
+    assert changes == [Change("model.image_encoder.tuning.frozen", True, False)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers.datasets import write_karpathy
-from tests.helpers.encoders import MeanColour, WordTable
+from tests.helpers.encoders import FROZEN, MeanColour, WordTable
 from tests.helpers.region_layouts import LAYOUTS
 
 from ascl_lightning.data import stored_features as storage
@@ -33,7 +33,7 @@ NEGATIVES = [ShuffleWords(), DropWord(), ReplaceWord()]
 @pytest.fixture
 def model() -> ImageTextModel:
     torch.manual_seed(0)
-    return ImageTextModel(MeanColour(frozen=True), WordTable(frozen=True), FusedSimilarity(4, num_heads=2)).eval()
+    return ImageTextModel(MeanColour(tuning=FROZEN), WordTable(tuning=FROZEN), FusedSimilarity(4, num_heads=2)).eval()
 
 
 def data(root: Path, model: ImageTextModel, source=None, folder: str = "data", **arguments) -> RetrievalDataModule:
@@ -83,7 +83,7 @@ def test_region_features_are_stored_bit_by_bit(tmp_path, layout):
         np.testing.assert_array_equal(stored.pooled[row].numpy(), kept.mean(axis=0), strict=True)
 
 
-@pytest.mark.parametrize("encoder", [RegionEncoder(3, 4), MeanColour(frozen=True)])
+@pytest.mark.parametrize("encoder", [RegionEncoder(3, 4), MeanColour(tuning=FROZEN)])
 def test_regions_are_given_for_their_encoder_and_no_other(tmp_path, encoder):
     model = ImageTextModel(encoder, WordTable(), FusedSimilarity(4, num_heads=2))
     regions = None if isinstance(encoder, RegionEncoder) else RegionFolder(".").open(tmp_path)
@@ -203,12 +203,12 @@ def test_a_split_that_was_not_extracted_is_named(tmp_path, model):
 
 def test_a_fingerprint_is_of_class_format_and_weights():
     torch.manual_seed(0)
-    first, same = MeanColour(frozen=True), MeanColour(frozen=False)
+    first, same = MeanColour(tuning=FROZEN), MeanColour()
     same.load_state_dict(first.state_dict())
-    other = MeanColour(frozen=True)
+    other = MeanColour(tuning=FROZEN)
     next(iter(other.parameters())).data.add_(1e-3)
     assert fingerprint(first) == fingerprint(same)
-    assert len({fingerprint(first), fingerprint(other), fingerprint(WordTable(frozen=True))}) == 3
+    assert len({fingerprint(first), fingerprint(other), fingerprint(WordTable(tuning=FROZEN))}) == 3
 
 
 def test_shards_that_are_there_are_not_encoded_again(tmp_path, model, monkeypatch):
@@ -236,7 +236,7 @@ def command(root: Path, out: str, *flags: str) -> list[str]:
     return [
         *(sys.executable, "-c", _SMALL_SHARDS, "extract", "--config", str(CONFIG)),
         *("--data.source", source, "--data.root", str(root / "data"), "--out", str(root / out)),
-        *("--model.text_encoder.init_args.frozen", "true", "--trainer.accelerator", "cpu"),
+        *("--model.text_encoder.init_args.tuning.frozen", "true", "--trainer.accelerator", "cpu"),
         *flags,
     ]
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tests.helpers.encoders import MeanColour, WordTable
+from tests.helpers.encoders import FROZEN, MeanColour, WordTable
 from torch import Tensor
 
 from ascl_lightning.errors import UserError
@@ -32,7 +32,7 @@ def test_only_pretrained_towers_that_were_trained_have_a_start():
     built = module(Pretrained())
     assert interpolated_names(built) == {"model.image_encoder.scale"}
     assert "model.image_encoder.num_batches" in built.state_dict()
-    for others in (MeanColour(), Pretrained(frozen=True)):
+    for others in (MeanColour(), Pretrained(tuning=FROZEN)):
         with pytest.raises(UserError, match="nothing to interpolate"):
             interpolated_names(module(others))
 

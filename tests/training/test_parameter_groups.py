@@ -43,14 +43,14 @@ def adamw(groups):
 
 
 def test_every_trainable_parameter_is_in_one_group():
-    built, loss = model(learning_rate=1e-3), AsymmetricContrastiveLoss(0.1, learn_temperature=True)
+    built, loss = model(tuning=Tuning(learning_rate=1e-3)), AsymmetricContrastiveLoss(0.1, learn_temperature=True)
     grouped = [parameter for group in parameter_groups(built, loss) for parameter in group["params"]]
     expected = [*built.parameters(), *loss.parameters()]
     assert sorted(map(id, grouped)) == sorted(map(id, expected))
 
 
 def test_frozen_towers_are_in_no_group():
-    built = model(frozen=True, learning_rate=1e-3)
+    built = model(tuning=Tuning(frozen=True, learning_rate=1e-3))
     groups = parameter_groups(built, InfoNCE())
     assert [group["name"] for group in groups] == ["heads", "heads/no_decay"]
     towers = {id(parameter) for tower in (built.image_encoder, built.text_encoder) for parameter in tower.parameters()}
@@ -58,7 +58,7 @@ def test_frozen_towers_are_in_no_group():
 
 
 def test_vectors_and_the_temperature_do_not_decay():
-    built, loss = model(learning_rate=1e-3), AsymmetricContrastiveLoss(0.1, learn_temperature=True)
+    built, loss = model(tuning=Tuning(learning_rate=1e-3)), AsymmetricContrastiveLoss(0.1, learn_temperature=True)
     optimizer = build_optimizer(adamw, built, loss)
     found = rates(optimizer, built) | rates(optimizer, loss)
     assert found["image_projection.pooled.weight"] == (1.0, 0.1)
@@ -70,7 +70,9 @@ def test_vectors_and_the_temperature_do_not_decay():
 
 def test_layers_of_bert_by_hand(tmp_path):
     """Two layers above the embeddings: 0.5 ** 2, 0.5 and 1 times the tower's rate."""
-    bert = TransformersTextEncoder(str(write_bert(tmp_path / "bert")), learning_rate=0.8, tuning=Tuning(0.5))
+    bert = TransformersTextEncoder(
+        str(write_bert(tmp_path / "bert")), tuning=Tuning(learning_rate=0.8, layer_decay=0.5)
+    )
     found = rates(build_optimizer(adamw, model(text_encoder=bert), InfoNCE()), bert)
     assert found.keys() == dict(bert.named_parameters()).keys()
     assert found["backbone.embeddings.word_embeddings.weight"] == pytest.approx((0.2, 0.1))
@@ -98,7 +100,7 @@ def test_layers_of_bert_by_hand(tmp_path):
 )
 def test_layers_of_an_image_tower_of_a_pair_by_hand(write, first, last, tmp_path):
     """Without a rate of its own, the tower's topmost layer has the optimizer's."""
-    tower = ClipImageEncoder(str(write(tmp_path / "pair")), tuning=Tuning(0.5))
+    tower = ClipImageEncoder(str(write(tmp_path / "pair")), tuning=Tuning(layer_decay=0.5))
     found = rates(build_optimizer(adamw, model(image_encoder=tower), InfoNCE()), tower)
     for rate, parameters in ((0.25, first), (1.0, last)):
         for name, weight_decay in parameters.items():
@@ -109,7 +111,10 @@ def test_layers_of_an_image_tower_of_a_pair_by_hand(write, first, last, tmp_path
 
 def test_towers_decay_each_by_its_own_share(tmp_path):
     folder = str(write_clip(tmp_path / "pair"))
-    towers = ClipImageEncoder(folder, tuning=Tuning(0.5)), ClipTextEncoder(folder, learning_rate=0.1)
+    towers = (
+        ClipImageEncoder(folder, tuning=Tuning(layer_decay=0.5)),
+        ClipTextEncoder(folder, tuning=Tuning(learning_rate=0.1)),
+    )
     optimizer = build_optimizer(adamw, model(*towers), InfoNCE())
     assert {rate for rate, _ in rates(optimizer, towers[0]).values()} == {0.25, 0.5, 1.0}
     assert {rate for rate, _ in rates(optimizer, towers[1]).values()} == {0.1}
@@ -117,7 +122,7 @@ def test_towers_decay_each_by_its_own_share(tmp_path):
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "resnet18"])
 def test_timm_towers_get_the_rates_that_timm_gives(name):
-    tower = TimmImageEncoder(name, image_size=64, learning_rate=0.5, tuning=Tuning(0.7))
+    tower = TimmImageEncoder(name, image_size=64, tuning=Tuning(learning_rate=0.5, layer_decay=0.7))
     found = rates(build_optimizer(adamw, model(image_encoder=tower), InfoNCE()), tower.backbone)
     spared = getattr(tower.backbone, "no_weight_decay", set)()
     groups = param_groups_layer_decay(tower.backbone, 0.1, spared, layer_decay=0.7)
@@ -133,7 +138,7 @@ def test_timm_towers_get_the_rates_that_timm_gives(name):
 
 
 def test_the_schedule_multiplies_every_rate(tmp_path):
-    bert = TransformersTextEncoder(str(write_bert(tmp_path / "bert")), tuning=Tuning(0.5))
+    bert = TransformersTextEncoder(str(write_bert(tmp_path / "bert")), tuning=Tuning(layer_decay=0.5))
     optimizer = build_optimizer(adamw, model(text_encoder=bert), InfoNCE())
     scheduler = WarmupCosine(warmup=0.5, final=0.0).scheduler(optimizer, 8)
     for step in range(4):
@@ -145,4 +150,4 @@ def test_the_schedule_multiplies_every_rate(tmp_path):
 
 def test_a_tower_without_layers_says_so():
     with pytest.raises(UserError, match="MeanColour has no layers"):
-        parameter_groups(model(tuning=Tuning(0.5)), InfoNCE())
+        parameter_groups(model(tuning=Tuning(layer_decay=0.5)), InfoNCE())

@@ -73,7 +73,7 @@ class ExtractCLI(CommandCLI):
                 self.datamodule.view(split)
             except MissingSplitError:
                 continue
-            texts = model.text_encoder.frozen
+            texts = model.text_encoder.tuning.frozen
             # a tower from scratch reads the vocabulary of the training captions, in any split
             if split == "train" or (texts and model.text_encoder.spec.tokenizer is None):
                 self.datamodule.prepare_texts()

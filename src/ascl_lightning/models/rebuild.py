@@ -12,6 +12,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.towers.pretrained import load_state
 from ascl_lightning.models.untrained import without_pretrained_weights
+from ascl_lightning.renamed import current_config
 
 PACKAGE = "ascl_lightning."
 TOWERS = ("image_encoder", "text_encoder")
@@ -45,6 +46,7 @@ def rebuild_model(
         raise UserError(f"{source}: the configuration lacks model.{missing[0]}; give the config.yaml of the run")
     sections = {name: deepcopy(config[name]) for name in SECTIONS if name in config}
     _Checked(source).walk(sections, "model", 0)
+    sections = current_config(sections)
     for name in TOWERS:
         _use_settings(sections[name], settings and settings / name)
     with without_pretrained_weights():

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.renamed import current_config
 from ascl_lightning.runtime.config_files import is_inline
 from ascl_lightning.runtime.number_types import MAX_SEED
 from ascl_lightning.runtime.yaml_files import check_yaml, describe_yaml_error, read_config
@@ -144,7 +145,9 @@ def _check_config(value: str | None) -> None:
     if isinstance(content, str):
         path = Path(value)
         # a pipe, such as the shell's <(...), can be read only once
-        content = {} if path.exists() and not path.is_file() and not path.is_dir() else read_config(path)
+        content = (
+            {} if path.exists() and not path.is_file() and not path.is_dir() else current_config(read_config(path))
+        )
     if not isinstance(content, dict):
         raise UserError(f"--config {value}: expected 'name: value' lines, found a {type(content).__name__}")
     for section in SECTIONS.keys() & content.keys():

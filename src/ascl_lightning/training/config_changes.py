@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.renamed import current_config
 from ascl_lightning.runtime.files import write_file
 
 CONFIG = "config.yaml"
@@ -94,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read the configuration '{path}' of the checkpoint: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"the configuration '{path}' of the checkpoint holds no settings: restore or remove it")
-    return config
+    return current_config(config)
 
 
 def _compare(before: Any, now: Any, name: str) -> Iterator[Change]:
@@ -102,9 +103,15 @@ def _compare(before: Any, now: Any, name: str) -> Iterator[Change]:
     if not (isinstance(before, dict) and isinstance(now, dict)):
         if before != now:
             yield Change(name, before, now)
-    elif before.get("class_path") != now.get("class_path"):
+    elif _class_of(before) != _class_of(now):
         yield Change(name, before.get("class_path"), now.get("class_path"))
     else:
-        for key in sorted(before.keys() & now.keys()):
+        for key in sorted((before.keys() & now.keys()) - {"class_path"}):
             # as on the command line, which leaves `init_args` out
             yield from _compare(before[key], now[key], name if key == "init_args" else f"{name}.{key}")
+
+
+def _class_of(settings: dict[str, Any]) -> tuple[str, str]:
+    """Top package and class name: modules inside a package may have been renamed since."""
+    class_path = str(settings.get("class_path"))
+    return class_path.partition(".")[0], class_path.rpartition(".")[2]

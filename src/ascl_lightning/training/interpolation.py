@@ -20,7 +20,7 @@ def interpolated_names(module: RetrievalModule) -> set[str]:
         UserError: If there are none.
     """
     towers = {"image_encoder": module.model.image_encoder, "text_encoder": module.model.text_encoder}
-    prefixes = tuple(f"model.{name}." for name, tower in towers.items() if tower.pretrained and not tower.frozen)
+    prefixes = tuple(f"model.{name}." for name, tower in towers.items() if tower.pretrained and not tower.tuning.frozen)
     names = {
         name
         for name, value in module.state_dict().items()

@@ -47,13 +47,13 @@ def parameter_groups(model: ImageTextModel, loss: nn.Module) -> list[dict[str, A
 
 
 def _tower_groups(name: str, tower: Encoder) -> Iterator[dict[str, Any]]:
-    decay = tower.tuning.layer_decay
+    decay, own_rate = tower.tuning.layer_decay, tower.tuning.learning_rate
     numbers = tower.layer_numbers() if decay < 1 else {}
     top = max(numbers.values(), default=0)
     layers: defaultdict[int, dict[str, nn.Parameter]] = defaultdict(dict)
     for each, parameter in tower.named_parameters():
         layers[numbers.get(each, top)][each] = parameter
-    rate = {} if tower.learning_rate is None else {"lr": tower.learning_rate}
+    rate = {} if own_rate is None else {"lr": own_rate}
     for number, layer in sorted(layers.items()):
         label = f"{name}/layer_{number}" if numbers else name
         yield from _by_decay(label, layer, tower.without_weight_decay(), lr_scale=decay ** (top - number), **rate)

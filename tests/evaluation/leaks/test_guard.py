@@ -26,7 +26,12 @@ from ascl_lightning.training.module import RetrievalModule
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny.yaml")
 JSON = "dataset_flickr8k.json"
-FROZEN = ["--model.image_encoder.init_args.frozen", "true", "--model.text_encoder.init_args.frozen", "true"]
+FROZEN = [
+    "--model.image_encoder.init_args.tuning.frozen",
+    "true",
+    "--model.text_encoder.init_args.tuning.frozen",
+    "true",
+]
 
 
 def ascl(command: str, root: Path, data: Path, *flags: str) -> int:

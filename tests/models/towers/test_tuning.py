@@ -128,8 +128,8 @@ def test_without_peft_the_message_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("name", ["layer_decay", "thaw_after", "lora", "checkpointing"])
 def test_a_frozen_tower_cannot_be_tuned(name):
     options = {"layer_decay": 0.5, "thaw_after": 0.1, "lora": LORA, "checkpointing": True}
-    with pytest.raises(UserError, match="frozen"):
-        MeanColour(frozen=True, tuning=Tuning(**{name: options[name]}))
+    with pytest.raises(ValueError, match="frozen"):
+        Tuning(frozen=True, **{name: options[name]})
 
 
 @pytest.mark.parametrize(

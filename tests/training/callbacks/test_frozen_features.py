@@ -3,7 +3,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from tests.helpers.datasets import write_karpathy
-from tests.helpers.encoders import MeanColour, WordTable
+from tests.helpers.encoders import FROZEN, MeanColour, WordTable
 
 from ascl_lightning.data.augment.text_operations import FirstHalf
 from ascl_lightning.data.datamodule import RetrievalDataModule
@@ -19,22 +19,20 @@ from ascl_lightning.training.module import RetrievalModule
 
 NUM_IMAGES = 6 + 4  # train and val
 NUM_TEXTS = 2 * NUM_IMAGES
-UNTUNED = Tuning()
 
 
 def fit(
     root,
-    images_frozen=True,
+    tuning=FROZEN,
     texts_frozen=True,
     folder=None,
     epochs=2,
-    tuning=UNTUNED,
     similarity=None,
     **arguments,
 ) -> RetrievalModule:
     torch.manual_seed(0)
     write_karpathy(root / "data", {"train": 6, "val": 4}, captions=2)
-    towers = MeanColour(frozen=images_frozen, tuning=tuning), WordTable(frozen=texts_frozen)
+    towers = MeanColour(tuning=tuning), WordTable(tuning=Tuning(frozen=texts_frozen))
     module = RetrievalModule(*towers, similarity or FusedSimilarity(4, num_heads=2), InfoNCE())
     datamodule = RetrievalDataModule(
         KarpathyJson("dataset_flickr8k.json"),
@@ -79,7 +77,7 @@ def test_scores_of_global_vectors_need_no_tokens(tmp_path, monkeypatch):
 
 
 def test_a_trained_tower_sees_every_item_every_epoch(tmp_path):
-    module = fit(tmp_path, images_frozen=False)
+    module = fit(tmp_path, tuning=Tuning())
     # one caption is one pair: 12 training pictures and 4 of validation, in each of two epochs
     assert module.model.image_encoder.pictures_seen == 2 * (12 + 4)
     assert module.model.text_encoder.texts_seen == NUM_TEXTS
@@ -87,7 +85,7 @@ def test_a_trained_tower_sees_every_item_every_epoch(tmp_path):
 
 def test_a_tower_that_thaws_is_no_frozen_one(tmp_path):
     """What it gives would be out of date as soon as it has thawed."""
-    module = fit(tmp_path, images_frozen=False, tuning=Tuning(thaw_after=0.5))
+    module = fit(tmp_path, tuning=Tuning(thaw_after=0.5))
     assert module.model.image_encoder.pictures_seen == 2 * (12 + 4)
 
 

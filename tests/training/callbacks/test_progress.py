@@ -13,6 +13,7 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
 from ascl_lightning.losses import InfoNCE
 from ascl_lightning.models import FusedSimilarity
+from ascl_lightning.models.towers.tuning import Tuning
 from ascl_lightning.training.accessors import retrieval_module
 from ascl_lightning.training.callbacks.progress import TrainingProgress
 from ascl_lightning.training.module import RetrievalModule
@@ -25,7 +26,7 @@ def fit(root, logger=True, **arguments) -> list[dict[str, str]]:
     torch.manual_seed(0)
     module = RetrievalModule(
         MeanColour(),
-        WordTable(learning_rate=0.25),
+        WordTable(tuning=Tuning(learning_rate=0.25)),
         FusedSimilarity(4, num_heads=2),
         InfoNCE(temperature=0.05, learn_temperature=False),
         optimizer=lambda groups: torch.optim.SGD(groups, lr=0.5),

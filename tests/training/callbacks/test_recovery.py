@@ -86,7 +86,7 @@ CASES = {
     "after a step": ([], MIDDLE, "last-00000009.ckpt"),
     "after a step, with workers": (["--data.num_workers", "2"], MIDDLE, "last-00000009.ckpt"),
     "after a step, from stored features, with workers": (
-        ["--data.num_workers", "2", "--data.augment", "false", "--model.image_encoder.init_args.frozen", "true"],
+        ["--data.num_workers", "2", "--data.augment", "false", "--model.image_encoder.init_args.tuning.frozen", "true"],
         MIDDLE,
         "last-00000009.ckpt",
     ),

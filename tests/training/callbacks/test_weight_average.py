@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from tests.helpers.checkpointing import SaveAfter
 from tests.helpers.datasets import write_karpathy
-from tests.helpers.encoders import MeanColour, WordTable
+from tests.helpers.encoders import FROZEN, MeanColour, WordTable
 
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
@@ -117,7 +117,7 @@ def test_only_here_the_average_scores(tmp_path, callback):
 
 @pytest.mark.parametrize("decay", [0.9, 0.999])
 def test_what_does_not_change_stays_exact(tmp_path, decay):
-    module, path = build(frozen=True), tmp_path / "last.ckpt"
+    module, path = build(tuning=FROZEN), tmp_path / "last.ckpt"
     towers = {name: value.clone() for name, value in module.state_dict().items() if "encoder" in name}
     fit(tmp_path, module, WeightAverage(decay), SaveAfter(1, path))
     state = torch.load(path, weights_only=True)["state_dict"]
@@ -127,7 +127,7 @@ def test_what_does_not_change_stays_exact(tmp_path, decay):
 
 
 def test_frozen_weights_are_stored_once(tmp_path):
-    module, callback = build(frozen=True), WeightAverage(DECAY)
+    module, callback = build(tuning=FROZEN), WeightAverage(DECAY)
 
     class Addresses(Callback):
         def on_train_start(self, trainer, pl_module):

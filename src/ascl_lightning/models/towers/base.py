@@ -22,13 +22,7 @@ class Encoder(nn.Module, ABC):
     constructor with `self._finish()`.
 
     Args:
-        frozen: Never trained: parameters without gradient, no gradient through the tower, and evaluation mode (dropout
-            off, batch statistics as they are) whatever `train()` is told.
-        learning_rate: The tower's own learning rate; None: the optimizer's.
-        tuning: How it is fine-tuned.
-
-    Raises:
-        UserError: If a frozen tower is to be tuned.
+        tuning: How the tower is trained.
     """
 
     pooled_dim: int
@@ -38,12 +32,8 @@ class Encoder(nn.Module, ABC):
     pretrained: bool = False
     """Whether its weights were trained before."""
 
-    def __init__(self, frozen: bool, learning_rate: float | None, tuning: Tuning = Tuning()) -> None:
+    def __init__(self, tuning: Tuning = Tuning()) -> None:
         super().__init__()
-        if frozen and tuning != Tuning():
-            raise UserError(f"a frozen tower is not trained, and {tuning} says how: leave out either frozen or tuning")
-        self.frozen = frozen
-        self.learning_rate = learning_rate
         self.tuning = tuning
         self.resting = False
 
@@ -72,13 +62,13 @@ class Encoder(nn.Module, ABC):
     def forward(self, inputs: Any) -> Features:
         """Unprojected features: pooled (B, P), tokens (B, K, T) and their mask (B, K)."""
         with_graph = torch.is_grad_enabled()
-        with torch.set_grad_enabled(with_graph and not (self.frozen or self.resting)):
+        with torch.set_grad_enabled(with_graph and not (self.tuning.frozen or self.resting)):
             features = self._encode(inputs)
         return self._with_zero_gradients(features) if self.resting and with_graph else features
 
     def train(self, mode: bool = True) -> "Encoder":
         """As `nn.Module.train`; a frozen or resting tower stays in evaluation mode."""
-        super().train(mode and not (self.frozen or self.resting))
+        super().train(mode and not (self.tuning.frozen or self.resting))
         return self
 
     def rest(self, resting: bool) -> None:
@@ -120,7 +110,7 @@ class Encoder(nn.Module, ABC):
             self._checkpoint_activations()
         if self.tuning.lora is not None:
             add_adapters(self, self.tuning.lora)
-        if self.frozen:
+        if self.tuning.frozen:
             self.requires_grad_(False)
         # pretrained modules arrive in evaluation mode, and Lightning keeps the mode it finds
         self.train()

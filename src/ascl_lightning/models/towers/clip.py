@@ -27,7 +27,7 @@ from ascl_lightning.models.towers.pretrained import (
 from ascl_lightning.models.towers.text import TextEncoder
 from ascl_lightning.models.towers.transformers_base import TransformersTower
 from ascl_lightning.models.towers.tuning import Tuning
-from ascl_lightning.runtime.number_types import PositiveFloat, PositiveInt
+from ascl_lightning.runtime.number_types import PositiveInt
 
 _PIL_BILINEAR = 2
 _Channels = tuple[float, float, float]
@@ -42,20 +42,16 @@ class ClipImageEncoder(TransformersTower, PixelEncoder):
 
     Args:
         path: Local folder in the hub's format, or hub id. Of the checkpoint only this tower is loaded.
-        frozen: Never trained, always in evaluation mode.
-        learning_rate: The tower's own learning rate; None: the optimizer's.
-        tuning: How it is fine-tuned.
+        tuning: How the tower is trained.
 
     Raises:
         UserError: If there is no such folder, it holds no CLIP or SigLIP, or its weights do not fit.
     """
 
-    def __init__(
-        self, path: str, frozen: bool = False, learning_rate: PositiveFloat | None = None, tuning: Tuning = Tuning()
-    ) -> None:
+    def __init__(self, path: str, tuning: Tuning = Tuning()) -> None:
         folder = resolve_folder(path)
         config = _load_pair_config(folder)
-        super().__init__(_pixel_spec(folder, config), frozen, learning_rate, tuning)
+        super().__init__(_pixel_spec(folder, config), tuning)
         self.folder = folder
         self.tower = _IMAGE_TOWERS[config.model_type](folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
@@ -81,9 +77,7 @@ class ClipTextEncoder(TransformersTower, TextEncoder):
         path: Local folder in the hub's format, or hub id. Of the checkpoint only this tower is loaded.
         max_length: Longest text in tokens, special tokens included; the tower's own limit where that is lower.
         special_tokens_are_words: Whether the start and the end of text count as words.
-        frozen: Never trained, always in evaluation mode.
-        learning_rate: The tower's own learning rate; None: the optimizer's.
-        tuning: How it is fine-tuned.
+        tuning: How the tower is trained.
 
     Raises:
         UserError: If there is no such folder, it holds no CLIP or SigLIP, or its weights do not fit.
@@ -94,11 +88,9 @@ class ClipTextEncoder(TransformersTower, TextEncoder):
         path: str,
         max_length: PositiveInt = 77,
         special_tokens_are_words: bool = True,
-        frozen: bool = False,
-        learning_rate: PositiveFloat | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
-        super().__init__(special_tokens_are_words, frozen, learning_rate, tuning)
+        super().__init__(special_tokens_are_words, tuning)
         folder = resolve_folder(path)
         config = _load_pair_config(folder)
         self.folder = folder

@@ -23,7 +23,7 @@ from ascl_lightning.models.towers.pretrained import (
 )
 from ascl_lightning.models.towers.tuning import Tuning
 from ascl_lightning.models.untrained import loads_pretrained_weights
-from ascl_lightning.runtime.number_types import PositiveFloat, PositiveInt
+from ascl_lightning.runtime.number_types import PositiveInt
 
 
 class ImageEncoder(Encoder):
@@ -37,17 +37,15 @@ class PixelEncoder(ImageEncoder):
 
     Args:
         spec: What the tower is fed.
-        frozen: Never trained, always in evaluation mode.
-        learning_rate: The tower's own learning rate; None: the optimizer's.
-        tuning: How it is fine-tuned.
+        tuning: How the tower is trained.
     """
 
     spec: PixelSpec
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: PixelSpec, frozen: bool, learning_rate: float | None, tuning: Tuning = Tuning()) -> None:
-        super().__init__(frozen, learning_rate, tuning)
+    def __init__(self, spec: PixelSpec, tuning: Tuning = Tuning()) -> None:
+        super().__init__(tuning)
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
@@ -74,9 +72,7 @@ class TimmImageEncoder(PixelEncoder):
         image_size: Height and width of the pictures; None: what the backbone was trained on.
         token_grid: Average the tokens' grid down to this many rows and columns; fewer tokens are scored faster.
         model_args: Further arguments of `timm.create_model`, such as `drop_path_rate`.
-        frozen: Never trained, always in evaluation mode.
-        learning_rate: The tower's own learning rate; None: the optimizer's.
-        tuning: How it is fine-tuned.
+        tuning: How the tower is trained.
 
     Raises:
         UserError: If timm has no such model, the weights cannot be had or do not fit, the size or the grid do not suit
@@ -91,8 +87,6 @@ class TimmImageEncoder(PixelEncoder):
         image_size: PositiveInt | None = None,
         token_grid: PositiveInt | None = None,
         model_args: dict[str, Any] | None = None,
-        frozen: bool = False,
-        learning_rate: PositiveFloat | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
         if pretrained and weights is not None:
@@ -104,7 +98,7 @@ class TimmImageEncoder(PixelEncoder):
         spec = _pixel_spec(backbone.pretrained_cfg, weights, image_size)
         if image_size is not None:
             _resize(backbone, name, image_size)
-        super().__init__(spec, frozen, learning_rate, tuning)
+        super().__init__(spec, tuning)
         self.pretrained = pretrained or weights is not None
         # convolutions on a CPU take half the time, on tensor cores as little or less; transformers are indifferent
         self.backbone = backbone.to(memory_format=torch.channels_last)
@@ -185,8 +179,7 @@ class ConvImageEncoder(PixelEncoder):
         image_size: Height and width S of the pictures, a multiple of 16.
         width: Channels of the first convolution; the second has twice as many.
         token_dim: Channels of the last two convolutions, and so width of the tokens and of the global vector.
-        frozen: Never trained, always in evaluation mode.
-        learning_rate: The tower's own learning rate; None: the optimizer's.
+        tuning: How the tower is trained.
 
     Raises:
         ValueError: If `image_size` is not a multiple of 16.
@@ -197,13 +190,12 @@ class ConvImageEncoder(PixelEncoder):
         image_size: PositiveInt = 64,
         width: PositiveInt = 48,
         token_dim: PositiveInt = 128,
-        frozen: bool = False,
-        learning_rate: PositiveFloat | None = None,
+        tuning: Tuning = Tuning(),
     ) -> None:
         if image_size % 16:
             raise ValueError(f"image_size {image_size} is not a multiple of 16")
         half = (0.5, 0.5, 0.5)
-        super().__init__(PixelSpec(image_size, half, half, crop="squash"), frozen, learning_rate)
+        super().__init__(PixelSpec(image_size, half, half, crop="squash"), tuning)
         self.pooled_dim = self.token_dim = token_dim
         channels = (3, width, 2 * width, token_dim, token_dim)
         # channels last: a third less time on a CPU
@@ -234,7 +226,7 @@ class RegionEncoder(ImageEncoder):
     spec: RegionSpec
 
     def __init__(self, num_regions: int = 36, dim: int = 2048) -> None:
-        super().__init__(frozen=True, learning_rate=None)
+        super().__init__(Tuning(frozen=True))
         self.spec = RegionSpec(num_regions, dim)
         self.pooled_dim = self.token_dim = dim
         self._finish()

@@ -13,7 +13,7 @@ from ascl_lightning.models.towers.base import Encoder
 from ascl_lightning.models.towers.pretrained import load_config, load_pretrained, load_tokenizer, resolve_folder
 from ascl_lightning.models.towers.transformers_base import TransformersTower
 from ascl_lightning.models.towers.tuning import Tuning
-from ascl_lightning.runtime.number_types import PositiveFloat, PositiveInt, ShareBelowOne
+from ascl_lightning.runtime.number_types import PositiveInt, ShareBelowOne
 
 
 class TextEncoder(Encoder):
@@ -21,9 +21,7 @@ class TextEncoder(Encoder):
 
     Args:
         special_tokens_are_words: Whether [CLS], [SEP] and their like count as words, as in the published code.
-        frozen: Never trained, always in evaluation mode.
-        learning_rate: The tower's own learning rate; None: the optimizer's.
-        tuning: How it is fine-tuned.
+        tuning: How the tower is trained.
     """
 
     spec: TextSpec
@@ -32,11 +30,9 @@ class TextEncoder(Encoder):
     def __init__(
         self,
         special_tokens_are_words: bool = True,
-        frozen: bool = False,
-        learning_rate: PositiveFloat | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
-        super().__init__(frozen, learning_rate, tuning)
+        super().__init__(tuning)
         self.special_tokens_are_words = special_tokens_are_words
 
     def _words(self, texts: TokenizedTexts) -> Bool[Tensor, "M L"]:
@@ -55,9 +51,7 @@ class TransformersTextEncoder(TransformersTower, TextEncoder):
         max_length: Longest text in tokens, special tokens included; the model's own limit where that is lower.
         pooling: Global vector: the mean over all tokens but padding, or the first token's vector.
         special_tokens_are_words: Whether [CLS], [SEP] and their like count as words, as in the published code.
-        frozen: Never trained, always in evaluation mode.
-        learning_rate: The tower's own learning rate; None: the optimizer's.
-        tuning: How it is fine-tuned.
+        tuning: How the tower is trained.
 
     Raises:
         UserError: If there is no such folder or package, the hub cannot be reached, the weights do not fit, or the
@@ -70,13 +64,11 @@ class TransformersTextEncoder(TransformersTower, TextEncoder):
         max_length: PositiveInt = 64,
         pooling: Literal["cls", "mean"] = "mean",
         special_tokens_are_words: bool = True,
-        frozen: bool = False,
-        learning_rate: PositiveFloat | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
         from transformers import AutoModel
 
-        super().__init__(special_tokens_are_words, frozen, learning_rate, tuning)
+        super().__init__(special_tokens_are_words, tuning)
         folder = self.folder = resolve_folder(path)
         model = load_pretrained(AutoModel, folder, unused=("pooler.",))
         self.backbone = model.get_encoder() if model.config.is_encoder_decoder else model
@@ -114,8 +106,7 @@ class WordTransformer(TextEncoder):
         depth: Number of layers.
         num_heads: Attention heads of each layer.
         dropout: Share of the activations that are dropped in training.
-        frozen: Never trained, always in evaluation mode.
-        learning_rate: The tower's own learning rate; None: the optimizer's.
+        tuning: How the tower is trained.
 
     Raises:
         ValueError: If `width` is not divisible by `num_heads`.
@@ -129,10 +120,9 @@ class WordTransformer(TextEncoder):
         depth: PositiveInt = 2,
         num_heads: PositiveInt = 4,
         dropout: ShareBelowOne = 0.0,
-        frozen: bool = False,
-        learning_rate: PositiveFloat | None = None,
+        tuning: Tuning = Tuning(),
     ) -> None:
-        super().__init__(frozen=frozen, learning_rate=learning_rate)
+        super().__init__(tuning=tuning)
         if width % num_heads:
             raise ValueError(f"width {width} is not divisible by num_heads {num_heads}")
         self.words = nn.Embedding(vocab_size, width, padding_idx=0)

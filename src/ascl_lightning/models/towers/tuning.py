@@ -1,4 +1,4 @@
-"""How a pretrained tower is fine-tuned."""
+"""How a tower is trained: learning rates, freezing, low-rank adapters, activation checkpointing."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.number_types import PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,30 @@ class Lora:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How a pretrained tower is fine-tuned. A frozen tower has nothing of it.
+    """How a tower is trained.
 
     Args:
-        layer_decay: Learning rate of each layer as a share of the rate of the layer above it; the topmost has the
-            tower's. What lies below the first layer, embeddings or a stem, counts as one. 1: all alike.
-        thaw_after: Share of all training steps in which the tower rests and the heads alone learn: it then runs in
-            evaluation mode and without gradient, which saves the backward pass through it and the activations, not
-            the forward pass. It then joins at the rate that the schedule has reached. 0: trained from the start.
-        lora: Train adapters in the place of the tower's own weights; None: the weights themselves.
-        checkpointing: Keep one activation for each layer and compute the others again in the backward pass: less
-            memory for up to one more forward pass (Chen et al. 2016, arXiv 1604.06174).
+        frozen: Never train the tower: its parameters require no gradient, none is computed through it, and it stays
+            in evaluation mode (no dropout, fixed batch statistics) even after `train()`. Of the other arguments, only
+            `learning_rate` may be set; it is ignored.
+        learning_rate: The tower's learning rate; None: the optimizer's.
+        layer_decay: Learning rate of each layer relative to the layer above it; the top layer has the tower's rate.
+            Embeddings or a stem below the first layer count as one more layer. 1: the same rate everywhere.
+        thaw_after: Fraction of all training steps during which only the heads are trained. The tower meanwhile runs in
+            evaluation mode and without gradients, which saves its backward pass and its activations, but not its
+            forward pass. Afterwards it is trained at the rate that the schedule has reached. 0: trained from the start.
+        lora: Train low-rank adapters instead of the tower's own weights; None: train the weights.
+        checkpointing: Store one activation per layer and recompute the others in the backward pass: less memory for
+            up to one more forward pass (Chen et al. 2016, arXiv 1604.06174).
 
     Raises:
-        ValueError: If a share lies outside its bounds.
+        ValueError: If a fraction is out of bounds, or a frozen tower has options for training.
     """
 
+    frozen: bool = False
+    learning_rate: PositiveFloat | None = None
     layer_decay: float = 1.0
     thaw_after: float = 0.0
     lora: Lora | None = None
@@ -66,6 +73,11 @@ class Tuning:
             raise ValueError(
                 f"layer_decay lies above 0 and at most at 1, thaw_after from 0 to below 1, "
                 f"not {self.layer_decay} and {self.thaw_after}"
+            )
+        of_training = (self.layer_decay, self.thaw_after, self.lora, self.checkpointing)
+        if self.frozen and of_training != (1.0, 0.0, None, False):
+            raise ValueError(
+                f"a frozen tower is not trained: set frozen to false, or remove the other options of {self}"
             )
 
 

@@ -62,8 +62,8 @@ class FrozenFeatures(Callback):
         model, datamodule = retrieval_module(pl_module).model, retrieval_data(trainer)
         view = datamodule.view(split)
         pixels = isinstance(model.image_encoder.spec, PixelSpec) and not datamodule.augmentation
-        images = pixels and model.image_encoder.frozen and view.features.images is None
-        texts = model.text_encoder.frozen and view.features.texts is None
+        images = pixels and model.image_encoder.tuning.frozen and view.features.images is None
+        texts = model.text_encoder.tuning.frozen and view.features.texts is None
         if not (images or texts):
             return
         folder = Path(trainer.strategy.broadcast(self._make_folder(trainer)))
@@ -115,10 +115,10 @@ def check_features(datamodule: RetrievalDataModule, model: ImageTextModel, train
 def _check_table(table: FeatureTable | None, encoder: Encoder, kind: str, training: bool) -> None:
     if table is None:
         return
-    if training and not encoder.frozen:
+    if training and not encoder.tuning.frozen:
         raise UserError(
             f"the {kind} encoder is to be trained, but its features were extracted beforehand ({table.folder}): "
-            f"set its `frozen` to true, or train from the data itself"
+            f"set its `tuning.frozen` to true, or train from the data itself"
         )
     if table.manifest.encoder != fingerprint(encoder):
         raise UserError(
