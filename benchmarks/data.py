@@ -22,7 +22,7 @@ from photo_loaders import CAPTIONS, MEAN, PHOTOS, STD, OurLoader, datasets_loade
 from plain import measure
 from stored_features import fit_plain_info_nce, memory_of_an_epoch, write_features
 
-from ascl_lightning.data.augment.text_operations import FirstHalf, JoinCaptions
+from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.images import open_image, open_square, to_square

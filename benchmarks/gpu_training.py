@@ -17,7 +17,8 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from PIL import Image
 
-from ascl_lightning.data.augment.text_operations import FirstHalf, JoinCaptions, ShuffleWords
+from ascl_lightning.data.augment.negatives import ShuffleWords
+from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import JsonLines
 from ascl_lightning.losses import AsymmetricContrastiveLoss

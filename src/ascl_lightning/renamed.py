@@ -11,9 +11,11 @@ from typing import Any
 
 MODULES = {
     "callbacks.weight_average": "training.callbacks.weight_average",
-    "data.asymmetry": "data.augment.text_operations",
+    "data.asymmetry": "data.augment",
+    "data.augment.more_text_operations": "data.augment",
+    "data.augment.text_operations": "data.augment",
     "data.image_operations": "data.augment.image_operations",
-    "data.word_edits": "data.augment.more_text_operations",
+    "data.word_edits": "data.augment",
     "metrics.functional": "metrics.recall",
     "models.clip_encoders": "models.towers.clip",
     "models.fusion": "models.similarity.fused",

@@ -9,7 +9,8 @@ import torch
 from tests.helpers.datasets import write_karpathy, write_picture
 
 from ascl_lightning.data.augment.image_operations import Blur, CropPart, SideBySide
-from ascl_lightning.data.augment.text_operations import DropWord, FirstHalf, JoinCaptions, ReplaceWord
+from ascl_lightning.data.augment.negatives import DropWord, ReplaceWord
+from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
 from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import JsonLines, KarpathyJson, Scenes

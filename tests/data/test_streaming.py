@@ -19,7 +19,8 @@ from tests.helpers.layouts import add_member, write_hub_arrow, write_image_folde
 
 from ascl_lightning.data import streaming
 from ascl_lightning.data.augment.image_operations import SideBySide
-from ascl_lightning.data.augment.text_operations import FirstHalf, JoinCaptions, ShuffleWords
+from ascl_lightning.data.augment.negatives import ShuffleWords
+from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import Source, WebDataset

@@ -6,7 +6,8 @@ from lightning.pytorch import Trainer
 from tests.helpers.datasets import write_karpathy
 from tests.helpers.encoders import MeanColour, WordTable
 
-from ascl_lightning.data.augment.text_operations import DropWord, FirstHalf, JoinCaptions, ShuffleWords
+from ascl_lightning.data.augment.negatives import DropWord, ShuffleWords
+from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
 from ascl_lightning.evaluation.asymmetry_shares import AsymmetryShares

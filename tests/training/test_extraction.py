@@ -14,7 +14,8 @@ from tests.helpers.encoders import FROZEN, MeanColour, WordTable
 from tests.helpers.region_layouts import LAYOUTS
 
 from ascl_lightning.data import stored_features as storage
-from ascl_lightning.data.augment.text_operations import DropWord, FirstHalf, JoinCaptions, ReplaceWord, ShuffleWords
+from ascl_lightning.data.augment.negatives import DropWord, ReplaceWord, ShuffleWords
+from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.regions import RegionFolder
 from ascl_lightning.data.sources import ExtractedFeatures, KarpathyJson

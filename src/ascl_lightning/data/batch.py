@@ -69,6 +69,11 @@ class TokenizedTexts:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def keys(self) -> list[bytes]:
+        """The tokens of each text without padding; two texts are the same to an encoder if their keys are equal."""
+        lengths = self.attention_mask.sum(dim=1).tolist()
+        return [ids[:length].tobytes() for ids, length in zip(self.input_ids.numpy(), lengths, strict=True)]
+
     @classmethod
     def none(cls) -> "TokenizedTexts":
         """No texts at all."""

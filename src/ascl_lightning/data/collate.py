@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ascl_lightning.data.augment.text_operations import AsymmetrySample, MadeText
+from ascl_lightning.data.augment.sampler import AsymmetrySample, MadeText
 from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.data.datasets import EvalItem, TrainItem
 from ascl_lightning.data.stored_features import TextFeatures
@@ -106,19 +105,20 @@ class Collate:
     def _made(
         self, made: Sequence[MadeText | None], originals: TokenizedTexts | Features | None = None
     ) -> tuple[MadeTexts | None, int]:
-        """The texts of one role, and how many were cut; a T- counts if its tokens differ from its original's.
+        """The texts of one role, and how many were cut.
 
-        Words that differ can still be the same tokens: beyond the limit, or unknown alike.
+        With `originals`, a text is valid only if its tokens differ from its original's: different words can give the
+        same tokens, beyond the tokenizer's limit or as unknown words.
         """
         given = [of_item for of_item in made if of_item is not None]
         if not given:
             return None, 0
         texts, cut = self.tokenizer([of_item.text for of_item in given])
-        valid = torch.tensor([of_item.valid for of_item in given])
+        valid = [of_item.valid for of_item in given]
         if isinstance(originals, TokenizedTexts):
-            length = max(texts.input_ids.shape[1], originals.input_ids.shape[1])
-            valid &= (_padded_ids(texts, length) != _padded_ids(originals, length)).any(dim=1)
-        return MadeTexts(texts, valid), cut
+            pairs = zip(valid, texts.keys(), originals.keys(), strict=True)
+            valid = [made and tokens != of_original for made, tokens, of_original in pairs]
+        return MadeTexts(texts, torch.tensor(valid)), cut
 
 
 def _add_stored(batch: ImageTextBatch, stored: TextFeatures, epoch: int) -> None:
@@ -127,9 +127,3 @@ def _add_stored(batch: ImageTextBatch, stored: TextFeatures, epoch: int) -> None
     batch.positives = stored.made("positives", batch.text_ids, epoch)
     batch.negatives = stored.made("negatives", batch.text_ids, epoch)
     batch.positive_negatives = stored.made("positive_negatives", batch.text_ids, epoch)
-
-
-def _padded_ids(texts: TokenizedTexts, length: int) -> Tensor:
-    """Token ids, -1 at padding, (M, length)."""
-    ids = texts.input_ids.masked_fill(~texts.attention_mask, -1)
-    return F.pad(ids, (0, length - ids.shape[1]), value=-1)

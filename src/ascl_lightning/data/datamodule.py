@@ -10,11 +10,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
-from ascl_lightning.data.augment import more_text_operations as word_edits  # noqa: F401 — a config finds its operations by their names
 from ascl_lightning.data.augment.caption_corpus import CaptionCorpus
 from ascl_lightning.data.augment.image_operations import ImageOperation, check_shares
-from ascl_lightning.data.augment.text_operations import AsymmetrySample, AsymmetrySampler, TextOperation
-from ascl_lightning.data.augment.variants import make_variants
+from ascl_lightning.data.augment.operation import TextOperation
+from ascl_lightning.data.augment.sampler import AsymmetrySample, AsymmetrySampler
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
@@ -26,7 +25,8 @@ from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs,
 from ascl_lightning.data.sources import Source, Split
 from ascl_lightning.data.streaming import Stream, StreamBatches, StreamDataset, streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
-from ascl_lightning.data.variant_table import Variants
+from ascl_lightning.data.variants.captions import make_variants
+from ascl_lightning.data.variants.ladder import Variants
 from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.number_types import NonNegativeInt, PositiveInt, Seed, UnitInterval

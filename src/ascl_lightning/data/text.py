@@ -104,6 +104,10 @@ class Vocabulary:
             raise ValueError("the words of a vocabulary must be distinct")
         object.__setattr__(self, "_ids", ids)
 
+    def __hash__(self) -> int:
+        # of few words, as caches hash it for each caption
+        return hash((len(self.words), self.words[:8]))
+
     @classmethod
     def mine(cls, captions: Iterable[str], capacity: int | None) -> "Vocabulary":
         """Collect the words of captions, the most frequent first, those of equal frequency by alphabet.

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ascl_lightning.data.augment.text_operations import AsymmetrySample, MadeText
+from ascl_lightning.data.augment.sampler import AsymmetrySample, MadeText
 from ascl_lightning.data.batch import Features, RegionSpec, TokenizedTexts
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.regions import OpenRegions
@@ -271,11 +271,8 @@ def _distinct_texts(datamodule: RetrievalDataModule, split: str, variants: int) 
     of_captions = rows.add(texts)
     shape = len(texts), variants
     positives = _made_rows(rows, [sample.positive for sample in samples], shape)
-    negatives = _made_rows(rows, [sample.negative for sample in samples], shape)
-    both = _made_rows(rows, [sample.positive_negative for sample in samples], shape)
-    negatives[negatives == of_captions[:, None]] = -1
-    if both.shape[1]:
-        both[both == positives] = -1
+    negatives = _made_rows(rows, [sample.negative for sample in samples], shape, of_captions[:, None])
+    both = _made_rows(rows, [sample.positive_negative for sample in samples], shape, positives)
     return rows.texts, TextRows(of_captions, positives, negatives, both)
 
 
@@ -292,13 +289,16 @@ def _samples(
     ]
 
 
-def _made_rows(rows: "_RowsByTokens", made: Sequence[MadeText | None], shape: tuple[int, int]) -> np.ndarray:
+def _made_rows(
+    rows: "_RowsByTokens", made: Sequence[MadeText | None], shape: tuple[int, int], originals: np.ndarray | None = None
+) -> np.ndarray:
+    """Rows of the texts of one role; -1 where `Collate` would mark the text invalid."""
     given = [text for text in made if text is not None]
     if not given:
         return np.zeros((shape[0], 0), np.int64)
-    found = rows.add([text.text for text in given])
-    found[[not text.valid for text in given]] = -1
-    return found.reshape(shape)
+    found = rows.add([text.text for text in given]).reshape(shape)
+    valid = np.reshape([text.valid for text in given], shape)
+    return np.where(valid & (found != (-1 if originals is None else originals)), found, -1)
 
 
 class _RowsByTokens:
@@ -314,10 +314,8 @@ class _RowsByTokens:
         """Row of each text, (M,)."""
         fresh = iter(dict.fromkeys(text for text in texts if text not in self._by_text))
         while chunk := list(islice(fresh, _TOKENIZED_TOGETHER)):
-            tokens = self._tokenizer(chunk)[0]
-            lengths = tokens.attention_mask.sum(dim=1).tolist()
-            for text, ids, length in zip(chunk, tokens.input_ids.numpy(), lengths, strict=True):
-                row = self._by_tokens.setdefault(ids[:length].tobytes(), len(self.texts))
+            for text, tokens in zip(chunk, self._tokenizer(chunk)[0].keys(), strict=True):
+                row = self._by_tokens.setdefault(tokens, len(self.texts))
                 if row == len(self.texts):
                     self.texts.append(text)
                 self._by_text[text] = row

@@ -3,11 +3,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ascl_lightning.data.augment.variants import WORD_ORDER, make_variants
 from ascl_lightning.data.scenes.ladders import claims_of_ladders
 from ascl_lightning.data.scenes.variants import DETAILS
 from ascl_lightning.data.sources.scenes import Scenes
 from ascl_lightning.data.text import clean_caption
+from ascl_lightning.data.variants.captions import WORD_ORDER, make_variants
 from ascl_lightning.errors import UserError
 
 SCENES = Scenes(num_test=12, captions_per_image=3, seed=2)

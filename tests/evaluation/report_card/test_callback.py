@@ -10,7 +10,7 @@ from tests.helpers.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.cli import AsclCLI
-from ascl_lightning.data.variant_table import Variants
+from ascl_lightning.data.variants.ladder import Variants
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny.yaml")
 FILES = ("report_card.json", "report_card.parquet", "variants.parquet")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from torch import Tensor
 
-from ascl_lightning.data.variant_table import Ladder
+from ascl_lightning.data.variants.ladder import Ladder
 from ascl_lightning.evaluation.report_card.curves import CardFigures, Curve, Outcome, Step, write_rows
 from ascl_lightning.metrics.intervals import Redraws, mean_interval
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ascl_lightning.data.augment.variants import make_variants
 from ascl_lightning.data.batch import Features
 from ascl_lightning.data.scenes.ladders import claims_of_ladders
 from ascl_lightning.data.sources.scenes import Scenes
 from ascl_lightning.data.text import clean_caption
-from ascl_lightning.data.variant_table import Variants
+from ascl_lightning.data.variants.captions import make_variants
+from ascl_lightning.data.variants.ladder import Variants
 from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.report_card.curves import CardFigures, Outcome, Step
 from ascl_lightning.evaluation.report_card.variant_scores import VariantScores

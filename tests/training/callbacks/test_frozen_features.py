@@ -5,7 +5,7 @@ from lightning.pytorch import Trainer
 from tests.helpers.datasets import write_karpathy
 from tests.helpers.encoders import FROZEN, MeanColour, WordTable
 
-from ascl_lightning.data.augment.text_operations import FirstHalf
+from ascl_lightning.data.augment.positives import FirstHalf
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.images import open_image, to_square
 from ascl_lightning.data.sources import KarpathyJson

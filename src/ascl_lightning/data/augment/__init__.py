@@ -1,6 +1,57 @@
-"""How texts and pictures are changed for training: T+, T- and (T+)-, the three types of information asymmetry.
+"""Samples of the three types of information asymmetry (docs/method.md#information-asymmetry).
 
-`text_operations` holds the paper's operations and the sampler that draws T+ and T- for a caption,
-`more_text_operations` those beyond the paper, `image_operations` their counterparts on pictures. T- on word
-features is in `models.perturb`.
+`positives` makes T+ (types II and III) and `negatives` T- (type I) at word level, `sampler` decides which of them a
+caption gets, and `image_operations` changes pictures. T- on word features is made in `models.perturb`.
 """
+
+from ascl_lightning.data.augment.image_operations import Blur, CropPart, ImageOperation, Occlude, SideBySide
+from ascl_lightning.data.augment.negatives import (
+    DropAttribute,
+    DropNoun,
+    DropNumber,
+    DropRelation,
+    DropWord,
+    ReplaceWord,
+    ShuffleWords,
+    SimilarCaption,
+    SwapAttribute,
+    SwapNoun,
+    SwapNumber,
+    SwapRelation,
+    SwapVerb,
+)
+from ascl_lightning.data.augment.operation import AsymmetryType, TextContext, TextOperation
+from ascl_lightning.data.augment.positives import DeleteWords, FirstHalf, JoinCaptions, SwapWords, SynonymWords
+from ascl_lightning.data.augment.sampler import AsymmetrySample, AsymmetrySampler, MadeText
+
+__all__ = [
+    "AsymmetrySample",
+    "AsymmetrySampler",
+    "AsymmetryType",
+    "Blur",
+    "CropPart",
+    "DeleteWords",
+    "DropAttribute",
+    "DropNoun",
+    "DropNumber",
+    "DropRelation",
+    "DropWord",
+    "FirstHalf",
+    "ImageOperation",
+    "JoinCaptions",
+    "MadeText",
+    "Occlude",
+    "ReplaceWord",
+    "ShuffleWords",
+    "SideBySide",
+    "SimilarCaption",
+    "SwapAttribute",
+    "SwapNoun",
+    "SwapNumber",
+    "SwapRelation",
+    "SwapVerb",
+    "SwapWords",
+    "SynonymWords",
+    "TextContext",
+    "TextOperation",
+]

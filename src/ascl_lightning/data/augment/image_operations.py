@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ascl_lightning.data.augment.text_operations import AsymmetryType
+from ascl_lightning.data.augment.operation import AsymmetryType
 from ascl_lightning.errors import UserError
 
 _GREY = (128, 128, 128)

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from ascl_lightning.data.augment.wordnet import WordClass, open_wordnet
+from ascl_lightning.data.augment.wordnet import WordClass, usual_class
 from ascl_lightning.errors import UserError
 
 _CLASSES: dict[str, WordClass] = {"NOUN": "noun", "VERB": "verb", "ADJ": "adjective"}
@@ -25,16 +25,11 @@ def word_classes(text: str, tagger: str | None, wordnet: str | None) -> tuple[Wo
         UserError: If spaCy, the model or WordNet is missing.
     """
     if tagger is None:
-        return tuple(_usual_class(word, wordnet) for word in text.split())
+        return tuple(usual_class(word, wordnet) for word in text.split())
     pipeline = _load(tagger)
     from spacy.tokens import Doc
 
     return tuple(_CLASSES.get(token.pos_) for token in pipeline(Doc(pipeline.vocab, words=text.split())))
-
-
-@lru_cache(maxsize=1 << 16)
-def _usual_class(word: str, wordnet: str | None) -> WordClass | None:
-    return open_wordnet(wordnet).word_class(word)
 
 
 @lru_cache(maxsize=2)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal
 
+from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.errors import UserError
 
 WordClass = Literal["noun", "verb", "adjective"]
@@ -175,7 +176,25 @@ def _open(folder: str | None) -> Any:
     return reader
 
 
-@lru_cache(maxsize=4)
-def open_wordnet(folder: str | None) -> WordNet:
-    """WordNet, read once a process."""
-    return WordNet(folder)
+@lru_cache(maxsize=1 << 16)
+def synonyms(word: str, folder: str | None) -> tuple[str, ...]:
+    """Cached `WordNet.synonyms`."""
+    return tuple(WordNet(folder).synonyms(word))
+
+
+@lru_cache(maxsize=1 << 16)
+def contrasts(word: str, kind: WordClass, folder: str | None) -> tuple[str, ...]:
+    """Cached `WordNet.contrasts`."""
+    return tuple(WordNet(folder).contrasts(word, kind))
+
+
+@lru_cache(maxsize=1 << 16)
+def usual_class(word: str, folder: str | None) -> WordClass | None:
+    """Cached `WordNet.word_class`."""
+    return WordNet(folder).word_class(word)
+
+
+@lru_cache(maxsize=16)
+def words_of_class(vocabulary: Vocabulary, kind: WordClass, folder: str | None) -> tuple[str, ...]:
+    """The words of a vocabulary that are most often used in a class."""
+    return tuple(word for word in vocabulary.words if usual_class(word, folder) == kind)

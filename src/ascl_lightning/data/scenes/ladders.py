@@ -11,7 +11,7 @@ from ascl_lightning.data.scenes.captions import SceneCaption
 from ascl_lightning.data.scenes.truth import SceneTruth
 from ascl_lightning.data.scenes.variants import DETAILS, detail_wrong, says_less, says_more
 from ascl_lightning.data.text import clean_caption
-from ascl_lightning.data.variant_table import Ladder, VariantStep, VariantType, by_level, draws_of
+from ascl_lightning.data.variants.ladder import Ladder, VariantStep, VariantType, by_level, draws_of
 
 _LEFT_OUT = 3
 """Facts that type III leaves out at most."""

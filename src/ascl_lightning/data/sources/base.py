@@ -11,7 +11,7 @@ from jaxtyping import Int, Int64, UInt8, UInt64
 
 from ascl_lightning.data.images import ImageBytes, ends
 from ascl_lightning.data.stored_features import SplitFeatures
-from ascl_lightning.data.variant_table import Ladder, VariantStep
+from ascl_lightning.data.variants.ladder import Ladder, VariantStep
 from ascl_lightning.errors import UserError
 
 Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "S S 3"]] | UInt8[np.ndarray, "N S S 3"]

@@ -12,7 +12,7 @@ from ascl_lightning.data.scenes.ladders import scene_ladders
 from ascl_lightning.data.scenes.rendering import render
 from ascl_lightning.data.scenes.truth import SceneTruth, draw_scenes
 from ascl_lightning.data.sources.base import Source, Split, missing_split
-from ascl_lightning.data.variant_table import Ladder, VariantStep
+from ascl_lightning.data.variants.ladder import Ladder, VariantStep
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.draws import keyed_rng
 from ascl_lightning.runtime.number_types import Seed

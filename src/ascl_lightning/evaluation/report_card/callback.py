@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.text import clean_caption
-from ascl_lightning.data.variant_table import UNCHANGED, Variants
+from ascl_lightning.data.variants.ladder import UNCHANGED, Variants
 from ascl_lightning.evaluation.report_card.curves import AREA, DEFINITIONS, CardFigures, Step, write_rows
 from ascl_lightning.evaluation.report_card.text_items import TextItems
 from ascl_lightning.evaluation.report_card.variant_scores import CardScore, VariantScores

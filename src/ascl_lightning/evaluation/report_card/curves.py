@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from pyarrow import parquet
 from torch import Tensor
 
-from ascl_lightning.data.variant_table import Ladder
+from ascl_lightning.data.variants.ladder import Ladder
 from ascl_lightning.metrics.intervals import DRAWS, Drawn, Interval, Redraws
 from ascl_lightning.metrics.queries import RECALL_AT
 from ascl_lightning.metrics.ranks import ranks_from_similarity

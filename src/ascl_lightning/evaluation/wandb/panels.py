@@ -11,7 +11,7 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from ascl_lightning.data.augment.text_operations import AsymmetrySample
+from ascl_lightning.data.augment.sampler import AsymmetrySample
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.datasets import TrainItem

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.wordnet_files import write_wordnet
 
-from ascl_lightning.data.augment.variants import make_variants
-from ascl_lightning.data.variant_table import Variants, VariantStep
+from ascl_lightning.data.variants.captions import make_variants
+from ascl_lightning.data.variants.ladder import Variants, VariantStep
 from ascl_lightning.errors import UserError
 
 CAPTIONS = [

@@ -6,26 +6,22 @@ from itertools import accumulate
 
 import numpy as np
 
-from ascl_lightning.data.augment.more_text_operations import (
+from ascl_lightning.data.augment.negatives import (
     DropAttribute,
     DropNoun,
     DropNumber,
     DropRelation,
+    ShuffleWords,
     SwapAttribute,
     SwapNoun,
     SwapNumber,
     SwapRelation,
-    SwapWords,
 )
-from ascl_lightning.data.augment.text_operations import (
-    ShuffleWords,
-    TextContext,
-    TextOperation,
-    draw_changed,
-    first_words,
-)
+from ascl_lightning.data.augment.operation import TextContext, TextOperation
+from ascl_lightning.data.augment.positives import SwapWords, first_words
+from ascl_lightning.data.augment.sampler import draw_changed
 from ascl_lightning.data.text import Vocabulary, clean_caption
-from ascl_lightning.data.variant_table import Ladder, Variants, VariantStep, VariantType, by_level, draws_of
+from ascl_lightning.data.variants.ladder import Ladder, Variants, VariantStep, VariantType, by_level, draws_of
 from ascl_lightning.errors import UserError
 
 KEPT = (75, 50, 25)

@@ -1,22 +1,23 @@
-"""Operations on words beyond the paper: other wordings for T+, and single wrong details for T-."""
+"""Operations that make T-, a text with something wrong in it (type I), at word level.
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+T- on word features is made in `models.perturb`.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from ascl_lightning.data.augment.operation import AsymmetryType, TextContext, TextOperation
 from ascl_lightning.data.augment.tagging import word_classes
-from ascl_lightning.data.augment.text_operations import AsymmetryType, TextContext, TextOperation
-from ascl_lightning.data.augment.wordnet import WordClass, open_wordnet
+from ascl_lightning.data.augment.wordnet import WordClass, contrasts, synonyms, words_of_class
 from ascl_lightning.data.text import Vocabulary
 
-_EDITED_SHARE = 0.1
 _SIMILAR_CAPTIONS = 5
 
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
 _DIGITS = tuple(str(number) for number in range(1, 13))
 
 _OPPOSITES = (
@@ -35,74 +36,67 @@ _OPPOSITES = (
     ("before", "after"),
     ("top", "bottom"),
 )
+_RELATIONS: dict[str, tuple[str, ...]] = {}
+for _first, _second in _OPPOSITES:
+    _RELATIONS[_first] = (*_RELATIONS.get(_first, ()), _second)
+    _RELATIONS[_second] = (*_RELATIONS.get(_second, ()), _first)
 
 
 @dataclass(frozen=True)
-class SynonymWords(TextOperation):
-    """T+ in other words: a tenth of the words, at least one, replaced by synonyms of their most frequent sense.
+class ShuffleWords(TextOperation):
+    """Type I, the order is wrong: the words in random order.
 
-    Source: EDA, synonym replacement (Wei and Zou, EMNLP 2019), off in the published code
-    (docs/method.md#positives-types-ii-and-iii).
-
-    Args:
-        probability: See `TextOperation`.
-        wordnet: Folder of NLTK data with WordNet; None: where NLTK looks for it.
+    Source: AsCL shuffles word features; ours shuffles the words before the text encoder, where order is seen
+    (docs/method.md#negatives-in-words).
     """
 
-    name: ClassVar[str] = "synonym_words"
-    type: ClassVar[AsymmetryType] = "paraphrase"
-    wordnet: str | None = None
+    name: ClassVar[str] = "shuffle_words"
+    type: ClassVar[AsymmetryType] = "I"
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
-        """Replace words by synonyms; see `TextOperation`."""
+        """Put the words in random order; see `TextOperation`."""
         words = caption.split()
-        remaining = _number_of_edits(words)
-        for place in rng.permutation(len(words)):
-            synonyms = _synonyms(words[place], self.wordnet) if remaining else ()
-            if synonyms:
-                words[place] = synonyms[rng.integers(len(synonyms))]
-                remaining -= 1
-        return " ".join(words)
+        return " ".join(words[position] for position in rng.permutation(len(words)))
 
 
 @dataclass(frozen=True)
-class DeleteWords(TextOperation):
-    """T+ that says less: each word left out with a chance of one in ten; one word stays.
+class DropWord(TextOperation):
+    """Type I, a detail is missing: one random word removed, unless it is the only one.
 
-    Source: EDA, random deletion (Wei and Zou, EMNLP 2019), off in the published code
-    (docs/method.md#positives-types-ii-and-iii).
+    Source: ours (docs/method.md#negatives-in-words), after AsCL's zeroing of one random word's feature.
     """
 
-    name: ClassVar[str] = "delete_words"
-    type: ClassVar[AsymmetryType] = "III"
+    name: ClassVar[str] = "drop_word"
+    type: ClassVar[AsymmetryType] = "I"
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
-        """Leave words out; see `TextOperation`."""
+        """Remove one word; see `TextOperation`."""
         words = caption.split()
-        kept = rng.random(len(words)) >= _EDITED_SHARE
-        if len(words) and not kept.any():
-            kept[rng.integers(len(words))] = True
-        return " ".join(word for word, stays in zip(words, kept, strict=True) if stays)
+        return _without_one(words, [(place, 1) for place in range(len(words))], rng)
 
 
 @dataclass(frozen=True)
-class SwapWords(TextOperation):
-    """T+ in a slightly other order: a tenth as many times as there are words, at least once, two words swapped.
+class ReplaceWord(TextOperation):
+    """Type I, a detail is wrong: one random word replaced by another from the vocabulary of the training captions.
 
-    Source: EDA, random swap (Wei and Zou, EMNLP 2019), off in the published code
-    (docs/method.md#positives-types-ii-and-iii).
+    Source: ours (docs/method.md#negatives-in-words), so that the encoder meets a wrong word.
+
+    Raises:
+        ValueError: When called without a vocabulary.
     """
 
-    name: ClassVar[str] = "swap_words"
-    type: ClassVar[AsymmetryType] = "paraphrase"
+    name: ClassVar[str] = "replace_word"
+    type: ClassVar[AsymmetryType] = "I"
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
-        """Swap words; see `TextOperation`."""
+        """Replace one word; see `TextOperation`."""
+        if context.vocabulary is None:
+            raise ValueError(f"{self.name} needs the vocabulary of the training captions in its context")
         words = caption.split()
-        if len(words) > 1:
-            for _ in range(_number_of_edits(words)):
-                first, second = rng.choice(len(words), size=2, replace=False)
-                words[first], words[second] = words[second], words[first]
+        if not words:
+            return caption
+        position = rng.integers(len(words))
+        words[position] = context.vocabulary.draw(rng, avoid=words[position]) or words[position]
         return " ".join(words)
 
 
@@ -142,12 +136,11 @@ class SwapByClass(TextOperation):
 
     def _candidates(self, word: str, vocabulary: Vocabulary | None) -> Sequence[str]:
         if self.candidates == "wordnet":
-            return _contrasts(word, self.word_class, self.wordnet)
+            return contrasts(word, self.word_class, self.wordnet)
         if vocabulary is None:
             raise ValueError(f"{self.name} needs the vocabulary of the training captions in its context")
-        same_class = _of_class(_Identity(vocabulary), self.word_class, self.wordnet)
-        same = {word, *_synonyms(word, self.wordnet)}
-        return [other for other in same_class if other not in same]
+        same = {word, *synonyms(word, self.wordnet)}
+        return [other for other in words_of_class(vocabulary, self.word_class, self.wordnet) if other not in same]
 
 
 @dataclass(frozen=True)
@@ -192,12 +185,9 @@ class DropByClass(TextOperation):
     wordnet: str | None = None
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
-        """Leave one word of the class out; see `TextOperation`."""
-        words = caption.split()
+        """Drop one word of the class; see `TextOperation`."""
         places = _places(caption, self.word_class, self.tagger, self.wordnet)
-        if places and len(words) > 1:
-            del words[places[int(rng.integers(len(places)))]]
-        return " ".join(words)
+        return _without_one(caption.split(), [(place, 1) for place in places], rng)
 
 
 @dataclass(frozen=True)
@@ -216,55 +206,50 @@ class DropNoun(DropByClass):
     word_class: ClassVar[WordClass] = "noun"
 
 
-class _Phrases(ABC):
-    """Where phrases of a closed list stand in a caption."""
-
-    @abstractmethod
-    def _find(self, words: Sequence[str]) -> list[tuple[int, int, Sequence[str]]]:
-        """Where a phrase begins, its number of words, and what may take its place."""
+_Phrase = tuple[int, int, Sequence[str]]
+"""Place of a phrase's first word, its number of words, and the phrases that contradict it."""
 
 
-class _Numbers(_Phrases):
-    """From one to twelve, in words or digits."""
-
-    def _find(self, words: Sequence[str]) -> list[tuple[int, int, Sequence[str]]]:
-        return [
-            (place, 1, [other for other in form if other != word])
-            for place, word in enumerate(words)
-            for form in (_NUMBERS, _DIGITS)
-            if word in form
-        ]
+def _numbers(words: Sequence[str]) -> list[_Phrase]:
+    """Numbers from one to twelve, in words or digits."""
+    return [
+        (place, 1, [other for other in form if other != word])
+        for place, word in enumerate(words)
+        for form in (_NUMBERS, _DIGITS)
+        if word in form
+    ]
 
 
-class _Relations(_Phrases):
-    """Where things stand to each other."""
+def _relations(words: Sequence[str]) -> list[_Phrase]:
+    """Spatial relations; of overlapping ones the longest ("in front of" before "in")."""
+    found: list[_Phrase] = []
+    place = 0
+    while place < len(words):
+        lengths = (length for length in (3, 2, 1) if " ".join(words[place : place + length]) in _RELATIONS)
+        length = next(lengths, 0)
+        if length:
+            found.append((place, length, _RELATIONS[" ".join(words[place : place + length])]))
+        place += max(1, length)
+    return found
 
-    def _find(self, words: Sequence[str]) -> list[tuple[int, int, Sequence[str]]]:
-        found: list[tuple[int, int, Sequence[str]]] = []
-        place = 0
-        while place < len(words):
-            # "in front of" before "in": the longest phrase that stands here
-            lengths = (length for length in (3, 2, 1) if " ".join(words[place : place + length]) in _RELATIONS)
-            length = next(lengths, 0)
-            if length:
-                found.append((place, length, _RELATIONS[" ".join(words[place : place + length])]))
-            place += max(1, length)
-        return found
+
+_FIND: dict[str, Callable[[Sequence[str]], list[_Phrase]]] = {"numbers": _numbers, "relations": _relations}
 
 
 @dataclass(frozen=True)
-class SwapPhrase(_Phrases, TextOperation):
+class SwapPhrase(TextOperation):
     """Type I, a detail is wrong: one phrase of a closed list replaced by another.
 
     Source: ours (docs/method.md#negatives-in-words).
     """
 
     type: ClassVar[AsymmetryType] = "I"
+    phrases: ClassVar[Literal["numbers", "relations"]]
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
         """Replace one phrase; see `TextOperation`."""
         words = caption.split()
-        found = self._find(words)
+        found = _FIND[self.phrases](words)
         if not found:
             return caption
         start, length, others = found[int(rng.integers(len(found)))]
@@ -272,50 +257,51 @@ class SwapPhrase(_Phrases, TextOperation):
 
 
 @dataclass(frozen=True)
-class SwapNumber(_Numbers, SwapPhrase):
+class SwapNumber(SwapPhrase):
     """Type I: a wrong number, from one to twelve, in words or digits as it stood. See `SwapPhrase`."""
 
     name: ClassVar[str] = "swap_number"
+    phrases = "numbers"
 
 
 @dataclass(frozen=True)
-class SwapRelation(_Relations, SwapPhrase):
+class SwapRelation(SwapPhrase):
     """Type I: a wrong relation, the opposite of what stood (above, below; in front of, behind). See `SwapPhrase`."""
 
     name: ClassVar[str] = "swap_relation"
+    phrases = "relations"
 
 
 @dataclass(frozen=True)
-class DropPhrase(_Phrases, TextOperation):
+class DropPhrase(TextOperation):
     """Type I, a detail is missing: one phrase of a closed list left out, unless nothing else is there.
 
     Source: ours (docs/method.md#negatives-in-words).
     """
 
     type: ClassVar[AsymmetryType] = "I"
+    phrases: ClassVar[Literal["numbers", "relations"]]
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
-        """Leave one phrase out; see `TextOperation`."""
+        """Drop one phrase; see `TextOperation`."""
         words = caption.split()
-        found = [(start, length) for start, length, _ in self._find(words) if length < len(words)]
-        if found:
-            start, length = found[int(rng.integers(len(found)))]
-            del words[start : start + length]
-        return " ".join(words)
+        return _without_one(words, [(start, length) for start, length, _ in _FIND[self.phrases](words)], rng)
 
 
 @dataclass(frozen=True)
-class DropNumber(_Numbers, DropPhrase):
+class DropNumber(DropPhrase):
     """Type I: a number is missing. See `DropPhrase`."""
 
     name: ClassVar[str] = "drop_number"
+    phrases = "numbers"
 
 
 @dataclass(frozen=True)
-class DropRelation(_Relations, DropPhrase):
+class DropRelation(DropPhrase):
     """Type I: a relation is missing (a dog in front of a house becomes a dog a house). See `DropPhrase`."""
 
     name: ClassVar[str] = "drop_relation"
+    phrases = "relations"
 
 
 @dataclass(frozen=True)
@@ -342,49 +328,14 @@ class SimilarCaption(TextOperation):
 
 
 def _places(caption: str, kind: WordClass, tagger: str | None, wordnet: str | None) -> list[int]:
-    """Where the words of a class stand."""
+    """Places of the words of a class."""
     return [place for place, found in enumerate(word_classes(caption, tagger, wordnet)) if found == kind]
 
 
-def _number_of_edits(words: Sequence[str]) -> int:
-    return max(1, round(_EDITED_SHARE * len(words)))
-
-
-def _opposites() -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for pair in _OPPOSITES:
-        for phrase, opposite in (pair, pair[::-1]):
-            found[phrase] = (*found.get(phrase, ()), opposite)
-    return found
-
-
-_RELATIONS = _opposites()
-
-
-@lru_cache(maxsize=1 << 16)
-def _synonyms(word: str, wordnet: str | None) -> tuple[str, ...]:
-    return tuple(open_wordnet(wordnet).synonyms(word))
-
-
-@lru_cache(maxsize=1 << 16)
-def _contrasts(word: str, kind: WordClass, wordnet: str | None) -> tuple[str, ...]:
-    return tuple(open_wordnet(wordnet).contrasts(word, kind))
-
-
-class _Identity:
-    """Stands for a vocabulary in a cache: hashing its words anew would take longer than what is cached."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and other.vocabulary is self.vocabulary
-
-    def __hash__(self) -> int:
-        return id(self.vocabulary)
-
-
-@lru_cache(maxsize=16)
-def _of_class(identity: _Identity, kind: WordClass, wordnet: str | None) -> tuple[str, ...]:
-    net = open_wordnet(wordnet)
-    return tuple(word for word in identity.vocabulary.words if net.word_class(word) == kind)
+def _without_one(words: list[str], spans: Sequence[tuple[int, int]], rng: np.random.Generator) -> str:
+    """The words without one of the spans (first place, length), drawn from those that are not the whole text."""
+    droppable = [span for span in spans if span[1] < len(words)]
+    if droppable:
+        start, length = droppable[int(rng.integers(len(droppable)))]
+        words = words[:start] + words[start + length :]
+    return " ".join(words)

@@ -1,5 +1,4 @@
 import random
-from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,112 +7,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ascl_lightning.data.augment.text_operations import (
-    AsymmetrySample,
-    AsymmetrySampler,
-    AsymmetryType,
-    DropWord,
-    FirstHalf,
-    JoinCaptions,
-    MadeText,
-    ReplaceWord,
-    ShuffleWords,
-    TextContext,
-    TextOperation,
-)
+from ascl_lightning.data.augment.negatives import DropWord, ReplaceWord, ShuffleWords
+from ascl_lightning.data.augment.operation import AsymmetryType, TextContext, TextOperation
+from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
+from ascl_lightning.data.augment.sampler import AsymmetrySample, AsymmetrySampler, MadeText
 from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.errors import UserError
 
 CAPTIONS = ("A black dog runs.", "Two dogs play in the snow", "Dog!", "a dog, and a dog")
+
+
 VOCABULARY = Vocabulary.mine(CAPTIONS, capacity=None)
+
+
 CONTEXT = TextContext(CAPTIONS, VOCABULARY)
+
+
 POSITIVES = (JoinCaptions(), FirstHalf())
+
+
 NEGATIVES = (ShuffleWords(), DropWord(), ReplaceWord())
+
+
 WORDS = st.lists(st.sampled_from(["ab", "cd", "ef", "gh"]), min_size=1, max_size=8).map(" ".join)
-
-
-def generator(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
 
 
 def draw(
     sampler: AsymmetrySampler, caption: str, index: int = 0, context: TextContext | None = None
 ) -> AsymmetrySample:
     return sampler.sample(caption, context or TextContext((caption,), VOCABULARY), seed=3, epoch=1, index=index)
-
-
-@pytest.mark.parametrize(
-    ("caption", "half"),
-    [("dog", "dog"), ("black dog", "black"), ("a black dog", "a"), ("a black dog runs", "a black"), ("", "")],
-)
-def test_first_half_by_hand(caption: str, half: str) -> None:
-    assert FirstHalf()(caption, TextContext((caption,)), generator()) == half
-
-
-@settings(max_examples=50, deadline=None)
-@given(WORDS)
-def test_first_half_is_a_prefix_of_half_the_words(caption: str) -> None:
-    words = caption.split()
-    half = FirstHalf()(caption, TextContext((caption,)), generator()).split()
-    assert len(half) == max(1, len(words) // 2)
-    assert words[: len(half)] == half
-
-
-def test_join_draws_both_captions_with_replacement() -> None:
-    context = TextContext(("a b", "c"))
-    rng = generator()
-    counts = Counter(JoinCaptions()("a b", context, rng) for _ in range(1600))
-    assert set(counts) == {"a b a b", "a b c", "c a b", "c c"}
-    assert all(abs(count - 400) < 5 * (1600 * 0.25 * 0.75) ** 0.5 for count in counts.values())
-
-
-def test_join_of_a_single_caption_repeats_it() -> None:
-    assert JoinCaptions()("a dog", TextContext(("a dog",)), generator()) == "a dog a dog"
-
-
-@settings(max_examples=50, deadline=None)
-@given(WORDS, st.integers(0, 1000))
-def test_shuffle_keeps_the_words(caption: str, seed: int) -> None:
-    shuffled = ShuffleWords()(caption, TextContext((caption,)), generator(seed))
-    assert sorted(shuffled.split()) == sorted(caption.split())
-
-
-def test_shuffle_reaches_every_order() -> None:
-    rng = generator()
-    orders = {ShuffleWords()("a b c", CONTEXT, rng) for _ in range(200)}
-    assert orders == {"a b c", "a c b", "b a c", "b c a", "c a b", "c b a"}
-
-
-def test_drop_removes_any_one_word() -> None:
-    rng = generator()
-    assert {DropWord()("a b c", CONTEXT, rng) for _ in range(100)} == {"b c", "a c", "a b"}
-    assert DropWord()("dog", CONTEXT, rng) == "dog"
-    assert DropWord()("", CONTEXT, rng) == ""
-
-
-def test_replace_changes_any_one_word_to_any_other_of_the_vocabulary() -> None:
-    context = TextContext(("a b",), Vocabulary(("a", "b", "c")))
-    rng = generator()
-    replaced = {ReplaceWord()("a x", context, rng) for _ in range(200)}
-    assert replaced == {"b x", "c x", "a a", "a b", "a c"}
-    assert ReplaceWord()("", context, rng) == ""
-    assert ReplaceWord()("dog", TextContext(("dog",), Vocabulary(("dog",))), rng) == "dog"
-
-
-def test_replace_without_a_vocabulary_is_wrong_use() -> None:
-    with pytest.raises(ValueError, match="vocabulary"):
-        ReplaceWord()("a dog", TextContext(("a dog",)), generator())
-
-
-@pytest.mark.parametrize("probability", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_probability_that_is_no_share_is_refused(probability: float) -> None:
-    with pytest.raises(UserError, match="drop_word"):
-        DropWord(probability=probability)
-
-
-def test_a_context_without_captions_is_refused() -> None:
-    with pytest.raises(ValueError, match="siblings"):
-        TextContext(())
 
 
 def test_operations_know_their_type() -> None:
