@@ -88,7 +88,7 @@ def test_an_empty_list_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_list_of_other_data_is_refused(tmp_path: Path) -> None:
     exclusion = Exclusion.read(write_list(tmp_path / "list.jsonl", [("a", "three"), ("b", "one")]))
-    with pytest.raises(UserError, match=r"of its 2 pairs the training split has none"):
+    with pytest.raises(UserError, match=r"the training split has none of its 2 pairs"):
         exclusion.apply(split())
 
 

@@ -27,10 +27,10 @@ from ascl_lightning.commands.samples import PIXELS
 from ascl_lightning.curation.check.captions import Captions
 from ascl_lightning.curation.check.entries import ShardEntries, ViewEntries
 from ascl_lightning.curation.check.findings import Finding, Report, Tally
+from ascl_lightning.curation.check.picture_facts import facts_of_table
 from ascl_lightning.curation.check.repeats import repeats
 from ascl_lightning.curation.check.split_check import SplitCheck
 from ascl_lightning.data.batch import ImageSpec
-from ascl_lightning.data.picture_facts import facts_of_table
 from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.data.sources.files import caption_faults
 from ascl_lightning.data.streaming import streamed_spec

@@ -1,8 +1,6 @@
-"""Pictures and texts as users have them in Python: files, Pillow images, arrays, tensors, strings."""
+"""Converts Python inputs (paths, Pillow images, arrays, tensors, strings) to what the encoders take."""
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,19 @@ from ascl_lightning.data.regions.folder import load_regions
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.views import collate_pictures
 from ascl_lightning.errors import UserError
-
-_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without Python's lock
+from ascl_lightning.runtime.threads import side_by_side
 
 
 def picture_list(images: Any, spec: ImageSpec) -> list[Any]:
     """One picture or many, as a list.
 
     Args:
-        images: A file, a Pillow image, an array or a tensor; or several of them in a sequence, an array or a tensor.
-        spec: What the image encoder is fed: pixels, (H, W, 3) in arrays and (3, H, W) in tensors, or region features
-            (number of regions, D).
+        images: A path, a Pillow image, an array or a tensor; or several of them in a sequence, an array or a tensor.
+        spec: Input format of the image encoder: pixels, (H, W, 3) in arrays and (3, H, W) in tensors, or region
+            features, (number of regions, D).
 
     Raises:
-        UserError: If it is nothing of that kind.
+        UserError: If `images` is of another type.
     """
     if isinstance(images, np.ndarray | Tensor):
         of_many = 4 if isinstance(spec, PixelSpec) else 3
@@ -43,12 +40,12 @@ def picture_list(images: Any, spec: ImageSpec) -> list[Any]:
 
 
 def read_pictures(images: Sequence[Any], spec: ImageSpec, first: int = 0) -> Tensor | Features:
-    """Pictures of any kind as an encoder is fed them, as evaluation prepares them.
+    """Prepares pictures for an encoder exactly as evaluation does.
 
     Args:
-        images: Of `picture_list`.
-        spec: What the image encoder is fed.
-        first: Number of the first one, for messages.
+        images: The output of `picture_list`.
+        spec: Input format of the image encoder.
+        first: Number of the first picture, for messages.
 
     Returns:
         Pixels in 0..255, (N, 3, S, S), or region features.
@@ -57,24 +54,20 @@ def read_pictures(images: Sequence[Any], spec: ImageSpec, first: int = 0) -> Ten
         UserError: If one cannot be read.
     """
 
-    def read(number: int, image: Any) -> np.ndarray:
-        place = f"picture {number}"
+    def read(numbered: tuple[int, Any]) -> np.ndarray:
+        place, image = f"picture {numbered[0]}", numbered[1]
         return _square(image, spec, place) if isinstance(spec, PixelSpec) else _regions(image, spec, place)
 
-    numbers = range(first, first + len(images))
-    if any(isinstance(image, str | Path) for image in images):
-        with ThreadPoolExecutor(_THREADS) as threads:
-            arrays = list(threads.map(read, numbers, images))
-    else:
-        arrays = list(map(read, numbers, images))
+    files = any(isinstance(image, str | Path) for image in images)
+    arrays = list(side_by_side(read, enumerate(images, first)) if files else map(read, enumerate(images, first)))
     return collate_pictures(arrays) if isinstance(spec, PixelSpec) else stack_regions(arrays, spec)
 
 
 def text_list(texts: Any) -> list[str]:
-    """One text or many, as a list of cleaned ones.
+    """One text or many, as a list of cleaned texts.
 
     Raises:
-        UserError: If one is no text, or blank.
+        UserError: If a text is not a string, or blank.
     """
     given = [texts] if isinstance(texts, str) else texts
     if not isinstance(given, Iterable) or isinstance(given, bytes | dict):
@@ -113,7 +106,7 @@ def _from_numbers(image: np.ndarray | Tensor, place: str) -> Image.Image:
             f"{place} has shape {tuple(image.shape)}: give arrays (height, width, 3) and tensors (3, height, width)"
         )
     if values.dtype.kind == "f":
-        # a comparison that NaN fails
+        # NaN fails this comparison too
         if not (values.min() >= 0 and values.max() <= 1):
             raise UserError(f"{place} has floating-point values outside 0 to 1: give pictures before normalisation")
         values = np.rint(values * 255).astype(np.uint8)

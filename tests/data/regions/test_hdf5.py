@@ -180,5 +180,7 @@ def test_damaged_files_never_give_other_errors(tmp_path: Path) -> None:
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "r.h5").touch()
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(UserError, match=r"r\.h5: reading it needs the package h5py; install ascl-lightning\[regions\]"):
+    with pytest.raises(
+        UserError, match=r"r\.h5: reading it needs the package h5py; pip install 'ascl-lightning\[regions\]'"
+    ):
         RegionHdf5("r.h5").open(tmp_path)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ascl_lightning.curation.check.findings import Tally
+from ascl_lightning.curation.check.picture_facts import PictureFacts, facts_of_view, picture_facts
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.images import ImageBytes
-from ascl_lightning.data.picture_facts import PictureFacts, facts_of_view, picture_facts
 from ascl_lightning.data.sources.base import Shard
 from ascl_lightning.data.stored_features import FeatureTable
 from ascl_lightning.data.views import SplitView

@@ -10,8 +10,8 @@ from jaxtyping import Int
 from ascl_lightning.curation.check.captions import fingerprint, quoted
 from ascl_lightning.curation.check.entries import ShardEntries
 from ascl_lightning.curation.check.findings import KEPT, Finding, Tally
+from ascl_lightning.curation.check.resemblance import Looks, first_matches
 from ascl_lightning.curation.check.split_check import SplitCheck
-from ascl_lightning.data.resemblance import Looks, first_matches
 
 
 def repeats(checks: Sequence[SplitCheck]) -> Iterator[Finding]:

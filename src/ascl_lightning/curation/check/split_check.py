@@ -8,9 +8,9 @@ from ascl_lightning.curation.check.captions import Captions
 from ascl_lightning.curation.check.entries import ShardEntries, ViewEntries
 from ascl_lightning.curation.check.findings import Finding, SplitSummary, Tally
 from ascl_lightning.curation.check.kinds import Severity
+from ascl_lightning.curation.check.picture_facts import FaultKind, PictureFacts, Pictures
 from ascl_lightning.data.batch import ImageSpec, PixelSpec
 from ascl_lightning.data.images import MAX_PIXELS
-from ascl_lightning.data.picture_facts import FaultKind, PictureFacts, Pictures
 from ascl_lightning.data.sources.files import CaptionFault
 
 TINY = 32

@@ -1,8 +1,9 @@
-"""Region features that another program extracted (docs/method.md#encoders; Anderson et al., CVPR 2018)."""
+"""Region features extracted by another program (docs/method.md#encoders; Anderson et al., CVPR 2018)."""
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,38 +18,29 @@ from ascl_lightning.errors import UserError
 _NUMBERED = re.compile(r"(?:.*_)?([0-9]+)", re.DOTALL)
 
 
-class OpenRegions(ABC):
-    """The region features of many images, found and ready to be read.
+@dataclass(frozen=True)
+class OpenRegions:
+    """The region features of many images.
 
     Args:
         path: The file or folder that holds the features, for messages.
+        find: Reads the regions stored under exactly this key, (R, T), at most `spec.num_regions`; None without any.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
+    find: Callable[[str, RegionSpec], np.ndarray | None]
 
     def load(self, image_ids: Sequence[str], spec: RegionSpec) -> Features:
-        """Read the region features of some images.
+        """Reads the region features of some images; see `stack_regions`.
 
         Args:
             image_ids: Ids as a source gives them; `candidate_keys` lists the keys that are tried for each.
-            spec: How many regions are kept (the first ones; fewer are padded) and how wide they are.
-
-        Returns:
-            As `stack_regions`.
+            spec: Number of regions to keep (the first ones; fewer are padded) and their width.
 
         Raises:
             UserError: If an image is missing, or its features are damaged or do not fit `spec`.
         """
         return stack_regions([self._regions_of(image_id, spec) for image_id in image_ids], spec)
-
-    @abstractmethod
-    def find(self, key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
-        """The regions stored under exactly this key, at most `spec.num_regions` of them; None if there are none.
-
-        Raises:
-            UserError: As `load` does.
-        """
 
     def _regions_of(self, image_id: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"]:
         keys = candidate_keys(image_id)
@@ -61,10 +53,10 @@ class OpenRegions(ABC):
 
 
 class RegionStore(ABC):
-    """Where region features are stored; no file is opened before `open`.
+    """Storage of region features; no file is opened before `open`.
 
     Args:
-        path: The file or folder, under the root.
+        path: The file or folder, relative to the root.
     """
 
     def __init__(self, path: str) -> None:
@@ -72,10 +64,7 @@ class RegionStore(ABC):
 
     @abstractmethod
     def open(self, root: Path | None) -> OpenRegions:
-        """Find the features of all images.
-
-        Args:
-            root: `--data.root`.
+        """Finds the features of all images below `--data.root`.
 
         Raises:
             UserError: If they are missing or damaged, or one image is stored twice.
@@ -86,7 +75,7 @@ class RegionStore(ABC):
 
 
 def candidate_keys(image_id: str) -> list[str]:
-    """The keys under which an image's features may be stored, the likeliest first.
+    """The keys under which an image's features may be stored, most likely first.
 
     Args:
         image_id: A file name, a path or a number.
@@ -111,7 +100,7 @@ def candidate_keys(image_id: str) -> list[str]:
 
 
 def check_rows(shape: tuple[int, ...], dtype: np.dtype[Any], spec: RegionSpec, where: str) -> None:
-    """Check the shape and the type of region features before they are read.
+    """Checks the shape and type of region features before they are read.
 
     Raises:
         UserError: If they are not at least one row of `spec.dim` floating-point numbers.
@@ -123,15 +112,12 @@ def check_rows(shape: tuple[int, ...], dtype: np.dtype[Any], spec: RegionSpec, w
 
 
 def to_regions(array: np.ndarray, spec: RegionSpec, where: str) -> Float32[np.ndarray, "R T"]:
-    """Check the regions of an image, and copy those that are kept.
+    """Checks the regions of an image and copies the first `spec.num_regions` to float32, (R, T).
 
     Args:
         array: Floating-point numbers, (number of regions, `spec.dim`), at least one region.
-        spec: How many regions are kept (the first ones) and how wide they are.
-        where: What the array was read from, for messages.
-
-    Returns:
-        float32 numbers, (R, T), at most `spec.num_regions` rows.
+        spec: Number of regions to keep and their width.
+        where: Origin of the array, for messages.
 
     Raises:
         UserError: If the array has another shape or type, or its values are not finite.
@@ -145,19 +131,19 @@ def to_regions(array: np.ndarray, spec: RegionSpec, where: str) -> Float32[np.nd
 
 
 def one_line(error: Exception) -> str:
-    """The message of another package's error, on one line."""
+    """The message of an error on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def stack_regions(regions: Sequence[Float32[np.ndarray, "_ T"]], spec: RegionSpec) -> Features:
-    """Join the regions of N images, padded with zeros.
+    """Stacks the regions of N images, padded with zeros.
 
     Args:
-        regions: Of each image, as `to_regions` gives them.
-        spec: Most regions K of an image and their width T.
+        regions: One array per image, from `to_regions`.
+        spec: Maximum number of regions K and their width T.
 
     Returns:
-        float32 features: the mean over an image's regions as `pooled`, (N, T), and its regions as `tokens`, (N, K, T).
+        float32 features: an image's mean region as `pooled`, (N, T), and its regions as `tokens`, (N, K, T).
     """
     tokens = np.zeros((len(regions), spec.num_regions, spec.dim), np.float32)
     for row, of_image in enumerate(regions):

@@ -28,36 +28,19 @@ class RegionFolder(RegionStore):
     """
 
     def open(self, root: Path | None) -> OpenRegions:
-        """Search the folder once; see `RegionStore.open`."""
+        """Searches the folder once; see `RegionStore.open`."""
         folder = self._locate(root)
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder} of region features; check --data.root and the store's path")
         try:
-            return _OpenFolder(folder, _by_stem(_files(str(folder), os.path.realpath(folder))))
+            files = _by_stem(_files(str(folder), os.path.realpath(folder)))
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
-
-
-class _OpenFolder(OpenRegions):
-    def __init__(self, path: Path, files: dict[str, str]) -> None:
-        super().__init__(path)
-        self._files = files
-
-    def find(self, key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
-        path = self._files.get(key)
-        return None if path is None else load_regions(Path(path), spec)
+        return OpenRegions(folder, lambda key, spec: load_regions(Path(files[key]), spec) if key in files else None)
 
 
 def load_regions(path: Path, spec: RegionSpec) -> Float32[np.ndarray, "R T"]:
-    """Read the regions of one image.
-
-    Args:
-        path: A `.npy` file of floating-point numbers, (number of regions, `spec.dim`), at least one region.
-            Or a `.npz` file that holds such an array as `features`, `feat` or `x`.
-        spec: How many regions are kept (the first ones) and how wide they are.
-
-    Returns:
-        float32 numbers, (R, T), at most `spec.num_regions` rows.
+    """Reads the regions of one image from a `.npy` or `.npz` file (see `RegionFolder`) as `to_regions` gives them.
 
     Raises:
         UserError: If the file is missing or is no such array, or its values are not finite.
@@ -99,7 +82,7 @@ def _unpack(path: Path) -> np.ndarray:
 
 
 def _files(folder: str, root: str) -> Iterator["os.DirEntry[str]"]:
-    """The arrays below a folder; a linked folder is left out, as what it leads to is found in its own place.
+    """The arrays below a folder; linked folders are skipped, as their targets are found in their own place.
 
     Raises:
         UserError: If a link to an array or a folder leads out of `root`.
@@ -109,8 +92,8 @@ def _files(folder: str, root: str) -> Iterator["os.DirEntry[str]"]:
             is_array = entry.name.endswith((".npy", ".npz"))
             if entry.is_symlink() and (is_array or entry.is_dir()) and not _is_inside(entry.path, root):
                 raise UserError(
-                    f"{entry.path}: a symbolic link that leads out of {root} is not followed; "
-                    f"copy what it names, or set the store's path to where it leads"
+                    f"{entry.path}: a symbolic link out of {root} is not followed; "
+                    f"copy its target into the folder, or set the store's path to the target"
                 )
             if entry.is_dir(follow_symlinks=False):
                 yield from _files(entry.path, root)

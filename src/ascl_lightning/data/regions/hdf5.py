@@ -21,55 +21,49 @@ _IDS = ("image_id", "image_ids", "ids")
 class RegionHdf5(RegionStore):
     """One HDF5 file, in one of three layouts.
 
-    A data set an image, `/ID` or `/ID/features`, (number of regions, width). Or all images stacked as `features`
-    (N, K, width), where `num_boxes` (N,) may say how many regions are real. Or all regions one after another as
-    `features` (or `image_features`), (total number, width), where `pos_boxes` (N, 2) says where each image's start
-    and end. Stacked images need their ids in the same order, as `image_id`, `image_ids` or `ids`.
+    1. One data set per image, `/ID` or `/ID/features`, (number of regions, width).
+    2. All images stacked as `features`, (N, K, width); `num_boxes`, (N,), may give the number of real regions.
+    3. All regions concatenated as `features` or `image_features`, (total number, width); `pos_boxes`, (N, 2), gives
+       the start and end of each image's regions.
 
-    Links and data sets that lead to other files are refused.
+    Layouts 2 and 3 need the ids in the same order, as `image_id`, `image_ids` or `ids`. Links and external or virtual
+    data sets are refused.
 
     Args:
         path: The file, under the root.
     """
 
     def open(self, root: Path | None) -> OpenRegions:
-        """Find out the layout, and read the ids of stacked images; see `RegionStore.open`."""
+        """Detects the layout and reads the ids of stacked images; see `RegionStore.open`."""
         path = self._locate(root)
         if not path.is_file():
             raise UserError(f"there is no file {path} of region features; check --data.root and the store's path")
         with _reading(path):
             file = _h5py(path).File(path, "r")
-            return _OpenHdf5(path, file, _read_stack(file))
+            stack = _read_stack(file)
+
+        def find(key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
+            with _reading(path):
+                return _find_by_key(file, key, spec) if stack is None else _find_row(file, key, spec, stack)
+
+        return OpenRegions(path, find)
 
 
 @dataclass(frozen=True)
 class _Stack:
-    """Where the regions of each image lie in the data set `name`.
+    """Index of layouts 2 and 3.
 
     Args:
-        name: The data set.
+        name: Name of the data set of features.
         rows: Row of each image, by its id.
-        spans: Where each image's regions start and end: within its row, or over all images where `flat`.
-        flat: Whether the regions of all images lie one after another.
+        spans: Start and end of each image's regions: within its row, or over all images if `flat`.
+        flat: Whether the regions of all images are concatenated.
     """
 
     name: str
     rows: dict[str, int]
     spans: Int[np.ndarray, "N 2"]
     flat: bool
-
-
-class _OpenHdf5(OpenRegions):
-    def __init__(self, path: Path, file: Any, stack: _Stack | None) -> None:
-        super().__init__(path)
-        self._file = file
-        self._stack = stack
-
-    def find(self, key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
-        with _reading(self.path):
-            if self._stack is None:
-                return _find_by_key(self._file, key, spec)
-            return _find_row(self._file, key, spec, self._stack)
 
 
 @contextmanager
@@ -87,7 +81,7 @@ def _h5py(path: Path) -> Any:
     try:
         return importlib.import_module("h5py")
     except ImportError as error:
-        raise UserError(f"{path}: reading it needs the package h5py; install ascl-lightning[regions]") from error
+        raise UserError(f"{path}: reading it needs the package h5py; pip install 'ascl-lightning[regions]'") from error
 
 
 def _find_by_key(file: Any, key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
@@ -116,7 +110,7 @@ def _find_row(file: Any, key: str, spec: RegionSpec, stack: _Stack) -> Float32[n
 
 
 def _read_stack(file: Any) -> _Stack | None:
-    """The index of stacked images; None where each has a data set of its own."""
+    """The index of layouts 2 and 3; None for layout 1."""
     values = next((found for name in _FEATURES if (found := _data_set(file, name)) is not None), None)
     if values is None:
         return None
@@ -197,7 +191,7 @@ def _data_set(group: Any, name: str) -> Any | None:
 
 
 def _lookup(group: Any, path: str) -> Any | None:
-    """What lies at a path below a group, or None; followed name by name, so that no link leads elsewhere."""
+    """The object at a path below a group, or None; the path is followed name by name to detect links."""
     h5py = importlib.import_module("h5py")
     names = [name for name in path.split("/") if name not in ("", ".")]
     place: Any = group if names else None
@@ -209,13 +203,13 @@ def _lookup(group: Any, path: str) -> Any | None:
         if link is None:
             return None
         if not isinstance(link, h5py.HardLink):
-            raise UserError(f"{group.file.filename}: '{name}' is a link, which is not followed; copy what it names")
+            raise UserError(f"{group.file.filename}: '{name}' is a link, which is not followed; copy its target")
         place = place[name]
     return place
 
 
 def _is_data_set(found: Any) -> bool:
-    """Whether it is a data set and no group.
+    """Whether it is a data set, not a group.
 
     Raises:
         UserError: If its values lie in other files.

@@ -20,17 +20,16 @@ MAX_LINE = 1 << 26
 
 
 class RegionTsv(RegionStore):
-    """One or several tables without a header, a line an image.
+    """One or several tables without a header, one line per image.
 
-    The columns are image_id, image_w, image_h, num_boxes, boxes and features, the last two base64 of little-endian
-    float32 numbers.
+    Columns: image_id, image_w, image_h, num_boxes, boxes, features; the last two are base64 of little-endian float32.
 
     Args:
         path: The table, under the root, or a pattern such as `trainval/*.tsv*` that names several.
     """
 
     def open(self, root: Path | None) -> OpenRegions:
-        """Find each line, which reads all tables once without decoding them; see `RegionStore.open`."""
+        """Indexes the lines of all tables without decoding them; see `RegionStore.open`."""
         pattern = self._locate(root)
         files = files_named(data_folder(root, self.path), self.path)
         if not files:
@@ -41,7 +40,7 @@ class RegionTsv(RegionStore):
                 if key in lines:
                     raise UserError(f"{line}: field 'image_id' repeats the image {key!r} of {lines[key]}")
                 lines[key] = line
-        return _OpenTsv(pattern, lines)
+        return OpenRegions(pattern, lambda key, spec: _read_line(lines[key], spec) if key in lines else None)
 
 
 class _Line(NamedTuple):
@@ -53,38 +52,21 @@ class _Line(NamedTuple):
         return f"{self.file}, line {self.number}"
 
 
-class _OpenTsv(OpenRegions):
-    def __init__(self, path: Path, lines: dict[str, _Line]) -> None:
-        super().__init__(path)
-        self._lines = lines
-
-    def find(self, key: str, spec: RegionSpec) -> Float32[np.ndarray, "R T"] | None:
-        where = self._lines.get(key)
-        if where is None:
-            return None
-        _, _, _, num_boxes, _, features = _cells(where)
-        if not re.fullmatch(rb"[0-9]{1,9}", num_boxes):
-            raise UserError(f"{where}: field 'num_boxes' must be a whole number, not {_shown(num_boxes)}")
-        return to_regions(_decode_rows(features, int(num_boxes), spec, str(where)), spec, str(where))
-
-
-def _decode_rows(text: bytes, num_boxes: int, spec: RegionSpec, where: str) -> Float32[np.ndarray, "N T"]:
-    """Decode the field `features` of Anderson et al.'s tables: base64 of little-endian float32 numbers.
-
-    Raises:
-        UserError: If it is not base64, or not `num_boxes` rows of `spec.dim` numbers.
-    """
+def _read_line(where: _Line, spec: RegionSpec) -> Float32[np.ndarray, "R T"]:
+    _, _, _, num_boxes, _, features = _cells(where)
+    if not re.fullmatch(rb"[0-9]{1,9}", num_boxes):
+        raise UserError(f"{where}: field 'num_boxes' must be a whole number, not {_shown(num_boxes)}")
     try:
-        data = base64.b64decode(text, validate=True)
+        data = base64.b64decode(features, validate=True)
     except ValueError as error:
         raise UserError(f"{where}: field 'features' is damaged base64: {error}") from error
-    expected = num_boxes * spec.dim * 4
+    expected = int(num_boxes) * spec.dim * 4
     if len(data) != expected:
         raise UserError(
             f"{where}: field 'features' holds {len(data)} bytes, "
-            f"expected {expected} (num_boxes {num_boxes} x {spec.dim} float32)"
+            f"expected {expected} (num_boxes {int(num_boxes)} x {spec.dim} float32)"
         )
-    return np.frombuffer(data, "<f4").reshape(num_boxes, spec.dim)
+    return to_regions(np.frombuffer(data, "<f4").reshape(int(num_boxes), spec.dim), spec, str(where))
 
 
 def _cells(where: _Line) -> list[bytes]:
@@ -99,7 +81,7 @@ def _cells(where: _Line) -> list[bytes]:
 
 
 def _scan(path: Path) -> Iterator[tuple[str, _Line]]:
-    """The image id of each line, and where the line starts."""
+    """The image id and the position of each line."""
     try:
         with path.open("rb", buffering=1 << 20) as file:
             number = offset = 0

@@ -1,4 +1,4 @@
-"""What every source of images with captions gives, and how it is asked."""
+"""Interface of sources: `Source` reads a `Split`, or gives `Shard`s to stream."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +15,14 @@ from ascl_lightning.data.variants.ladder import Ladder, VariantStep
 from ascl_lightning.errors import UserError
 
 Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "S S 3"]] | UInt8[np.ndarray, "N S S 3"]
-"""Where each picture lies, its encoded bytes (read when asked for), or the pictures themselves.
+"""Path, encoded bytes (read lazily) or pixels of each picture.
 
-One that would have to read encoded bytes has a method `ends(row)`, for `ends_of_picture`.
+A lazy sequence of encoded bytes has a method `ends(row)`, for `ends_of_picture`.
 """
 
 
 def ends_of_picture(images: Any, row: int) -> bytes | UInt8[np.ndarray, "S S 3"]:
-    """Size, beginning and end of an encoded picture, without reading the rest of it; pixels where it is not encoded.
-
-    Args:
-        images: `Images`; a check of that type would look one up.
-        row: Which of them.
+    """Size, first and last bytes of an encoded picture, read without the rest of it; or the pixels of a decoded one.
 
     Raises:
         OSError: If it cannot be read.
@@ -40,7 +36,7 @@ def ends_of_picture(images: Any, row: int) -> bytes | UInt8[np.ndarray, "S S 3"]
 
 
 class Rows(Sequence[Any]):
-    """Some rows of a sequence, looked up when asked for."""
+    """Lazy selection of rows of a sequence."""
 
     def __init__(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int]) -> None:
         self._values = values
@@ -50,7 +46,7 @@ class Rows(Sequence[Any]):
         return len(self._rows)
 
     def __getitem__(self, row: Any) -> Any:
-        """The value at a place of the selection."""
+        """One value of the selection."""
         return self._values[self._rows[row]]
 
     def ends(self, row: int) -> bytes | np.ndarray:
@@ -64,12 +60,12 @@ class Split:
 
     Args:
         image_ids: A unique name for each image.
-        captions: The captions of each image: any number, none included.
-        images: The pictures, or where they lie; None where the source has captions alone.
-        features: What the towers gave for it, where that was extracted beforehand.
-        passes: Numbers of consecutive images, and how often an epoch of training visits their pairs; none: each once.
-        picture_digests: Hash of what each picture held that features were extracted of (`data/fingerprint.py`), (N,).
-        caption_ids: The data set's own number of each caption, one image's after another's, (C,); None: it has none.
+        captions: The captions of each image; an image may have none.
+        images: The pictures; None if the source has only captions.
+        features: Features extracted from the split beforehand.
+        passes: Numbers of consecutive images and how often an epoch visits their pairs; empty visits each once.
+        picture_digests: For extracted features, the hash of each picture (`data/fingerprint.py`), (N,).
+        caption_ids: The data set's own number of each caption, image by image, (C,), if it has any.
 
     Raises:
         ValueError: If the fields differ in length, an image id repeats, or a caption lacks its number.
@@ -97,7 +93,7 @@ class Split:
         return len(self.image_ids)
 
     def select(self, rows: Sequence[int]) -> "Split":
-        """Some of the images, in this order, each once an epoch."""
+        """Some of the images, in this order."""
         return Split(
             [self.image_ids[row] for row in rows],
             [self.captions[row] for row in rows],
@@ -117,29 +113,29 @@ class Split:
 
 
 def _are_distinct(names: Sequence[str]) -> bool:
-    """Whether no name repeats; by their hashes if possible, as a set of a million strings takes 70 MB."""
+    """Whether all names differ; compares hashes first, as a set of a million strings takes 70 MB."""
     hashes = np.sort(np.fromiter(map(hash, names), np.int64, len(names)))
     return bool((hashes[1:] != hashes[:-1]).all()) or len(set(names)) == len(names)
 
 
 Streamed = tuple[tuple[str, ...], Path | ImageBytes]
-"""The captions of an image, and the picture."""
+"""Captions and picture of one image."""
 
 
 class Shard(ABC):
-    """A part of a split that is read from its beginning, such as an archive.
+    """A part of a split that is read sequentially, such as a tar archive.
 
-    It keeps nothing open between calls, and pickles into worker processes.
+    It keeps no file open between calls and can be pickled to worker processes.
     """
 
     name: str
 
     @abstractmethod
     def captions(self) -> Iterator[tuple[str, ...]]:
-        """The captions of every image, in order; pictures are passed over where the format allows it.
+        """The captions of every image, in order; pictures are skipped if the format allows it.
 
         Raises:
-            UserError: If something in the data is wrong (the message says where).
+            UserError: If the data is faulty (the message says where).
         """
 
     @abstractmethod
@@ -152,72 +148,44 @@ class Shard(ABC):
 
 
 class Source(ABC):
-    """A data set of images with captions, in named splits (`train`, `val`, `test`, or whatever it has).
+    """A data set of images with captions, in named splits such as `train`, `val` and `test`.
 
-    A source is a description: it opens nothing before `read` is called, so that it costs nothing to configure, and one
-    that lacks a split serves for the splits it has.
-
-    Captions are kept as they are, however many an image has; none is fine where the layout can say so. One that is
-    blank, null or no text is an error that names file, row and field (`caption_faults` collects them); in a text file
-    with a caption a line, an empty line is none.
+    A source opens no file before `read` is called. Captions are not changed, and an image may have any number of them,
+    including none. A caption that is blank, null or not text is an error that names file, row and field
+    (`caption_faults` collects them); empty lines of text files with one caption per line are ignored.
     """
 
     @abstractmethod
     def read(self, root: Path | None, split: str) -> Split:
-        """Read one split.
+        """Reads one split, which has at least one image.
 
         Args:
-            root: Folder that the data lies in (`--data.root`); None where none was given.
+            root: Folder of the data (`--data.root`), if one was given.
             split: Name of the split.
 
-        Returns:
-            At least one image with its captions.
-
         Raises:
-            UserError: If there is no such split (the message lists those that exist, with their sizes), or if
-                something in the data is wrong (the message says where).
+            UserError: If there is no such split (the message lists the existing ones with their sizes), or the data
+                is faulty (the message says where).
         """
 
     def shards(self, root: Path | None, split: str) -> Sequence[Shard] | None:
-        """The parts of a split that training reads one after the other, without ever holding the whole.
-
-        Args:
-            root: As in `read`.
-            split: As in `read`.
-
-        Returns:
-            At least one shard; None, as most sources, to be read whole.
-
-        Raises:
-            UserError: As `read`.
-        """
+        """The shards that training streams, at least one; None if the split is to be read whole. See `read`."""
         return None
 
     def ceiling(self, root: Path | None, split: str) -> dict[str, float]:
-        """Metrics of a scorer that knows the truth, with the keys of `retrieval_metrics`.
-
-        Args:
-            root: As in `read`.
-            split: As in `read`.
-
-        Returns:
-            Nothing, unless the source knows the truth about its pictures.
-        """
+        """Metrics of a scorer that knows the truth, with the keys of `retrieval_metrics`; empty if it is not known."""
         return {}
 
     def exact_variants(
         self, root: Path | None, split: str, text_rows: Sequence[int], seed: int
     ) -> Sequence[Ladder[VariantStep]]:
-        """Texts made from captions of a split, of which it is known whether they are true of their images.
+        """Texts made from captions, known to be true or false of their images; empty if the truth is not known.
 
         Args:
             root: As in `read`.
             split: As in `read`.
             text_rows: Rows of the captions, counted over all images.
-            seed: Of all draws.
-
-        Returns:
-            Nothing, unless the source knows the truth about its pictures.
+            seed: Seed of all draws.
         """
         return ()
 
@@ -227,15 +195,12 @@ class MissingSplitError(UserError):
 
 
 def missing_split(split: str, sizes: Mapping[str, int], where: str) -> MissingSplitError:
-    """The error for a split that a source does not have.
+    """The error to raise for a split that a source does not have.
 
     Args:
         split: The name that was asked for.
-        sizes: Number of images of each split that exists.
-        where: What was searched: a file, or the source's own name.
-
-    Returns:
-        The error, for the caller to raise.
+        sizes: Number of images of each existing split.
+        where: The file that was searched, or the source's own name.
     """
     existing = ", ".join(f"{name} ({size:,})" for name, size in sizes.items()) or "none"
     return MissingSplitError(f"{where}: there is no split '{split}'; it has (with numbers of images): {existing}")

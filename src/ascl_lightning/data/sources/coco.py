@@ -19,18 +19,18 @@ from ascl_lightning.runtime.number_types import Seed
 
 
 class CocoCaptions(Source):
-    """`captions_*.json` of COCO 2014 or 2017, one file and one folder of images a split.
+    """`captions_*.json` of COCO 2014 or 2017, with one file and one folder of images per split.
 
-    An image's id is its COCO id, and a caption's number that of its annotation. An image without annotations is an
-    image without captions. Where there is only a training file, `val_share` and `test_share` set parts of it aside;
-    which images depends on their ids and the seed alone, never on their order in the file.
+    An image's id is its COCO id, a caption's number the id of its annotation. Images without annotations have no
+    captions. If there is only a training file, `val_share` and `test_share` split it; which images go to which split
+    depends on their ids and the seed alone, not on their order in the file.
 
     Args:
-        annotations: For each split the caption file, under the root.
-        images: For each split the folder of images, under the root; None where region features take their place.
+        annotations: Caption file of each split, relative to the root.
+        images: Image folder of each split, relative to the root; None if region features replace the pictures.
         val_share: Share of the training file's images that becomes `val`, in [0, 1), at least one image unless 0.
         test_share: Likewise for `test`.
-        seed: Which images are set aside.
+        seed: Seed of the split.
 
     Raises:
         UserError: If a split lacks its folder, the shares leave nothing to train on, or a split has a file and a share.
@@ -105,7 +105,7 @@ def _read_file(file: Path, folder: Path | None) -> Split:
 
 
 def _draw(image_ids: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """The split of each image that is set aside: the images are lined up by a keyed hash of their ids and cut."""
+    """The split of each image that leaves the training split: images sorted by a keyed hash of their ids, then cut."""
     line = sorted(image_ids, key=lambda image_id: blake2b(f"{seed}:{image_id}".encode()).digest())
     drawn: dict[str, str] = {}
     start = 0

@@ -1,4 +1,4 @@
-"""Flickr30K and Flickr8k as distributed (Young et al., TACL 2014; Hodosh et al., JAIR 2013), and as the hub has it."""
+"""Flickr30K and Flickr8k as distributed (Young et al., TACL 2014; Hodosh et al., JAIR 2013) and as on the hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +20,13 @@ from ascl_lightning.data.sources.files import (
 class FlickrTokens(Source):
     """A token file (`results_20130124.token`, `Flickr8k.token.txt`) and a list of images for each split.
 
-    A line of the token file is `NAME.jpg#NUMBER`, a tab, and a caption; a line of a list is an image's name, with or
-    without its ending. An image's id is its file name.
+    Each line of the token file is `NAME.jpg#NUMBER`, a tab and a caption; each line of a list is an image's name, with
+    or without its extension. An image's id is its file name.
 
     Args:
-        annotations: The token file, under the root.
-        splits: For each split its list of images, under the root.
-        images: The folder of images, under the root; None where region features take the pictures' place.
+        annotations: The token file, relative to the root.
+        splits: The list of images of each split, relative to the root.
+        images: The image folder, relative to the root; None if region features replace the pictures.
     """
 
     def __init__(self, annotations: str, splits: dict[str, str], images: str | None = "flickr30k-images") -> None:
@@ -63,13 +63,13 @@ class FlickrTokens(Source):
 
 
 class Flickr30kHub(Source):
-    """The hub's `flickr_annotations_30k.csv`, a row an image with its captions as JSON, beside the unpacked images.
+    """The hub's `flickr_annotations_30k.csv` (one row per image, with its captions as JSON) and the unpacked images.
 
     An image's id is its file name.
 
     Args:
-        annotations: The table, under the root.
-        images: The folder of images, under the root; None where region features take the pictures' place.
+        annotations: The table, relative to the root.
+        images: The image folder, relative to the root; None if region features replace the pictures.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Flickr30kHub(Source):
 
 
 def _rows(file: Path, fields: tuple[str, ...]) -> Iterator[Record]:
-    """The lines of a file, cut at the first tabs into the fields; empty lines are left out."""
+    """The lines of a file, split into the fields at the first tabs; empty lines are skipped."""
     for number, line in enumerate(read_lines(file), start=1):
         if line.strip():
             cells = line.rstrip("\r\n").split("\t", len(fields) - 1)

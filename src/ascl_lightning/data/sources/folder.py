@@ -1,4 +1,4 @@
-"""A folder of images with a text file beside each."""
+"""A folder of images, each with a text file of the same name."""
 
 import os
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ _ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 
 
 class CaptionFolder(Source):
-    """A sub-folder a split; beside `NAME.jpg`, at any depth, `NAME.txt` with a caption a line.
+    """One sub-folder per split with, at any depth, `NAME.jpg` and `NAME.txt`, which has one caption per line.
 
-    An image without a text file has no captions; empty lines are none. An image's id is its path below the split's
-    folder. Links to folders are not followed.
+    An image without a text file has no captions; empty lines are skipped. An image's id is its path relative to the
+    split's folder. Symbolic links to folders are not followed.
     """
 
     def read(self, root: Path | None, split: str) -> Split:
@@ -28,7 +28,7 @@ class CaptionFolder(Source):
         names, texts = _list(folder)
         if not names:
             raise UserError(f"{folder}: holds no images ({', '.join(sorted(_ENDINGS))})")
-        # texts are looked up as pictures are: a link may not lead out of the folder
+        # refuses symbolic links out of the folder for texts too
         files = FolderImages(folder, [_text_of(name) for name in names])
         captions = [tuple(_captions(files[row])) if name in texts else () for row, name in enumerate(files.names)]
         lonely = texts - {_text_of(name) for name in names}
@@ -44,7 +44,7 @@ def _text_of(name: str) -> str:
 
 
 def _list(folder: Path) -> tuple[list[str], set[str]]:
-    """Paths of images, sorted, and of texts, below a folder."""
+    """Relative paths of the images, sorted, and of the texts of a folder."""
     images: list[str] = []
     texts: set[str] = set()
     for parent, _, files in os.walk(folder):

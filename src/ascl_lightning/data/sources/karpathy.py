@@ -17,16 +17,15 @@ from ascl_lightning.data.sources.files import (
 
 
 class KarpathyJson(Source):
-    """`dataset_flickr8k.json`, `dataset_flickr30k.json` or `dataset_coco.json` beside a folder of images.
+    """`dataset_flickr8k.json`, `dataset_flickr30k.json` or `dataset_coco.json`, with a folder of images.
 
-    An image's id is its file name, a caption's number its `sentid`. Where the file gives a `filepath` (MSCOCO:
-    `train2014`, `val2014`), that is a sub-folder of the image folder.
+    An image's id is its file name, a caption's number its `sentid`. The field `filepath` (MSCOCO: `train2014`,
+    `val2014`) names a sub-folder of the image folder.
 
     Args:
-        annotations: The JSON file, under the root.
-        images: The folder of images, under the root; None where region features take the pictures' place.
-        restval_in_train: Whether the split `restval` of MSCOCO joins `train`, as the field does; otherwise it is a
-            split of its own.
+        annotations: The JSON file, relative to the root.
+        images: The image folder, relative to the root; None if region features replace the pictures.
+        restval_in_train: Whether MSCOCO's split `restval` is part of `train`, as is usual, or a separate split.
     """
 
     def __init__(self, annotations: str, images: str | None = "images", restval_in_train: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Several sources as one."""
+"""Several sources combined into one."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from ascl_lightning.errors import UserError
 class Mixture(Source):
     """The images of several sources, each with a weight in training.
 
-    A weight says how often an epoch of training visits a source: 1 visits each pair once, 2 twice, 0.5 a random half,
-    another one each epoch. A source that lacks a split adds nothing to it. An image's id is `SOURCE/ID`. All are read
-    whole, also those that could be streamed; features are extracted of a mixture, not mixed.
+    An epoch visits each pair of a source with weight 1 once, with weight 2 twice; with weight 0.5 it visits a random
+    half of them, drawn for each epoch. A source that lacks a split adds nothing to it. An image's id is `SOURCE/ID`.
+    No source is streamed. Extract features from the mixture, not from its sources.
 
     Args:
-        sources: The sources by a name of your own.
-        weights: Weight of each source; 1 where none is given.
-        folders: Folder of each source under the root; the root itself where none is given.
+        sources: The sources, by any name.
+        weights: Weight of each source; 1 by default.
+        folders: Folder of each source, relative to the root; the root itself by default.
 
     Raises:
         UserError: If a weight is not positive, or names no source.
@@ -70,7 +70,7 @@ class Mixture(Source):
 
 
 class Joined(Sequence[Any]):
-    """Sequences one after another, looked up when asked for."""
+    """Lazy concatenation of sequences."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self._parts = parts
@@ -80,7 +80,7 @@ class Joined(Sequence[Any]):
         return self._bounds[-1]
 
     def __getitem__(self, row: Any) -> Any:
-        """The value at a place of the whole."""
+        """One value of the concatenation."""
         part, place = self._find(row)
         return part[place]
 

@@ -1,4 +1,4 @@
-"""Scenes: rendered pictures of a few objects and captions that each tell part of them, with the truth known."""
+"""Scenes: generated pictures of a few objects, with captions of which it is known where they are true."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,19 +23,19 @@ _RECALL_DEPTHS = (1, 5, 10)
 
 
 class Scenes(Source):
-    """Generated data set for the three types of asymmetry (docs/method.md#information-asymmetry): no download.
+    """Generated data set for the three types of asymmetry (docs/method.md#information-asymmetry); no download.
 
-    A scene shows two to four objects, each with a shape, a colour, a size and a place, on a background. A caption
-    tells part of it. Scene i of a split is a function of `seed`, the split and i alone, and caption j of it of these
-    and j: a smaller split is the beginning of a larger one.
+    A scene shows two to four objects, each with a shape, a colour, a size and a place, on a background; a caption
+    describes part of it. Scene i of a split depends on `seed`, the split and i alone, and its caption j also on j, so
+    a smaller split is the beginning of a larger one.
 
     Args:
         num_train: Number of scenes of the split `train`.
         num_val: Number of scenes of the split `val`.
         num_test: Number of scenes of the split `test`.
-        captions_per_image: Number of captions of each scene, at most 20.
+        captions_per_image: Number of captions per scene, at most 20.
         image_size: Height and width of the pictures in pixels, at least 16.
-        seed: Another seed gives other scenes.
+        seed: Seed of all draws.
 
     Raises:
         UserError: If a number is out of range.
@@ -50,30 +50,19 @@ class Scenes(Source):
         image_size: int = 64,
         seed: Seed = 0,
     ) -> None:
-        _check_range("num_train", num_train, 1)
-        _check_range("num_val", num_val, 1)
-        _check_range("num_test", num_test, 1)
-        _check_range("captions_per_image", captions_per_image, 1, 20)
-        _check_range("image_size", image_size, 16)
-        _check_range("seed", seed, 0)
         self._sizes = {"train": num_train, "val": num_val, "test": num_test}
+        ranges = {f"num_{split}": (size, 1, None) for split, size in self._sizes.items()}
+        ranges |= {"captions_per_image": (captions_per_image, 1, 20), "image_size": (image_size, 16, None)}
+        for name, (value, least, most) in (ranges | {"seed": (seed, 0, None)}).items():
+            if value < least or (most is not None and value > most):
+                limits = f"at least {least}" if most is None else f"between {least} and {most}"
+                raise UserError(f"scenes: {name} is {value}; it must be {limits}")
         self._captions_per_image = captions_per_image
         self._image_size = image_size
         self._seed = seed
 
     def read(self, root: Path | None, split: str) -> Split:
-        """Draw one split.
-
-        Args:
-            root: Ignored: nothing is read.
-            split: `train`, `val` or `test`.
-
-        Returns:
-            Pictures (N, S, S, 3), and the captions of each.
-
-        Raises:
-            UserError: If there is no such split.
-        """
+        """Draws one split (`root` is not used); see `Source.read`."""
         truth = self.truth(split)
         return Split(
             image_ids=[f"{split}-{row:05d}" for row in range(len(truth))],
@@ -82,18 +71,7 @@ class Scenes(Source):
         )
 
     def ceiling(self, root: Path | None, split: str) -> dict[str, float]:
-        """What a scorer that knows the truth can be expected to reach: `ceiling_of_truth` of the split.
-
-        Args:
-            root: Ignored: nothing is read.
-            split: `train`, `val` or `test`.
-
-        Returns:
-            Expected recalls in percent, and `rsum`.
-
-        Raises:
-            UserError: If there is no such split.
-        """
+        """`ceiling_of_truth` of the split; see `Source.ceiling`."""
         truth = self.truth(split)
         captions = self._captions(truth, split)
         holds = np.stack([caption.holds(truth) for of_image in captions for caption in of_image])
@@ -102,16 +80,12 @@ class Scenes(Source):
     def exact_variants(
         self, root: Path | None, split: str, text_rows: Sequence[int], seed: int
     ) -> Sequence[Ladder[VariantStep]]:
-        """See `Source.exact_variants`; what each claims is in `scene_ladders`.
-
-        Raises:
-            UserError: If there is no such split.
-        """
+        """See `Source.exact_variants` and `scene_ladders`."""
         truth = self.truth(split)
         return scene_ladders(self._captions(truth, split), truth, text_rows, seed)
 
     def truth(self, split: str) -> SceneTruth:
-        """What is in the scenes of a split, row by row with its images.
+        """The scenes of a split, row by row with its images.
 
         Raises:
             UserError: If there is no such split.
@@ -121,42 +95,33 @@ class Scenes(Source):
         return draw_scenes(self._sizes[split], self._seed, _STREAMS[split])
 
     def structured_captions(self, split: str) -> list[tuple[SceneCaption, ...]]:
-        """The captions of a split as what they claim, row by row with its images; `.text` is what `read` gives.
-
-        Raises:
-            UserError: If there is no such split.
-        """
+        """The captions of a split as parsed facts, row by row with its images; `read` gives their `.text`."""
         return self._captions(self.truth(split), split)
 
     def _captions(self, truth: SceneTruth, split: str) -> list[tuple[SceneCaption, ...]]:
         stream = _CAPTION_STREAM + _STREAMS[split]
+        number = self._captions_per_image
         return [
-            draw_captions(
-                truth.objects(row),
-                truth.background(row),
-                self._captions_per_image,
-                keyed_rng(self._seed, stream, row),
-            )
+            draw_captions(truth.objects(row), truth.background(row), number, keyed_rng(self._seed, stream, row))
             for row in range(len(truth))
         ]
 
 
 def ceiling_of_truth(holds: Bool[np.ndarray, "M N"], text_image_ids: Int[np.ndarray, " M"]) -> dict[str, float]:
-    """Expected recalls of a scorer that gives 1 where a text holds and 0 elsewhere, ties broken at random.
+    """Expected recalls of a scorer that gives 1 if a text is true of an image and 0 if not, with random tie-breaking.
 
-    A text that holds for c images finds its own among the first k with probability min(1, k / c). An image of which T
-    texts hold, g of them its own, finds one of its own with probability 1 - C(T - g, k) / C(T, k).
+    A text that is true of c images finds its own among the first k with probability min(1, k / c). An image of which T
+    texts are true, g of them its own, finds one of its own with probability 1 - C(T - g, k) / C(T, k).
 
     Args:
-        holds: Of which images each text is true; of its own always, (M, N).
-        text_image_ids: For each text the row of its image, (M,).
+        holds: Of which images each text is true, always including its own, (M, N).
+        text_image_ids: Row of each text's image, (M,).
 
     Returns:
-        `image_to_text/recall_at_1` and so on for 1, 5 and 10, in percent, the same for `text_to_image`, and their sum
-        `rsum`.
+        `image_to_text/recall_at_k` and `text_to_image/recall_at_k` in percent for k = 1, 5, 10, and their sum `rsum`.
 
     Raises:
-        ValueError: If a text does not hold for its own image, or an image has no text.
+        ValueError: If a text is not true of its own image, or an image has no text.
     """
     num_images = holds.shape[1]
     num_own = np.bincount(text_image_ids, minlength=num_images)
@@ -172,9 +137,3 @@ def ceiling_of_truth(holds: Bool[np.ndarray, "M N"], text_image_ids: Int[np.ndar
     for k in _RECALL_DEPTHS:
         metrics[f"text_to_image/recall_at_{k}"] = 100 * float(np.minimum(1, k / holds.sum(axis=1)).mean())
     return metrics | {"rsum": sum(metrics.values())}
-
-
-def _check_range(name: str, value: int, least: int, most: int | None = None) -> None:
-    if value < least or (most is not None and value > most):
-        limits = f"at least {least}" if most is None else f"between {least} and {most}"
-        raise UserError(f"scenes: {name} is {value}; it must be {limits}")

@@ -9,23 +9,23 @@ from tests.helpers.checking import write_table
 from tests.helpers.datasets import write_picture
 from tests.helpers.layouts import write_json_lines
 
-from ascl_lightning.data import picture_facts as preflight
-from ascl_lightning.data.batch import PixelSpec, RegionSpec
-from ascl_lightning.data.images import ImageBytes, open_image
-from ascl_lightning.data.picture_facts import (
+from ascl_lightning.curation.check import picture_facts as preflight
+from ascl_lightning.curation.check.picture_facts import (
     PictureFacts,
     Pictures,
     facts_of_table,
     facts_of_view,
     picture_facts,
 )
+from ascl_lightning.data.batch import PixelSpec, RegionSpec
+from ascl_lightning.data.images import ImageBytes, open_image
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.stored_features import SplitFeatures
 from ascl_lightning.data.views import SplitView
 from ascl_lightning.errors import UserError
 
 SPEC = PixelSpec(16, (0.5,) * 3, (0.5,) * 3)
-COCO_MINI = Path(__file__).parents[3] / "shared" / "coco_mini" / "train2017"
+COCO_MINI = Path(__file__).parents[4] / "shared" / "coco_mini" / "train2017"
 
 
 def jpeg(image: Image.Image, **options) -> bytes:

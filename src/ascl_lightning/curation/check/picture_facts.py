@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, UInt64
 
+from ascl_lightning.curation.check.resemblance import COLOURS, Look, Looks
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.fingerprint import digest
 from ascl_lightning.data.images import HugeImageError, ImageBytes, image_size
-from ascl_lightning.data.resemblance import COLOURS, Look, Looks
 from ascl_lightning.data.stored_features import FeatureTable
 from ascl_lightning.data.views import SplitView, decode
 from ascl_lightning.errors import UserError

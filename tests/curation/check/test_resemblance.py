@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.helpers.checking import texture
 
-from ascl_lightning.data.fingerprint import digest
-from ascl_lightning.data.resemblance import (
+from ascl_lightning.curation.check.resemblance import (
     COLOUR_DISTANCE,
     COLOURS,
     HASH_DISTANCE,
@@ -18,6 +17,7 @@ from ascl_lightning.data.resemblance import (
     first_matches,
     near_pairs,
 )
+from ascl_lightning.data.fingerprint import digest
 
 
 def encoded(image: Image.Image, kind: str, **options: int) -> Image.Image:
