@@ -52,7 +52,7 @@ def test_faults_are_listed_up_to_twenty(tmp_path: Path) -> None:
     message = str(caught.value)
     assert all(f"{i:02d}.png" in message for i in range(3, 23))
     assert not any(f"{i:02d}.png" in message for i in range(23, 28))
-    assert "and 5 more; mend them or take them out of the data set (`ascl check --json FILE` lists them)" in message
+    assert "and 5 more; repair them or remove them from the data set (`ascl check --json FILE` lists them)" in message
 
 
 def test_all_splits_are_looked_through(tmp_path: Path) -> None:

@@ -15,11 +15,7 @@ _CHUNK = 1 << 20
 
 
 def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes one `.npy` file per array, and their checksums; the folder appears complete or not at all.
-
-    Args:
-        folder: Is made, or replaced.
-        arrays: By the names of their files.
+    """Writes one `.npy` file per array, and their checksums, to a new folder or in place of an old one, atomically.
 
     Raises:
         UnwritableError: If it cannot be written.
@@ -33,7 +29,7 @@ def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_array(path: Path) -> np.ndarray:
-    """Maps a `.npy` file into memory.
+    """Memory-maps a `.npy` file.
 
     Raises:
         UserError: If it is no regular file, or damaged.
@@ -49,11 +45,11 @@ def load_array(path: Path) -> np.ndarray:
 
 
 def damaged_arrays(folder: Path, names: Iterable[str]) -> list[Path]:
-    """The files that are not what `save_arrays` wrote; none where an earlier version wrote no checksums.
+    """The files that differ from what `save_arrays` wrote; empty without checksums (older versions wrote none).
 
     Args:
-        folder: Of `save_arrays`.
-        names: The arrays to read and to check.
+        folder: Folder written by `save_arrays`.
+        names: The arrays to check.
 
     Raises:
         UserError: If the checksums cannot be read.
@@ -70,7 +66,7 @@ def damaged_arrays(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def _checksum(path: Path) -> str:
-    """CRC-32, which notices every single flipped bit and reads a gigabyte in about a second."""
+    """CRC-32, which detects any single flipped bit; takes about a second per gigabyte."""
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: how many training puts up with, and the list that evaluation ends with."""
+"""Limits the share of unreadable pictures in training, and stops evaluation with a list of them."""
 
 import logging
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ _log = logging.getLogger(__name__)
 
 
 class BadImages:
-    """Counts the distinct pictures that training met and could not read.
+    """Counts distinct unreadable training pictures.
 
     Args:
-        max_share: Share of the training images above which the run ends.
+        max_share: Share of the training images above which the run stops.
 
     Raises:
-        UserError: If it is no share.
+        UserError: If it is not in [0, 1].
     """
 
     def __init__(self, max_share: float) -> None:
@@ -26,10 +26,10 @@ class BadImages:
             raise UserError(f"max_bad_share is {max_share}; give a share from 0 to 1")
         self._max_share = max_share
         self.faults: dict[str, int] = {}
-        """What was wrong, and how often it was met."""
+        """How often each error occurred."""
 
     def count(self, faults: Sequence[str], num_images: int) -> None:
-        """Note what was met in a batch.
+        """Counts the errors of a batch.
 
         Raises:
             UserError: If too many pictures are bad.
@@ -45,7 +45,7 @@ class BadImages:
             )
 
     def refuse(self, views: Sequence[SplitView]) -> None:
-        """End an evaluation that met a bad picture, with the list of all.
+        """Stops an evaluation with the list of all unreadable pictures.
 
         Raises:
             UserError: Always.
@@ -53,12 +53,12 @@ class BadImages:
         faults = [fault for view in views for fault in _faults(view)]
         raise UserError(
             f"evaluation needs every picture, and {len(faults)} cannot be read: {_listed(faults)}; "
-            f"mend them or take them out of the data set (`ascl check --json FILE` lists them)"
+            f"repair them or remove them from the data set (`ascl check --json FILE` lists them)"
         )
 
 
 def _faults(view: SplitView) -> list[str]:
-    """Why pictures of a split cannot be read, in their order."""
+    """Errors of the unreadable pictures of a split, in order."""
 
     def fault(row: int) -> str | None:
         try:

@@ -1,4 +1,4 @@
-"""The types that data and models share: what an encoder needs, what a batch holds, what an encoder gives."""
+"""Types shared by data and models: input specifications of encoders, batches, and outputs of encoders."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """What an image encoder wants to be fed: square uint8 RGB pictures.
+    """Input of an image encoder: square uint8 RGB pictures.
 
     Args:
         size: Height and width in pixels.
-        mean: Per-channel mean of the encoder's training pictures, in [0, 1]; the encoder itself normalises.
+        mean: Per-channel mean of the encoder's training pictures, in [0, 1]; the encoder normalises by it.
         std: Per-channel standard deviation, likewise.
         interpolation: Resampling filter.
-        crop: How a picture that is not square becomes square: cut to its centre, or squashed.
+        crop: How a picture becomes square: by a center crop or by squashing.
     """
 
     size: int
@@ -31,7 +31,7 @@ class PixelSpec:
 
 @dataclass(frozen=True)
 class RegionSpec:
-    """What an encoder of pre-extracted region features wants to be fed: up to `num_regions` vectors of `dim`."""
+    """Input of an encoder of pre-extracted region features: up to `num_regions` vectors of width `dim`."""
 
     num_regions: int
     dim: int
@@ -42,13 +42,13 @@ ImageSpec = PixelSpec | RegionSpec
 
 @dataclass(frozen=True)
 class TextSpec:
-    """What a text encoder wants to be fed.
+    """Input of a text encoder.
 
     Args:
-        max_length: Longest sequence in tokens, special tokens included; longer texts are cut and counted.
-        tokenizer: Local folder or hub id of a `transformers` tokenizer. None: the words of the vocabulary that the
-            data module mines from the training captions.
-        vocab_size: Capacity of that mined vocabulary, special tokens included; None with a `tokenizer`.
+        max_length: Maximum length in tokens, special tokens included; longer texts are truncated and counted.
+        tokenizer: Local folder or hub id of a `transformers` tokenizer; None uses the vocabulary that the data module
+            mines from the training captions.
+        vocab_size: Maximum size of that vocabulary, special tokens included; None with a `tokenizer`.
     """
 
     max_length: int
@@ -58,7 +58,7 @@ class TextSpec:
 
 @dataclass
 class TokenizedTexts:
-    """Texts as token ids, padded on the right."""
+    """Token ids of texts, padded on the right."""
 
     input_ids: Int[Tensor, "M L"]
     attention_mask: Bool[Tensor, "M L"]
@@ -76,16 +76,16 @@ class TokenizedTexts:
 
     @classmethod
     def none(cls) -> "TokenizedTexts":
-        """No texts at all."""
+        """An empty batch of texts."""
         empty = torch.zeros(0, 1, dtype=torch.bool)
         return cls(empty.long(), empty, ~empty)
 
 
 @dataclass
 class Features:
-    """One global vector and local tokens for each item, before or after projection.
+    """A global vector and local tokens for each item.
 
-    A tower gives them unprojected, with widths of its own; the model's projections give them with one width D.
+    Towers return them unprojected, in their own widths; the model's projections map both to the width D.
     """
 
     pooled: Float[Tensor, "B P"]
@@ -97,13 +97,13 @@ class Features:
         return len(self.pooled)
 
     def differ(self, other: "Features") -> Bool[Tensor, " B"]:
-        """Which items differ from those of the same rows, in what scores read; `other` has the same mask."""
+        """Which rows differ from those of `other` (with the same mask) in values that scores read."""
         tokens = (self.tokens != other.tokens) & self.mask[..., None]
         return (self.pooled != other.pooled).any(dim=1) | tokens.flatten(1).any(dim=1)
 
     @classmethod
     def join(cls, parts: Sequence["Features"]) -> "Features":
-        """All items of the parts in their order, padded to the most tokens of any part."""
+        """Concatenates parts, padded to the largest number of tokens."""
         longest = max(part.mask.shape[1] for part in parts)
         missing = [longest - part.mask.shape[1] for part in parts]
         return cls(
@@ -115,19 +115,19 @@ class Features:
 
 @dataclass
 class MadeTexts:
-    """T+, T- or (T+)-: texts made from the texts of the same rows."""
+    """T+, T- or (T+)-: texts made from the texts in the same rows."""
 
     texts: TokenizedTexts | Features
     valid: Bool[Tensor, " M"]
-    """False if no operation could make the text differ from its original; such a row counts for nothing."""
+    """False if no operation could make the text differ from its original; the loss ignores such rows."""
 
 
 @dataclass
 class ImageTextBatch:
-    """N images and M texts. In training row i of both is a pair (N = M); in evaluation an image brings all its texts.
+    """N images and M texts. In training row i of both is a pair (N = M); in evaluation each image has all its texts.
 
     `image_ids` and `text_ids` are row numbers in the split; `text_image_ids` is the row number of each text's image.
-    The samples of the three asymmetry types exist in training only, row by row with `texts`.
+    The made texts exist in training only, row by row with `texts`.
     """
 
     images: UInt8[Tensor, "N 3 S S"] | Features
@@ -136,7 +136,7 @@ class ImageTextBatch:
     text_ids: Int[Tensor, " M"]
     text_image_ids: Int[Tensor, " M"]
     sampling_keys: Int[Tensor, " M"] | None = None
-    """A hash of (seed, epoch, index) for each row, from which every random draw on features derives."""
+    """A hash of (seed, epoch, index) for each row, which seeds all random draws on features."""
     negatives: MadeTexts | None = None
     """T-: T with a wrong detail (type I), made at word level."""
     positives: MadeTexts | None = None
@@ -144,17 +144,17 @@ class ImageTextBatch:
     positive_negatives: MadeTexts | None = None
     """(T+)-: T+ with a wrong detail, made at word level."""
     num_truncated: int = 0
-    """Texts of this batch that the tokenizer's limit cut."""
+    """Number of texts that the tokenizer truncated."""
     faults: tuple[str, ...] = ()
-    """What is wrong with pictures that could not be read: replaced by others in training, black in evaluation."""
+    """Errors of unreadable pictures, which are replaced by others in training and black in evaluation."""
 
     def pin_memory(self) -> "ImageTextBatch":
-        """The batch in page-locked memory, from which a device copies while it computes; the loader calls it."""
+        """Copies the batch to page-locked memory for asynchronous transfer; called by the loader."""
         return map_tensors(self, Tensor.pin_memory)
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A tensor, or any type of this module, with every tensor in it changed alike."""
+    """Applies a function to every tensor of a value of any type of this module."""
     if isinstance(value, Tensor):
         return change(value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,4 +1,4 @@
-"""How items become an `ImageTextBatch`."""
+"""Collates items to an `ImageTextBatch`, tokenizes texts and decides which made texts are valid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,32 +16,32 @@ from ascl_lightning.data.views import SplitView, collate_pictures
 
 @dataclass
 class PictureBatch:
-    """Images alone, and what is wrong with those that could not be read, by their place."""
+    """Images without captions, and the errors of unreadable ones by their position."""
 
     images: Tensor
     faults: dict[int, str]
 
 
 def collate_images(items: Sequence[EvalItem]) -> PictureBatch:
-    """Joins the images of items; a bad one is black."""
+    """Collates the images of items; unreadable ones are black."""
     faults = {place: item.fault for place, item in enumerate(items) if item.fault is not None}
     return PictureBatch(collate_pictures([item.picture for item in items]), faults)
 
 
 @dataclass
 class Collate:
-    """Joins items to a batch; picklable, for worker processes.
+    """Collates items; can be pickled to worker processes.
 
     Args:
-        view: The split that the items are of; None where they are streamed.
-        tokenizer: For texts that are not stored as features.
+        view: The split of the items; None if they are streamed.
+        tokenizer: Tokenizes texts that are not stored as features.
     """
 
     view: SplitView | None
     tokenizer: Tokenizer
 
     def train(self, items: Sequence[TrainItem]) -> ImageTextBatch:
-        """Row i of every field of the batch stands for item i."""
+        """Collates training pairs; row i of every field is item i."""
         image_ids = torch.tensor([item.image_row for item in items])
         text_ids = torch.tensor([item.text_row for item in items])
         pictures = [item.picture for item in items]
@@ -62,7 +62,7 @@ class Collate:
         return batch
 
     def evaluation(self, items: Sequence[EvalItem]) -> ImageTextBatch:
-        """N images and the texts of all of them, one image's after another's.
+        """Collates N images with all their texts, image by image.
 
         Raises:
             ValueError: If items are streamed.
@@ -122,7 +122,7 @@ class Collate:
 
 
 def _add_stored(batch: ImageTextBatch, stored: TextFeatures, epoch: int) -> None:
-    """Captions and the texts made from them, as the text tower encoded them beforehand."""
+    """Adds stored features of captions and of the texts made from them."""
     batch.texts = stored.captions(batch.text_ids)
     batch.positives = stored.made("positives", batch.text_ids, epoch)
     batch.negatives = stored.made("negatives", batch.text_ids, epoch)

@@ -18,7 +18,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.draws import Series, keyed_rng, sampling_key
 
 MAX_REPLACEMENTS = 20
-"""Bad pictures in a row that a training sample is replaced for; more are no accident."""
+"""Maximum number of consecutive unreadable pictures that a training sample may draw."""
 
 
 @dataclass
@@ -29,13 +29,13 @@ class TrainItem:
     text_row: int
     picture: Picture
     texts: AsymmetrySample | None
-    """None where the text tower's output is stored for all of them."""
+    """None if all of them are stored as features."""
     key: int
     epoch: int
     image_operation: ImageOperation | None = None
-    """What changed the picture, if anything."""
+    """The operation that changed the picture, if any."""
     faults: tuple[str, ...] = ()
-    """What was wrong with the pictures that this item stands in for."""
+    """Errors of the unreadable pictures that this item replaces."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class TextMaker:
 
     Args:
         sampler: Makes T+ and T-.
-        vocabulary: Of the training captions, for operations that replace words.
-        corpus: Likewise, for operations that look for captions of other images.
-        seed: With epoch and index the key of every draw.
+        vocabulary: Vocabulary of the training captions, for operations that replace words.
+        corpus: Word index of the training captions, for operations that use captions of other images.
+        seed: Keys all draws, with epoch and index.
     """
 
     sampler: AsymmetrySampler
@@ -55,14 +55,14 @@ class TextMaker:
     seed: int
 
     def only(self, positive: TextOperation | None = None, negative: TextOperation | None = None) -> "TextMaker":
-        """The same draws by one operation of each kind alone, or by none."""
+        """The same draws with a single operation of each kind, or with none."""
         lists = ([] if operation is None else [operation] for operation in (positive, negative))
         return replace(self, sampler=AsymmetrySampler(*lists))
 
     def make(
         self, captions: tuple[str, ...], caption: int, image: int | None, epoch: int, index: int
     ) -> AsymmetrySample:
-        """The texts of one of an image's captions."""
+        """The texts made from one of an image's captions."""
         context = TextContext(captions, self.vocabulary, self.corpus, image)
         return self.sampler.sample(captions[caption], context, seed=self.seed, epoch=epoch, index=index)
 
@@ -110,7 +110,7 @@ class TrainDataset(Dataset[TrainItem]):
         raise UserError(f"{len(faults)} pictures in a row cannot be read; run `ascl check`. The first: {faults[0]}")
 
     def caption_length(self, index: int, epoch: int) -> int:
-        """Words of the caption at a place of an epoch."""
+        """Number of words of the caption at an index of an epoch."""
         image, caption = self.pairs.pair(index, epoch)
         return self.view.split.captions[image][caption].count(" ") + 1
 
@@ -148,7 +148,7 @@ class EvalItem:
     picture: Picture
     captions: list[str]
     fault: str | None = None
-    """What is wrong with the picture; the item then holds a black one, and no metric may be made of it."""
+    """Error of an unreadable picture, which is black; no metric may use it."""
 
 
 class EvalDataset(Dataset[EvalItem]):
@@ -156,7 +156,7 @@ class EvalDataset(Dataset[EvalItem]):
 
     Args:
         view: The split.
-        with_captions: Bring the captions; else none.
+        with_captions: Whether items have captions.
     """
 
     def __init__(self, view: SplitView, with_captions: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""One split as the encoders want it: pictures and captions by row, or their extracted features."""
+"""One split as encoders take it: pictures and captions by row, or their extracted features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,16 +20,16 @@ from ascl_lightning.data.stored_features import SplitFeatures
 from ascl_lightning.errors import UserError
 
 Picture = np.ndarray | None
-"""What one image is fed as: pixels (3, S, S), or None if the tower's output is stored in a table."""
+"""Pixels of one image, (3, S, S); None if its features are stored."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to pictures.
+    """Changes of training pictures.
 
     Args:
-        crop: Crop each at random.
-        operations: Image-side asymmetry; at most one of them a picture, each for its share of the pictures.
+        crop: Crop each picture at random.
+        operations: Image operations; at most one is applied to a picture, each to its share of them.
     """
 
     crop: bool = False
@@ -46,23 +46,23 @@ def load_picture(
     others: Sequence[Path | ImageBytes | np.ndarray] | np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, ImageOperation | None]:
-    """A picture as training feeds it, (3, S, S), and the operation that changed it, if any.
+    """A training picture, (3, S, S), and the operation that changed it, if any.
 
     Args:
-        image: Where it lies, or its pixels.
-        spec: The encoder's size.
-        augmentation: What is done to it.
-        others: Where an operation that needs another picture draws one.
-        rng: Where all draws come from.
+        image: Path, encoded bytes or pixels.
+        spec: Input of the encoder.
+        augmentation: What to apply.
+        others: Pictures from which operations draw another one.
+        rng: Source of all draws.
 
     Raises:
-        UserError: If it, or the other, cannot be read.
+        UserError: If a picture cannot be read.
     """
     operation = choose_operation(augmentation.operations, rng)
     if operation is None:
         return _square(image, spec, rng if augmentation.crop else None), None
     made = operation(decode(image, spec), lambda: decode(others[int(rng.integers(len(others)))], spec), rng)
-    # a random crop of what an operation made could leave nothing of what the sentence says
+    # another random crop could remove everything that the caption describes
     return to_square(made, spec), operation
 
 
@@ -73,7 +73,7 @@ def _square(image: Path | ImageBytes | np.ndarray, spec: PixelSpec, rng: np.rand
 
 
 def decode(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> Image.Image:
-    """A picture, large enough for the encoder even where half of each side is cut away.
+    """A picture, large enough for the encoder even if half of each side is cropped.
 
     Raises:
         UserError: If it cannot be read.
@@ -83,13 +83,13 @@ def decode(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> Image.Imag
 
 @dataclass
 class SplitView:
-    """One split, its images and captions addressed by row.
+    """One split, with images and captions addressed by row.
 
     Args:
         split: Images and captions.
-        spec: What the image encoder is fed.
-        features: Extracted features of the split, which are read in place of its pictures and captions.
-        with_tokens: Whether the model uses local tokens; if not, they are not read from `features`.
+        spec: Input of the image encoder.
+        features: Extracted features, which replace pictures and captions.
+        with_tokens: Whether to read local tokens from `features`.
     """
 
     split: Split
@@ -101,12 +101,12 @@ class SplitView:
         self.use(self.features)
 
     def use(self, features: SplitFeatures) -> None:
-        """Read from these features from now on."""
+        """Replaces the extracted features."""
         self.features = features if self.with_tokens else features.pooled_alone()
 
     @cached_property
     def text_offsets(self) -> Int[np.ndarray, " N_plus_1"]:
-        """Row of each image's first caption, and the number of captions last, (N + 1,)."""
+        """Row of each image's first caption, and finally the number of captions, (N + 1,)."""
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.split.num_captions)])
 
     def text_rows(self, row: int) -> range:
@@ -115,10 +115,10 @@ class SplitView:
 
     @property
     def images(self) -> Any:  # `Images`; a check of that type would look one up
-        """The pictures as they lie in the data.
+        """The pictures of the source.
 
         Raises:
-            UserError: If the source has none, or the encoder takes none.
+            UserError: If the source has no pictures, or the encoder takes region features.
         """
         if isinstance(self.spec, RegionSpec):
             raise UserError(
@@ -130,16 +130,16 @@ class SplitView:
         return self.split.images
 
     def check_images(self) -> None:
-        """Make sure that there is something to feed the image encoder.
+        """Checks that the split has input for the image encoder.
 
         Raises:
-            UserError: If the source has neither what the encoder takes nor extracted features.
+            UserError: If it has neither pictures for the encoder nor extracted features.
         """
         if self.features.images is None:
             _ = self.images
 
     def picture(self, row: int) -> Picture:
-        """One image as evaluation feeds it to the encoder.
+        """One image as evaluation passes it to the encoder.
 
         Raises:
             UserError: If it cannot be read, or the source has no pictures and no features.
@@ -151,7 +151,7 @@ class SplitView:
     def training_picture(
         self, row: int, augmentation: Augmentation, rng: np.random.Generator
     ) -> tuple[Picture, ImageOperation | None]:
-        """One image as training feeds it, and the operation that changed it, if any.
+        """One image as training passes it to the encoder, and the operation that changed it, if any.
 
         Raises:
             UserError: As `picture`.
@@ -161,10 +161,10 @@ class SplitView:
         return load_picture(self.images[row], self.spec, augmentation, self.images, rng)
 
     def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]) -> Tensor | Features:
-        """Pictures (N, 3, S, S) uint8, or features, of a batch."""
+        """Collates the pictures, uint8 (N, 3, S, S), or the features of a batch."""
         return collate_pictures(pictures) if self.features.images is None else self.features.images.gather(rows)
 
 
 def collate_pictures(pictures: Sequence[Picture]) -> Tensor:
-    """Pictures (N, 3, S, S) uint8."""
+    """Stacks pictures to uint8 (N, 3, S, S)."""
     return torch.from_numpy(np.stack([picture for picture in pictures if isinstance(picture, np.ndarray)]))

@@ -8,14 +8,14 @@ import numpy as np
 from ascl_lightning.data.text import clean_caption
 
 MAX_CANDIDATES = 512
-"""Captions that are compared with one: those that share its rarest words."""
+"""Maximum number of captions compared with one caption: those that share its rarest words."""
 
 
 class CaptionCorpus:
-    """The captions of a split by the words that they hold, in compact arrays.
+    """Word index of the training captions, in compact arrays.
 
     Args:
-        captions: Of each image; never those of another split than `train`.
+        captions: The captions of each image, of the split `train` only.
     """
 
     def __init__(self, captions: Sequence[tuple[str, ...]]) -> None:
@@ -24,7 +24,7 @@ class CaptionCorpus:
         word_sets = [sorted(set(text.split())) for text in self._texts]
         words = sorted(set(chain.from_iterable(word_sets)))
         self._ids = {word: i for i, word in enumerate(words)}
-        # words of each caption, and captions of each word, each list after the other
+        # concatenated lists: the words of each caption, the captions of each word
         self._sizes = np.array([len(of_text) for of_text in word_sets], np.int32)
         word_of = np.fromiter((self._ids[word] for of_text in word_sets for word in of_text), np.int32)
         order = word_of.argsort(kind="stable")
@@ -32,15 +32,15 @@ class CaptionCorpus:
         self._starts = np.searchsorted(word_of[order], np.arange(len(words) + 1))
 
     def similar(self, text: str, image: int | None, count: int) -> list[str]:
-        """Captions of other images with the highest word overlap, the best first, those of equal overlap in order.
+        """Captions of other images with the highest word overlap, best first; ties in order of their rows.
 
-        Overlap is Jaccard's: shared words over all words of the two. Only captions that share one of the rarest words
-        are looked at, `MAX_CANDIDATES` at most.
+        Overlap is the Jaccard index of the word sets. Only captions that share one of the rarest words are compared,
+        at most `MAX_CANDIDATES`.
 
         Args:
             text: A cleaned caption.
-            image: Row of its image, whose captions are none; None: unknown.
-            count: Most captions that are given.
+            image: Row of its image, whose own captions are skipped; None if unknown.
+            count: Maximum number of captions.
         """
         words = sorted({self._ids[word] for word in text.split() if word in self._ids}, key=self._frequency)
         candidates = self._candidates(words, image)

@@ -1,6 +1,6 @@
-"""Image-side counterparts of the asymmetry types: the picture says less, says more, or a detail of it is lost.
+"""Image counterparts of asymmetry types II and III: the picture shows less, shows more, or loses detail.
 
-Each keeps the pair a positive one: the sentence still fits what is left, or a part of what is there.
+The pair stays a positive one.
 """
 
 from abc import ABC, abstractmethod
@@ -21,10 +21,10 @@ _GREY = (128, 128, 128)
 
 @dataclass(frozen=True)
 class ImageOperation(ABC):
-    """Makes a picture that carries other information than its original.
+    """Makes a picture whose information differs from the original's.
 
     Args:
-        probability: Share of the training pictures that it is applied to; the rest of all shares stay as they are.
+        probability: Share of the training pictures that it is applied to.
 
     Raises:
         UserError: If `probability` is not in (0, 1].
@@ -47,14 +47,14 @@ class ImageOperation(ABC):
 
         Args:
             image: In mode RGB.
-            other: Gives another picture of the training split, drawn anew each time.
-            rng: Where all draws come from.
+            other: Draws another picture of the training split at each call.
+            rng: Source of all draws.
         """
 
 
 @dataclass(frozen=True)
 class CropPart(ImageOperation):
-    """The picture says less: a part of it, of a quarter to half of its area and its own shape."""
+    """The picture shows less: a crop of 25 to 50 percent of its area, with its aspect ratio."""
 
     name: ClassVar[str] = "crop_part"
     type: ClassVar[AsymmetryType] = "II"
@@ -66,9 +66,9 @@ class CropPart(ImageOperation):
 
 @dataclass(frozen=True)
 class SideBySide(ImageOperation):
-    """The picture says more: another one beside it, on either side, or above or below where the two are wide.
+    """The picture shows more: another picture next to it, or above or below it if both are wide.
 
-    The two have one height (or one width) and are laid on a grey square, so that an encoder's square cuts nothing off.
+    Both get the same height (or width) on a grey square, so that the encoder's square crop loses nothing.
     """
 
     name: ClassVar[str] = "side_by_side"
@@ -81,7 +81,7 @@ class SideBySide(ImageOperation):
             pair.reverse()
         stacked = sum(picture.width / picture.height for picture in pair) > 2
         side = max(image.size)
-        # what the two take of the square in the direction in which they stand beside each other
+        # length of each along the axis on which they are joined, per unit of the other axis
         shares = [picture.height / picture.width if stacked else picture.width / picture.height for picture in pair]
         across = round(side * min(1.0, 1 / sum(shares)))
         square = Image.new("RGB", (side, side), _GREY)
@@ -97,7 +97,7 @@ class SideBySide(ImageOperation):
 
 @dataclass(frozen=True)
 class Blur(ImageOperation):
-    """Details are lost: a Gaussian blur of 1 to 3 percent of the shorter side."""
+    """Details are lost: a Gaussian blur with a radius of 1 to 3 percent of the shorter side."""
 
     name: ClassVar[str] = "blur"
     type: ClassVar[AsymmetryType] = "II"
@@ -123,7 +123,7 @@ class Occlude(ImageOperation):
 
 
 def check_shares(operations: Sequence[ImageOperation]) -> None:
-    """Refuse shares of more than all pictures.
+    """Checks that the shares do not exceed all pictures.
 
     Raises:
         UserError: If the probabilities sum to more than 1.
@@ -134,14 +134,14 @@ def check_shares(operations: Sequence[ImageOperation]) -> None:
 
 
 def choose_operation(operations: Sequence[ImageOperation], rng: np.random.Generator) -> ImageOperation | None:
-    """Draw the operation of one picture, each by its share; None for the rest."""
+    """Draws the operation of one picture by their shares; None for the remaining share."""
     bounds = list(accumulate(operation.probability for operation in operations))
     place = bisect_right(bounds, rng.random())
     return operations[place] if place < len(operations) else None
 
 
 def _random_box(image: Image.Image, area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A box of the picture's shape and a share of its area, anywhere in it: left, top, right, bottom."""
+    """A random box with the picture's aspect ratio and a share of its area: left, top, right, bottom."""
     width, height = (max(1, round(side * area**0.5)) for side in image.size)
     left = int(rng.integers(image.width - width + 1))
     top = int(rng.integers(image.height - height + 1))

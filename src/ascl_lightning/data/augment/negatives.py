@@ -46,7 +46,7 @@ for _first, _second in _OPPOSITES:
 class ShuffleWords(TextOperation):
     """Type I, the order is wrong: the words in random order.
 
-    Source: AsCL shuffles word features; ours shuffles the words before the text encoder, where order is seen
+    Source: AsCL shuffles word features; we shuffle the words themselves, as the text encoder reads their order
     (docs/method.md#negatives-in-words).
     """
 
@@ -77,9 +77,9 @@ class DropWord(TextOperation):
 
 @dataclass(frozen=True)
 class ReplaceWord(TextOperation):
-    """Type I, a detail is wrong: one random word replaced by another from the vocabulary of the training captions.
+    """Type I, a detail is wrong: one random word becomes another word of the training captions' vocabulary.
 
-    Source: ours (docs/method.md#negatives-in-words), so that the encoder meets a wrong word.
+    Source: ours (docs/method.md#negatives-in-words).
 
     Raises:
         ValueError: When called without a vocabulary.
@@ -102,20 +102,19 @@ class ReplaceWord(TextOperation):
 
 @dataclass(frozen=True)
 class SwapByClass(TextOperation):
-    """Type I, a detail is wrong: one word of a class replaced by one that contrasts with it.
+    """Type I, a detail is wrong: one word of a class becomes a contrasting word.
 
     Source: ours (docs/method.md#negatives-in-words).
 
     Args:
         probability: See `TextOperation`.
-        candidates: From WordNet, antonyms and co-hyponyms; or from the vocabulary of the training captions, words of
-            the same class.
-        tagger: Name or folder of a spaCy model that tags words in the caption's context; None: each word is of its most
-            frequent class.
-        wordnet: Folder of NLTK data with WordNet; None: where NLTK looks for it.
+        candidates: `wordnet` takes antonyms and co-hyponyms; `vocabulary` takes words of the same class from the
+            training captions.
+        tagger: Name or folder of a spaCy model that tags words in context; None takes each word's most frequent class.
+        wordnet: Folder of NLTK data with WordNet; None searches NLTK's own folders.
 
     Raises:
-        ValueError: When called for candidates of the vocabulary without one.
+        ValueError: When called with `candidates="vocabulary"` but no vocabulary.
     """
 
     word_class: ClassVar[WordClass]
@@ -153,7 +152,7 @@ class SwapAttribute(SwapByClass):
 
 @dataclass(frozen=True)
 class SwapNoun(SwapByClass):
-    """Type I: a wrong thing (a dog becomes a wolf). See `SwapByClass`."""
+    """Type I: a wrong noun (a dog becomes a wolf). See `SwapByClass`."""
 
     name: ClassVar[str] = "swap_noun"
     word_class: ClassVar[WordClass] = "noun"
@@ -161,7 +160,7 @@ class SwapNoun(SwapByClass):
 
 @dataclass(frozen=True)
 class SwapVerb(SwapByClass):
-    """Type I: a wrong doing (walking becomes running). See `SwapByClass`."""
+    """Type I: a wrong verb (walking becomes running). See `SwapByClass`."""
 
     name: ClassVar[str] = "swap_verb"
     word_class: ClassVar[WordClass] = "verb"
@@ -169,7 +168,7 @@ class SwapVerb(SwapByClass):
 
 @dataclass(frozen=True)
 class DropByClass(TextOperation):
-    """Type I, a detail is missing: one word of a class left out, unless it is the only word.
+    """Type I, a detail is missing: one word of a class is dropped, unless it is the only word.
 
     Source: ours (docs/method.md#negatives-in-words), after AsCL's zeroing of one random word's feature.
 
@@ -200,7 +199,7 @@ class DropAttribute(DropByClass):
 
 @dataclass(frozen=True)
 class DropNoun(DropByClass):
-    """Type I: a thing is missing. See `DropByClass`."""
+    """Type I: a noun is missing. See `DropByClass`."""
 
     name: ClassVar[str] = "drop_noun"
     word_class: ClassVar[WordClass] = "noun"
@@ -238,7 +237,7 @@ _FIND: dict[str, Callable[[Sequence[str]], list[_Phrase]]] = {"numbers": _number
 
 @dataclass(frozen=True)
 class SwapPhrase(TextOperation):
-    """Type I, a detail is wrong: one phrase of a closed list replaced by another.
+    """Type I, a detail is wrong: one phrase of a fixed list becomes another.
 
     Source: ours (docs/method.md#negatives-in-words).
     """
@@ -258,7 +257,7 @@ class SwapPhrase(TextOperation):
 
 @dataclass(frozen=True)
 class SwapNumber(SwapPhrase):
-    """Type I: a wrong number, from one to twelve, in words or digits as it stood. See `SwapPhrase`."""
+    """Type I: a wrong number from one to twelve, in words or digits like the original. See `SwapPhrase`."""
 
     name: ClassVar[str] = "swap_number"
     phrases = "numbers"
@@ -266,7 +265,7 @@ class SwapNumber(SwapPhrase):
 
 @dataclass(frozen=True)
 class SwapRelation(SwapPhrase):
-    """Type I: a wrong relation, the opposite of what stood (above, below; in front of, behind). See `SwapPhrase`."""
+    """Type I: the opposite spatial relation (above becomes below, in front of becomes behind). See `SwapPhrase`."""
 
     name: ClassVar[str] = "swap_relation"
     phrases = "relations"
@@ -274,7 +273,7 @@ class SwapRelation(SwapPhrase):
 
 @dataclass(frozen=True)
 class DropPhrase(TextOperation):
-    """Type I, a detail is missing: one phrase of a closed list left out, unless nothing else is there.
+    """Type I, a detail is missing: one phrase of a fixed list is dropped, unless it is the whole text.
 
     Source: ours (docs/method.md#negatives-in-words).
     """
@@ -306,9 +305,9 @@ class DropRelation(DropPhrase):
 
 @dataclass(frozen=True)
 class SimilarCaption(TextOperation):
-    """Type I, details are wrong: one of the five captions of other images that share the most words.
+    """Type I, details are wrong: one of the five captions of other images with the highest word overlap.
 
-    Source: ours (docs/method.md#negatives-in-words): a hard negative that people wrote.
+    Source: ours (docs/method.md#negatives-in-words): a hard negative written by a person.
 
     Raises:
         ValueError: When called without the corpus of the training captions.
@@ -319,7 +318,7 @@ class SimilarCaption(TextOperation):
     needs_corpus: ClassVar[bool] = True
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
-        """Take a caption of another image; see `TextOperation`."""
+        """Choose a caption of another image; see `TextOperation`."""
         if context.corpus is None:
             raise ValueError(f"{self.name} needs the corpus of the training captions in its context")
         found = context.corpus.similar(caption, context.image, _SIMILAR_CAPTIONS + len(context.siblings))

@@ -12,17 +12,17 @@ from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.errors import UserError
 
 AsymmetryType = Literal["I", "II", "III", "paraphrase"]
-"""How a made sample differs; a paraphrase says the same in other words."""
+"""How a made text differs from its caption; a paraphrase has the same meaning."""
 
 
 @dataclass(frozen=True)
 class TextContext:
-    """What operations may know beside the caption itself.
+    """What an operation may use in addition to the caption.
 
     Args:
         siblings: All captions of the caption's image, itself included.
         vocabulary: Words mined from the training captions alone.
-        corpus: The training captions by their words.
+        corpus: Word index of the training captions.
         image: Row of the caption's image in the corpus.
 
     Raises:
@@ -41,13 +41,13 @@ class TextContext:
 
 @dataclass(frozen=True)
 class TextOperation(ABC):
-    """Makes a text that carries other information than its caption.
+    """Makes a text whose information differs from its caption's.
 
-    A subclass is a frozen dataclass that sets `name` and `type` and says in its docstring where it comes from. It keeps
-    no state between calls and draws from the given generator alone.
+    A subclass is a frozen dataclass that sets `name` and `type` and names its source in the docstring. It has no
+    state and draws only from the given generator.
 
     Args:
-        probability: Share among the operations of its list; the shares need not sum to one.
+        probability: Relative weight among the operations of its list; the weights need not sum to one.
 
     Raises:
         UserError: If `probability` is not a positive number.
@@ -56,14 +56,14 @@ class TextOperation(ABC):
     name: ClassVar[str]
     type: ClassVar[AsymmetryType]
     needs_corpus: ClassVar[bool] = False
-    """Whether it looks for captions of other images."""
+    """Whether it needs `TextContext.corpus`."""
     probability: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.probability < math.inf:
             raise UserError(
                 f"the probability of the text operation {self.name!r} is {self.probability}; "
-                f"give a positive number, or take the operation out of its list"
+                f"give a positive number, or remove the operation from its list"
             )
 
     @abstractmethod
@@ -72,9 +72,9 @@ class TextOperation(ABC):
 
         Args:
             caption: Cleaned words, separated by single spaces.
-            context: The image's captions, cleaned likewise, and the vocabulary.
-            rng: Where all draws come from.
+            context: The image's captions, also cleaned, and the vocabulary.
+            rng: Source of all draws.
 
         Returns:
-            The new text; the caption itself where the operation cannot change it.
+            The new text; the caption itself if the operation cannot change it.
         """

@@ -16,8 +16,8 @@ _EDITED_SHARE = 0.1
 class JoinCaptions(TextOperation):
     """Type II, the text says more: two captions of the image, drawn with replacement and joined by a space.
 
-    Source: AsCL, the first author's code (docs/method.md#positives-types-ii-and-iii). The caption itself need not be
-    one of the two.
+    Source: AsCL, the first author's code (docs/method.md#positives-types-ii-and-iii). Neither need be the caption
+    itself.
     """
 
     name: ClassVar[str] = "join_captions"
@@ -49,7 +49,7 @@ def first_words(caption: str, percent: int) -> str:
 
     Args:
         caption: Words separated by single spaces.
-        percent: Share of the words that stay, rounded down.
+        percent: Share of the words to keep, rounded down.
 
     Example:
         >>> first_words("a black dog runs", 75), first_words("dogs", 25)

@@ -17,8 +17,8 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.draws import Series, keyed_rng
 
 MAX_TRIES = 20
-"""Draws of one operation before it counts as unable to change a text. A shuffle that can change a text does so at least
-every second time, so it fails wrongly less than once in a million."""
+"""Draws after which an operation counts as unable to change a text. A shuffle that can change a text does so with
+probability 1/2 or more, so fewer than one in a million is given up wrongly."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class MadeText:
 
     Args:
         text: Cleaned words. A T+ is up to twice as long as a caption: the tokenizer cuts it.
-        operation: Name of the operation. None: no operation could change the original, which `text` repeats; such a
-            text counts for nothing.
+        operation: Name of the operation; None if no operation could change the original, so that `text` equals it.
     """
 
     text: str
@@ -36,7 +35,7 @@ class MadeText:
 
     @property
     def valid(self) -> bool:
-        """Whether it counts."""
+        """Whether the loss may use it."""
         return self.operation is not None
 
 
@@ -57,17 +56,16 @@ class AsymmetrySample:
 class AsymmetrySampler:
     """Draws T+, T- and (T+)- for a caption (docs/method.md#information-asymmetry).
 
-    One T+ a caption and step, by an operation drawn by its probability. A T- that equals its T word for word is drawn
-    again from the same operation, which keeps the operations' shares, and then from the others; only where no operation
-    makes it differ in `MAX_TRIES` draws it is marked invalid.
+    A caption gets one T+ per step, from an operation drawn by its probability. A T- that equals its T is drawn again
+    from the same operation, so that the operations keep their shares, and after `MAX_TRIES` draws from another one; if
+    no operation can change the text, T- is marked invalid.
 
     Args:
-        positives: Operations that make T+; none for no T+.
-        negatives: Operations that make T- and (T+)-; none for neither.
+        positives: Operations that make T+; empty for no T+.
+        negatives: Operations that make T- and (T+)-; empty for neither.
 
     Raises:
-        UserError: If a positive operation makes texts of type I, which are wrong, or a negative one makes any others,
-            which are true.
+        UserError: If a positive operation makes false texts (type I), or a negative one makes true texts.
     """
 
     def __init__(self, positives: Sequence[TextOperation], negatives: Sequence[TextOperation]) -> None:
@@ -90,13 +88,13 @@ class AsymmetrySampler:
         return bool(self.positives or self.negatives)
 
     def sample(self, caption: str, context: TextContext, *, seed: int, epoch: int, index: int) -> AsymmetrySample:
-        """Draw the texts of one caption; the same keys give the same texts whatever was drawn before.
+        """Draws the texts of one caption; they depend only on the arguments, not on earlier draws.
 
-        T+ draws from a stream of its own, so that negative operations in the configuration do not change it.
+        T+, T- and (T+)- have separate random streams, so that negative operations do not change T+.
 
         Args:
-            caption: The caption as it was read; it is cleaned here.
-            context: The captions of its image as they were read, and the vocabulary.
+            caption: The raw caption.
+            context: The raw captions of its image, and the vocabulary.
             seed: The run's seed, not negative.
             epoch: The epoch, not negative.
             index: Row of the caption in its split, not negative.
@@ -133,7 +131,7 @@ class AsymmetrySampler:
 
 
 def draw_changed(operation: TextOperation, text: str, context: TextContext, rng: np.random.Generator) -> str | None:
-    """A text of the operation that differs from the given one; None where `MAX_TRIES` draws give none."""
+    """A text that the operation makes and that differs from the given one; None after `MAX_TRIES` failed draws."""
     for _ in range(MAX_TRIES):
         candidate = _apply(operation, text, context, rng)
         if candidate != text:
@@ -148,5 +146,5 @@ def _choose(operations: Sequence[TextOperation], rng: np.random.Generator) -> Te
 
 
 def _apply(operation: TextOperation, text: str, context: TextContext, rng: np.random.Generator) -> str:
-    """The operation's text, cleaned but not cut (the tokenizer cuts and counts); the text itself where none is left."""
+    """The operation's text, cleaned but not truncated (the tokenizer does that); the text itself if nothing is left."""
     return clean_caption(operation(text, context, rng), max_words=None) or text

@@ -1,4 +1,4 @@
-"""Word classes of a caption, by WordNet's counts or by a spaCy model in the caption's context: optional extras."""
+"""Word classes of a caption, by WordNet's counts or by a spaCy model in context (both optional extras)."""
 
 from functools import lru_cache
 from typing import Any
@@ -15,11 +15,11 @@ def word_classes(text: str, tagger: str | None, wordnet: str | None) -> tuple[Wo
 
     Args:
         text: Words separated by single spaces.
-        tagger: Name or folder of a spaCy model; None: each word's most frequent class in WordNet.
+        tagger: Name or folder of a spaCy model; None takes each word's most frequent class in WordNet.
         wordnet: See `WordNet`.
 
     Returns:
-        One a word; None for words of other classes.
+        One class per word; None for other classes.
 
     Raises:
         UserError: If spaCy, the model or WordNet is missing.

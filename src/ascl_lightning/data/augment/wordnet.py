@@ -1,4 +1,4 @@
-"""What WordNet knows of a word (Miller, CACM 1995), read through NLTK: an optional extra."""
+"""Synonyms, contrasts and classes of words from WordNet (Miller, CACM 1995), through NLTK (an optional extra)."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ WordClass = Literal["noun", "verb", "adjective"]
 _TAGS: dict[WordClass, str] = {"noun": "n", "verb": "v", "adjective": "a"}
 _COLOURS = frozenset({"color.n.01", "chromatic_color.n.01", "achromatic_color.n.01"})
 _VOWELS = "aeiou"
-# words that WordNet lists as rare nouns or adjectives (a: the unit; on: switched on) and captions use as none
+# WordNet lists them as rare nouns or adjectives (a: the unit; on: switched on); captions use them as neither
 _FUNCTION_WORDS = frozenset(
     "a about above across after against all along among an and another any are around as at away back be been before "
     "behind being below beneath beside between both but by can do down during each for from front had has have he her "
@@ -27,7 +27,7 @@ class WordNet:
     """Synonyms, contrasts and classes of English words.
 
     Args:
-        folder: A folder of NLTK data, which holds `corpora/wordnet`; None: where NLTK looks for it.
+        folder: A folder of NLTK data, which contains `corpora/wordnet`; None searches NLTK's own folders.
 
     Raises:
         UserError: If NLTK is not installed or finds no WordNet.
@@ -37,7 +37,7 @@ class WordNet:
         self._reader = _open(folder)
 
     def word_class(self, word: str) -> WordClass | None:
-        """The class that a word is most often used in; None for function words, and where WordNet has none."""
+        """The most frequent class of a word; None for function words and words that WordNet lacks."""
         if word in _FUNCTION_WORDS:
             return None
         found = {kind: self._weight(word, kind) for kind in _TAGS}
@@ -45,16 +45,16 @@ class WordNet:
         return best if found[best] > (0, 0) else None
 
     def synonyms(self, word: str) -> list[str]:
-        """Other words of its most frequent sense, in the same form, by alphabet."""
+        """Other words of its most frequent sense, in the same form, in alphabetical order."""
         kind = self.word_class(word)
         senses = [] if kind is None else self._senses(word, kind)[:1]
         return self._in_form(word, kind, (name for sense in senses for name in sense.lemma_names())) if kind else []
 
     def contrasts(self, word: str, kind: WordClass) -> list[str]:
-        """Words that are wrong where `word` is right, in the same form, by alphabet.
+        """Words that contradict `word`, in the same form, in alphabetical order.
 
-        Its antonyms, and what stands beside it under the same hypernym (its co-hyponyms; of a colour, other colours);
-        never a synonym, a hypernym or a hyponym. Words that WordNet's texts count come before others.
+        Antonyms and co-hyponyms (for a colour, other colours), but no synonyms, hypernyms or hyponyms. If WordNet's
+        texts count some of them, only those.
         """
         senses = self._senses(word, kind)
         if not senses:
@@ -69,7 +69,7 @@ class WordNet:
         return self._in_form(word, kind, names)
 
     def lemma(self, word: str, kind: WordClass) -> str | None:
-        """The form that dictionaries list."""
+        """The dictionary form of a word."""
         found: str | None = self._reader.morphy(word, _TAGS[kind])
         return found
 
@@ -81,7 +81,7 @@ class WordNet:
         return [sense for sense in self._senses(word, "noun") if {h.name() for h in sense.hypernyms()} & _COLOURS]
 
     def _weight(self, word: str, kind: WordClass) -> tuple[int, int]:
-        """How often WordNet's texts use the word in a class, and in how many senses."""
+        """Occurrences of the word in a class in WordNet's texts, and its number of senses."""
         lemma, senses = self.lemma(word, kind), self._senses(word, kind)
         return sum(form.count() for sense in senses for form in sense.lemmas() if form.name().lower() == lemma), len(
             senses
@@ -93,14 +93,14 @@ class WordNet:
         return sorted(filter(None, (self._inflect(name, word, lemma, kind) for name in plain)))
 
     def _inflect(self, name: str, word: str, lemma: str, kind: WordClass) -> str | None:
-        """A lemma in the form that `word` has of its own; None where the form is irregular or not known."""
+        """A lemma in the same form as `word`; None if that form is irregular or unknown."""
         if word == lemma:
             return name
         ending = next((end for end in ("ing", "ed", "s") if word.endswith(end)), None)
         if ending is None or (kind == "adjective") or (kind == "noun" and ending != "s"):
             return None
         made = regular_form(name, ending)
-        # the dictionary form of a right guess is the lemma itself; irregular verbs and nouns do not come back
+        # WordNet maps a correct form back to the lemma, and irregular ones to another
         irregular = ending != "ing" and name in self._irregular(kind)
         return made if not irregular and self.lemma(made, kind) == name else None
 
@@ -145,7 +145,7 @@ def _beside(sense: Any) -> Iterator[Any]:
 
 
 def _related(sense: Any) -> Iterator[str]:
-    """Names of a sense, and of the senses right above and below it."""
+    """Names of a sense, its hypernyms and its hyponyms."""
     for near in (sense, *sense.hypernyms(), *sense.hyponyms()):
         yield from near.lemma_names()
 
@@ -160,7 +160,7 @@ def _open(folder: str | None) -> Any:
     if folder is not None and folder not in nltk.data.path:
         nltk.data.path.insert(0, folder)
     try:
-        # without the map to other versions of WordNet, which other languages need, and a large index with it
+        # skips the mapping to other WordNet versions, which only other languages need and which takes a large index
         english = type("EnglishWordNet", (WordNetCorpusReader,), {"map_wn": lambda *_: None})
         reader: Any = LazyCorpusLoader("wordnet", english, None)
         with warnings.catch_warnings():

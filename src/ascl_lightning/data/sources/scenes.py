@@ -51,9 +51,13 @@ class Scenes(Source):
         seed: Seed = 0,
     ) -> None:
         self._sizes = {"train": num_train, "val": num_val, "test": num_test}
-        ranges = {f"num_{split}": (size, 1, None) for split, size in self._sizes.items()}
-        ranges |= {"captions_per_image": (captions_per_image, 1, 20), "image_size": (image_size, 16, None)}
-        for name, (value, least, most) in (ranges | {"seed": (seed, 0, None)}).items():
+        ranges: list[tuple[str, int, int, int | None]] = [
+            *((f"num_{split}", size, 1, None) for split, size in self._sizes.items()),
+            ("captions_per_image", captions_per_image, 1, 20),
+            ("image_size", image_size, 16, None),
+            ("seed", seed, 0, None),
+        ]
+        for name, value, least, most in ranges:
             if value < least or (most is not None and value > most):
                 limits = f"at least {least}" if most is None else f"between {least} and {most}"
                 raise UserError(f"scenes: {name} is {value}; it must be {limits}")
