@@ -18,12 +18,8 @@ from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.metrics.queries import read_queries
 from ascl_lightning.metrics.recall import streamed_ranks
-from ascl_lightning.models import (
-    ConvImageEncoder,
-    FusedSimilarity,
-    WordTransformer,
-    fusion,
-)
+from ascl_lightning.models import ConvImageEncoder, FusedSimilarity, WordTransformer
+from ascl_lightning.models.similarity import fused
 from ascl_lightning.models.towers.pretrained import resolve_repository
 from ascl_lightning.training.module import RetrievalModule
 
@@ -143,8 +139,8 @@ def test_scores_are_those_of_the_model_and_prepared_once(kind, monkeypatch):
         expected = model.model.score(images, texts)
     encoded = model.encode_images(pictures(3)), model.encode_texts(["a red kite", "Two dogs, and a blue kite.", "a"])
     prepared = []
-    build = fusion.token_set
-    monkeypatch.setattr(fusion, "token_set", lambda *items, **options: prepared.append(1) or build(*items, **options))
+    build = fused.token_set
+    monkeypatch.setattr(fused, "token_set", lambda *items, **options: prepared.append(1) or build(*items, **options))
     torch.testing.assert_close(model.score(*encoded), expected)
     count = len(prepared)
     assert count == (0 if kind == "global" else 2)

@@ -79,7 +79,7 @@ def logged(root: Path) -> dict[str, float]:
 
 
 def row_of(metrics: dict[str, float]) -> list[str]:
-    names = ("image_to_text/recall_at_1", "text_to_image/recall_at_1", "rsum")
+    names = ("rsum", "image_to_text/recall_at_1", "text_to_image/recall_at_1")
     return [f"{metrics[f'val/{name}']:.1f}" for name in names]
 
 

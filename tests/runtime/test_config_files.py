@@ -11,6 +11,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.config_files import find_config, shipped_configs, with_config_paths
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+ARGUMENTS = {"trainer", "model", "data", "checkpoint", "seed_everything"}
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def test_listed_are_experiments_and_what_can_be_added_to_one():
     assert {"scenes", "coco", "clip", "logger/tensorboard", "callbacks/weight_average"} <= set(listed)
     assert "sweep" not in listed
     for name in listed:
-        assert set(yaml.safe_load(find_config(name).read_text())) <= {"trainer", "model", "data"}, name
+        assert set(yaml.safe_load(find_config(name).read_text())) <= ARGUMENTS, name
 
 
 def test_only_the_values_of_config_are_replaced():
