@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from tests.reference import losses as reference
 from torch.nn import functional as F
 
-from ascl_lightning.losses import AsymmetricContrastiveLoss, info_nce
+from ascl_lightning.losses import AsymmetricContrastiveLoss, PairScores, info_nce
 
 SIMILARITY = torch.tensor([[0.2, 0.1], [0.0, 0.3]])
 NEGATIVES = torch.tensor([[0.5, 0.1], [0.3, -0.1]])
@@ -35,7 +36,7 @@ def test_without_negatives_by_hand():
     # rows (2, 1) and (0, 3) of logits
     image_to_text = (log(exp(2) + exp(1)) - 2 + log(exp(0) + exp(3)) - 3) / 2
 
-    loss = AsymmetricContrastiveLoss()(SIMILARITY)
+    loss = AsymmetricContrastiveLoss()(PairScores(SIMILARITY))
 
     assert loss.item() == pytest.approx(image_to_text + TEXT_TO_IMAGE, rel=1e-6)
 
@@ -51,7 +52,7 @@ def test_without_negatives_by_hand():
 def test_guard_by_hand(guard, first_row, second_row):
     image_to_text = (log(first_row) - 2 + log(second_row) - 3) / 2
 
-    loss = AsymmetricContrastiveLoss(temperature=0.1, guard=guard)(SIMILARITY, NEGATIVES)
+    loss = AsymmetricContrastiveLoss(temperature=0.1, guard=guard)(PairScores(SIMILARITY, NEGATIVES))
 
     assert loss.item() == pytest.approx(image_to_text + TEXT_TO_IMAGE, rel=1e-6)
 
@@ -74,12 +75,9 @@ def test_two_captions_of_one_image_are_no_negatives_but_its_perturbed_text_is():
     loss = AsymmetricContrastiveLoss(temperature=1.0)
     ids = torch.tensor([7, 7, 2])
 
-    for value in (
-        loss(similarity, negatives, image_ids=ids),
-        loss(similarity, negatives, ids),
-        loss(similarity, negatives, ids, text_similarity=similarity.T, targets=torch.arange(3)),
-    ):
-        assert value.item() == pytest.approx(image_to_text + text_to_image, rel=1e-6)
+    given = PairScores(similarity, negatives, image_ids=ids)
+    for scores in (given, replace(given, text_similarity=similarity.T, targets=torch.arange(3))):
+        assert loss(scores).item() == pytest.approx(image_to_text + text_to_image, rel=1e-6)
 
 
 @given(batches(), st.sampled_from([0.1, 0.7]))
@@ -88,7 +86,7 @@ def test_equals_the_loops(batch, temperature):
     similarity, negatives, ids, guard, valid = batch
     loss = AsymmetricContrastiveLoss(temperature=temperature, guard=guard)
 
-    value = loss(similarity, negatives, image_ids=ids, negative_valid=torch.tensor(valid).bool())
+    value = loss(PairScores(similarity, negatives, torch.tensor(valid).bool(), ids))
 
     rows = similarity.tolist()
     expected = reference.image_to_text(rows, negatives.tolist(), temperature, ids.tolist(), guard, valid)
@@ -106,8 +104,8 @@ def test_the_order_of_pairs_and_of_perturbed_texts_changes_nothing(batch, random
     rows = torch.tensor(random.sample(range(len(ids)), len(ids)))
     columns = torch.tensor(random.sample(range(len(valid)), len(valid)), dtype=torch.long)
 
-    value = loss(similarity, negatives, ids, negative_valid=valid)
-    permuted = loss(similarity[rows][:, rows], negatives[rows][:, columns], ids[rows], negative_valid=valid[columns])
+    value = loss(PairScores(similarity, negatives, valid, ids))
+    permuted = loss(PairScores(similarity[rows][:, rows], negatives[rows][:, columns], valid[columns], ids[rows]))
 
     torch.testing.assert_close(permuted, value)
 
@@ -118,12 +116,12 @@ def test_perturbed_texts_of_several_kinds_may_lie_side_by_side(batch):
     similarity, negatives, ids, guard, valid = batch
     valid = torch.tensor(valid).bool()
     loss = AsymmetricContrastiveLoss(guard=guard)
-    kept = loss(similarity, negatives[:, valid], ids)
+    kept = loss(PairScores(similarity, negatives[:, valid], image_ids=ids))
 
-    torch.testing.assert_close(loss(similarity, negatives, ids, negative_valid=valid), kept)
+    torch.testing.assert_close(loss(PairScores(similarity, negatives, valid, ids)), kept)
     nothing = torch.full_like(negatives, torch.nan)
     validity = torch.cat([torch.zeros_like(valid), valid])
-    both = loss(similarity, torch.cat([nothing, negatives], dim=1), ids, negative_valid=validity)
+    both = loss(PairScores(similarity, torch.cat([nothing, negatives], dim=1), validity, ids))
     torch.testing.assert_close(both, kept)
 
 
@@ -135,7 +133,7 @@ def test_blocks_of_rows_have_the_loss_and_the_gradients_of_all(batch):
 
     def value_and_gradients():
         leaves = [similarity.clone().requires_grad_(), negatives.clone().requires_grad_(), *loss.parameters()]
-        value = loss(*leaves[:2], ids, negative_valid=torch.tensor(valid).bool())
+        value = loss(PairScores(*leaves[:2], torch.tensor(valid).bool(), ids))
         return value, *torch.autograd.grad(value, leaves)
 
     whole = value_and_gradients()
@@ -148,7 +146,7 @@ def test_blocks_of_rows_have_the_loss_and_the_gradients_of_all(batch):
 def test_no_gradient_passes_where_the_guard_acts():
     for guard, guarded_is_zero in (("zero", True), ("remove", True), ("off", False)):
         similarity, negatives = SIMILARITY.clone().requires_grad_(), NEGATIVES.clone().requires_grad_()
-        AsymmetricContrastiveLoss(guard=guard)(similarity, negatives).backward()
+        AsymmetricContrastiveLoss(guard=guard)(PairScores(similarity, negatives)).backward()
 
         assert (negatives.grad[0, 0] == 0) == guarded_is_zero
         assert (negatives.grad.flatten()[1:] > 0).all()
@@ -163,7 +161,7 @@ def test_gradients_agree_with_finite_differences_learned_temperature_included():
         (log_temperature,) = loss.parameters()
 
         def value(similarity, negatives, _, loss=loss):
-            return loss(similarity, negatives, ids, negative_valid=valid)
+            return loss(PairScores(similarity, negatives, valid, ids))
 
         assert torch.autograd.gradcheck(value, (similarity, negatives, log_temperature))
 
@@ -171,12 +169,12 @@ def test_gradients_agree_with_finite_differences_learned_temperature_included():
 def test_absent_terms_do_not_poison_the_gradient_of_the_temperature():
     loss = AsymmetricContrastiveLoss(0.1, learn_temperature=True, guard="remove")
     negatives = torch.tensor([[0.9, torch.nan], [0.8, torch.inf]])
-    with_absent = loss(SIMILARITY, negatives, negative_valid=torch.tensor([True, False]))
+    with_absent = loss(PairScores(SIMILARITY, negatives, torch.tensor([True, False])))
     (gradient,) = torch.autograd.grad(with_absent, list(loss.parameters()))
-    (expected,) = torch.autograd.grad(loss(SIMILARITY), list(loss.parameters()))
+    (expected,) = torch.autograd.grad(loss(PairScores(SIMILARITY)), list(loss.parameters()))
 
     # 0.9 and 0.8 are above the positives: every T- is absent
-    torch.testing.assert_close(with_absent, loss(SIMILARITY))
+    torch.testing.assert_close(with_absent, loss(PairScores(SIMILARITY)))
     torch.testing.assert_close(gradient, expected)
 
 
@@ -184,13 +182,13 @@ def test_absent_terms_do_not_poison_the_gradient_of_the_temperature():
 def test_half_precision_is_computed_in_float32_and_under_autocast_too(dtype):
     similarity, negatives = torch.randn(2, 8, 8).to(dtype)
     loss = AsymmetricContrastiveLoss()
-    expected = loss(similarity.float(), negatives.float())
+    expected = loss(PairScores(similarity.float(), negatives.float()))
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under_autocast = loss(similarity, negatives)
+        under_autocast = loss(PairScores(similarity, negatives))
 
     assert expected.dtype == torch.float32
-    assert torch.equal(loss(similarity, negatives), expected)
+    assert torch.equal(loss(PairScores(similarity, negatives)), expected)
     assert torch.equal(under_autocast, expected)
 
 
@@ -198,7 +196,7 @@ def test_large_scores_and_small_losses_keep_their_digits():
     # logits of 128,000 for the positives and 127,992 for the rest, all exact in float32, where 127,992 + 1/128 is next
     similarity = torch.tensor([[1000.0, 999.9375], [999.9375, 1000.0]])
 
-    loss = AsymmetricContrastiveLoss(temperature=2**-7)(similarity, torch.full((2, 1), 999.9375))
+    loss = AsymmetricContrastiveLoss(temperature=2**-7)(PairScores(similarity, torch.full((2, 1), 999.9375)))
 
     assert loss.item() == pytest.approx(log(1 + 2 * exp(-8)) + log(1 + exp(-8)), rel=1e-3)
 
@@ -207,7 +205,7 @@ def test_equals_two_cross_entropies_without_perturbed_texts():
     similarity, targets = torch.randn(6, 6), torch.arange(6)
     expected = F.cross_entropy(similarity / 0.1, targets) + F.cross_entropy(similarity.T / 0.1, targets)
 
-    torch.testing.assert_close(AsymmetricContrastiveLoss()(similarity), expected)
+    torch.testing.assert_close(AsymmetricContrastiveLoss()(PairScores(similarity)), expected)
 
 
 def test_takes_perturbed_texts_and_refuses_an_unknown_guard():

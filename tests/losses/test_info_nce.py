@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.reference import losses as reference
 
-from ascl_lightning.losses import AsymmetricContrastiveLoss, InfoNCE
+from ascl_lightning.losses import AsymmetricContrastiveLoss, InfoNCE, PairScores
 from ascl_lightning.losses.info_nce import info_nce_terms, same_image_mask
 
 
@@ -16,7 +16,7 @@ def test_mean_of_both_directions_by_hand():
     image_to_text = (math.log(math.exp(2) + 1) - 2 + math.log(math.exp(1) + math.exp(3)) - 3) / 2
     text_to_image = (math.log(math.exp(2) + math.exp(1)) - 2 + math.log(1 + math.exp(3)) - 3) / 2
 
-    loss = InfoNCE(temperature=0.5)(similarity)
+    loss = InfoNCE(temperature=0.5)(PairScores(similarity))
 
     assert loss.item() == pytest.approx((image_to_text + text_to_image) / 2, rel=1e-6)
 
@@ -27,7 +27,7 @@ def test_equals_the_loops_with_captions_of_one_image(size, seed, ids):
     similarity = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     rows, ids = similarity.tolist(), ids[:size]
 
-    loss = InfoNCE(temperature=0.3, learn_temperature=False)(similarity, image_ids=torch.tensor(ids))
+    loss = InfoNCE(temperature=0.3, learn_temperature=False)(PairScores(similarity, image_ids=torch.tensor(ids)))
 
     expected = reference.image_to_text(rows, None, 0.3, ids) + reference.text_to_image(rows, 0.3, ids)
     assert loss.item() == pytest.approx(expected / 2, rel=1e-10, abs=1e-10)
@@ -37,15 +37,15 @@ def test_is_called_like_the_asymmetric_loss_and_ignores_perturbed_texts():
     similarity, negatives, ids = torch.randn(4, 4), torch.randn(4, 4), torch.tensor([0, 1, 1, 2])
     loss = InfoNCE(temperature=0.1, learn_temperature=False)
 
-    value = loss(similarity, negatives, image_ids=ids, negative_valid=torch.ones(4).bool())
+    value = loss(PairScores(similarity, negatives, torch.ones(4).bool(), ids))
 
-    torch.testing.assert_close(value, AsymmetricContrastiveLoss(0.1)(similarity, image_ids=ids) / 2)
+    torch.testing.assert_close(value, AsymmetricContrastiveLoss(0.1)(PairScores(similarity, image_ids=ids)) / 2)
     assert not InfoNCE.uses_negatives
 
 
 def test_temperature_is_learned_unless_told_otherwise():
     loss = InfoNCE()
-    loss(torch.randn(4, 4)).backward()
+    loss(PairScores(torch.randn(4, 4))).backward()
 
     (log_temperature,) = loss.parameters()
     assert log_temperature.grad.abs() > 0
@@ -66,5 +66,6 @@ def test_some_rows_against_all_columns_are_those_rows_of_the_whole():
 def test_half_precision_is_computed_in_float32():
     similarity = torch.randn(8, 8).bfloat16()
     loss = InfoNCE()
-    assert torch.equal(loss(similarity), loss(similarity.float()))
-    assert loss(similarity).dtype == torch.float32
+    value = loss(PairScores(similarity))
+    assert torch.equal(value, loss(PairScores(similarity.float())))
+    assert value.dtype == torch.float32

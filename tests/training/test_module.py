@@ -13,7 +13,7 @@ from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
 from ascl_lightning.errors import UserError
-from ascl_lightning.losses import AsymmetricContrastiveLoss, InfoNCE
+from ascl_lightning.losses import AsymmetricContrastiveLoss, InfoNCE, PairScores
 from ascl_lightning.metrics import retrieval_metrics
 from ascl_lightning.models import FusedSimilarity, GaussianNoise, PerturbWords
 from ascl_lightning.models.towers.tuning import Tuning
@@ -66,13 +66,13 @@ def step(module, batch) -> tuple[float, dict[str, float]]:
 def test_the_loss_is_the_weighted_mean_of_both_terms(tmp_path):
     module = build(type_i_weight=0.4, type_ii_iii_weight=0.6)
     batch = first_batch(module, tmp_path, **ASCL)
-    model, ids = module.model, {"image_ids": batch.image_ids}
+    model = module.model
 
     def term(texts, negatives):
         images = model.encode_images(batch.images)
         negative_scores = model.score(images, model.encode_texts(negatives.texts))
         scores = model.score(images, model.encode_texts(texts))
-        return module.loss(scores, negative_scores, **ids, negative_valid=negatives.valid).item()
+        return module.loss(PairScores(scores, negative_scores, negatives.valid, batch.image_ids)).item()
 
     type_i = term(batch.texts, batch.negatives)
     type_ii_iii = term(batch.positives.texts, batch.positive_negatives)
@@ -94,9 +94,9 @@ def test_word_level_and_feature_level_negatives_stand_side_by_side(tmp_path):
     seen = []
 
     class Spy(AsymmetricContrastiveLoss):
-        def forward(self, similarity, negative_similarity=None, *args, negative_valid=None, **kwargs):
-            seen.append((similarity.shape, negative_similarity.shape, negative_valid.shape))
-            return super().forward(similarity, negative_similarity, *args, negative_valid=negative_valid, **kwargs)
+        def forward(self, scores):
+            seen.append((scores.similarity.shape, scores.negatives.shape, scores.negative_valid.shape))
+            return super().forward(scores)
 
     module = build(Spy(0.1), word_features=PerturbWords([GaussianNoise()]))
     step(module, first_batch(module, tmp_path, **ASCL))
@@ -204,7 +204,7 @@ def test_the_first_stage_term_is_the_loss_on_independent_embeddings(tmp_path):
     loss, logged = step(module, batch)
     images, texts = module.model.encode_images(batch.images), module.model.encode_texts(batch.texts)
     similarity = module.model.similarity.image_embeds(images) @ module.model.similarity.text_embeds(texts).T
-    expected = module.loss(similarity, image_ids=batch.image_ids).item()
+    expected = module.loss(PairScores(similarity, image_ids=batch.image_ids)).item()
     assert logged["train/loss_first_stage"] == pytest.approx(expected)
     without, _ = step(build(first_stage_weight=0.0), batch)
     assert loss == pytest.approx(without + 0.5 * expected, rel=1e-5)
@@ -238,9 +238,9 @@ def test_towers_in_half_precision_are_scored_in_float32(tmp_path):
     seen = []
 
     class Spy(AsymmetricContrastiveLoss):
-        def forward(self, similarity, negative_similarity=None, *args, **kwargs):
-            seen.extend((similarity.dtype, negative_similarity.dtype, kwargs["text_similarity"].dtype))
-            return super().forward(similarity, negative_similarity, *args, **kwargs)
+        def forward(self, scores):
+            seen.extend((scores.similarity.dtype, scores.negatives.dtype, scores.text_similarity.dtype))
+            return super().forward(scores)
 
     module = build(Spy(0.1), optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.02))
     projected = []

@@ -158,4 +158,4 @@ def test_a_word_lost_where_no_score_reads_words_makes_no_negative():
     # the kind of zeroing is drawn: a word (which the global vector outlives) or a dimension
     whole_word = keyed_uniform(batch.sampling_keys, (1,), Stream.KIND)[:, 0] < 0.5
     assert 0 < whole_word.sum() < SIZE
-    assert torch.equal(loss.call_args.kwargs["negative_valid"], ~whole_word)
+    assert torch.equal(loss.call_args.args[0].negative_valid, ~whole_word)

@@ -1,8 +1,8 @@
-"""Losses on a matrix of similarities; one idea and one source per file, all called in the same way."""
+"""Contrastive losses on `PairScores`; one idea and one source per file."""
 
 from ascl_lightning.losses.asymmetric_contrastive import AsymmetricContrastiveLoss
-from ascl_lightning.losses.base import ContrastiveLoss
+from ascl_lightning.losses.base import ContrastiveLoss, PairScores
 from ascl_lightning.losses.info_nce import InfoNCE
 from ascl_lightning.losses.temperature import Temperature
 
-__all__ = ["AsymmetricContrastiveLoss", "ContrastiveLoss", "InfoNCE", "Temperature"]
+__all__ = ["AsymmetricContrastiveLoss", "ContrastiveLoss", "InfoNCE", "PairScores", "Temperature"]

@@ -1,6 +1,7 @@
-"""How every loss of this package is called."""
+"""The interface of all losses."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
@@ -8,50 +9,56 @@ from torch import Tensor, nn
 from ascl_lightning.losses.temperature import Temperature
 
 
+@dataclass(frozen=True)
+class PairScores:
+    """Similarities of b of the B pairs of a batch: of all pairs, or of those of one rank.
+
+    Args:
+        similarity: Row i is image i of the b, column j is text j of all B, (b, B).
+        negatives: The same images with perturbed texts T-, which may belong to any pair, (b, Q); None: no T-.
+        negative_valid: False for a T- that equals its text and is ignored, (Q,); None: all count.
+        image_ids: Image of each pair, (B,): other texts of the same image are not negatives. None: all images differ.
+        text_similarity: Row j is text j of the b, column i is image i of all B, (b, B).
+        targets: Column of each row's positive, (b,). `text_similarity` and `targets` may only be None if b is B: they
+            are then the transposed `similarity` and the diagonal.
+
+    Raises:
+        ValueError: If one of `text_similarity` and `targets` is given without the other, or both are missing and b is
+            not B.
+    """
+
+    similarity: Float[Tensor, "b B"]
+    negatives: Float[Tensor, "b Q"] | None = None
+    negative_valid: Bool[Tensor, " Q"] | None = None
+    image_ids: Integer[Tensor, " B"] | None = None
+    text_similarity: Float[Tensor, "b B"] | None = None
+    targets: Integer[Tensor, " b"] | None = None
+
+    def __post_init__(self) -> None:
+        given = [part is not None for part in (self.text_similarity, self.targets)]
+        num_rows, num_columns = self.similarity.shape
+        if any(given) != all(given) or (num_rows != num_columns and not all(given)):
+            raise ValueError(f"{num_rows} x {num_columns} similarities need both text_similarity and targets")
+
+
 class ContrastiveLoss(nn.Module, ABC):
     """A loss on the similarities of a batch of pairs.
 
     Args:
-        temperature: What similarities are divided by, at the start if it is learned.
-        learn_temperature: Whether the temperature is a parameter, kept in [0.01, 1].
+        temperature: Divisor of the similarities; its initial value if it is learned.
+        learn_temperature: Make the temperature a parameter, kept in [0.01, 1].
 
     Raises:
-        ValueError: If the temperature is not positive, or is learned and outside its bounds.
+        ValueError: If the temperature is not positive, or is learned and starts outside its bounds.
     """
 
     uses_negatives: bool
-    """Whether perturbed texts change the loss; where not, nobody needs to score them."""
+    """Whether T- change the loss; if not, nothing needs to score them."""
 
     def __init__(self, temperature: float, learn_temperature: bool) -> None:
         super().__init__()
         self.temperature = Temperature(temperature, learned=learn_temperature)
 
     @abstractmethod
-    def forward(
-        self,
-        similarity: Float[Tensor, "b B"],
-        negative_similarity: Float[Tensor, "b Q"] | None = None,
-        image_ids: Integer[Tensor, " B"] | None = None,
-        *,
-        negative_valid: Bool[Tensor, " Q"] | None = None,
-        text_similarity: Float[Tensor, "b B"] | None = None,
-        targets: Integer[Tensor, " b"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """Loss of b of the B pairs of a batch: of all of them, or of those of one process.
-
-        Args:
-            similarity: Row i is image i of b, column j is text j of all, (b, B).
-            negative_similarity: The same images with perturbed texts T-, whoever's they are, (b, Q); None: there are
-                none.
-            image_ids: Image of each pair, (B,): another text of the same image is no negative. None: all differ.
-            negative_valid: False for a T- that equals its text and counts for nothing, (Q,). None: all count.
-            text_similarity: Row j is text j of b, column i is image i of all, (b, B). None: b is B, and this is the
-                transposed `similarity`.
-            targets: Column of each row's positive, (b,). None: b is B, and row i belongs to column i.
-
-        Returns:
-            The mean over rows of both directions, a scalar in float32 at least.
-
-        Raises:
-            ValueError: If b is not B, and `text_similarity` or `targets` is missing.
-        """
+    def forward(self, scores: PairScores) -> Float[Tensor, ""]:
+        """Mean over the rows of both directions, a scalar in float32 or float64."""

@@ -1,4 +1,4 @@
-"""Contrastive loss over the pairs of a batch, in both directions."""
+"""InfoNCE over the pairs of a batch, in both directions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,52 +9,48 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ascl_lightning.losses.base import ContrastiveLoss
+from ascl_lightning.losses.base import ContrastiveLoss, PairScores
 
 BLOCK_ELEMENTS = 2**22
-"""Scores whose logits, masks and softmax are in memory at a time: of all of a large batch they would be its most."""
+"""Logits, masks and softmax of this many scores are in memory at a time; those of a large batch would fill it."""
 
 
 def same_image_mask(
     row_image_ids: Integer[Tensor, " R"], column_image_ids: Integer[Tensor, " C"], targets: Integer[Tensor, " R"]
 ) -> Bool[Tensor, "R C"]:
-    """Columns of the row's image other than its positive: no negatives (docs/method.md#texts-of-the-same-image).
+    """Columns that share a row's image but are not its positive (docs/method.md#texts-of-the-same-image).
 
     Args:
-        row_image_ids: Image that each row shows or tells about, (R,).
-        column_image_ids: The same for the columns, (C,).
+        row_image_ids: Image of each row, (R,).
+        column_image_ids: Image of each column, (C,).
         targets: Column of each row's positive, (R,).
 
     Returns:
-        True where a denominator must leave the entry out, (R, C).
+        True for entries to exclude from the denominator, (R, C).
     """
     same = row_image_ids[:, None] == column_image_ids[None, :]
     return same.scatter(1, targets[:, None], False)
 
 
-def both_directions(
-    similarity: Float[Tensor, "b B"],
-    text_similarity: Float[Tensor, "b B"] | None,
-    image_ids: Integer[Tensor, " B"] | None,
-    targets: Integer[Tensor, " b"] | None,
-) -> tuple["Direction", "Direction"]:
-    """Images as rows and texts as rows of a batch of pairs; arguments as in `ContrastiveLoss`.
-
-    Raises:
-        ValueError: If scores of one process's rows come without what a square matrix tells by itself.
-    """
-    similarity = at_least_float32(similarity)
+def both_directions(scores: PairScores) -> tuple["Direction", "Direction"]:
+    """Images as rows, and texts as rows."""
+    similarity, text_similarity = at_least_float32(scores.similarity), scores.text_similarity
+    ids, targets = scores.image_ids, scores.targets
     if targets is None or text_similarity is None:
-        if similarity.shape[0] != similarity.shape[1]:
-            raise ValueError("rows of a part of the batch need targets and text_similarity")
         targets, text_similarity = torch.arange(len(similarity), device=similarity.device), similarity.T
-    masked = None if image_ids is None else same_image_mask(image_ids[targets], image_ids, targets)
+    masked = None if ids is None else same_image_mask(ids[targets], ids, targets)
     return Direction(similarity, targets, masked), Direction(at_least_float32(text_similarity), targets, masked)
 
 
 @dataclass(frozen=True)
 class Direction:
-    """Rows that look for their positives among columns."""
+    """Rows of queries and columns of candidates.
+
+    Args:
+        similarity: (b, B).
+        targets: Column of each row's positive, (b,).
+        masked: True for entries to exclude, (b, B); None: none.
+    """
 
     similarity: Float[Tensor, "b B"]
     targets: Integer[Tensor, " b"]
@@ -68,11 +64,11 @@ class Direction:
     def loss(
         self, temperature: Float[Tensor, ""], negative_logits: Callable[[slice], Tensor] | None = None
     ) -> Float[Tensor, ""]:
-        """The mean over the rows of `info_nce_terms`; of many rows, a block at a time is in memory.
+        """Mean of `info_nce_terms` over the rows; many rows are computed in blocks.
 
         Args:
-            temperature: What similarities are divided by.
-            negative_logits: Gives those of some rows, as `info_nce_terms` takes them.
+            temperature: Divisor of the similarities.
+            negative_logits: Returns the `negative_logits` of `info_nce_terms` for a slice of the rows.
         """
         num_rows, num_columns = self.similarity.shape
         size = max(1, BLOCK_ELEMENTS // num_columns)
@@ -100,10 +96,10 @@ def info_nce_terms(
     """-log softmax of each row's positive among its columns (van den Oord et al. 2018, equation 4).
 
     Args:
-        logits: Similarities over the temperature, (R, C). Rows may be a part of what the columns hold.
+        logits: Similarities divided by the temperature, (R, C).
         targets: Column of each row's positive, (R,).
-        masked: True where an entry counts for nothing, (R, C); never the positive.
-        negative_logits: Columns that are nobody's positive, (R, Q); -inf where an entry counts for nothing.
+        masked: True for entries to exclude, (R, C); never a positive.
+        negative_logits: Logits of further negatives, (R, Q); -inf for entries to exclude.
 
     Returns:
         One non-negative term for each row, (R,).
@@ -116,25 +112,25 @@ def info_nce_terms(
 
 
 def at_least_float32(similarity: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Half precision becomes float32, float64 stays: differences of large logits need the digits."""
+    """Casts half precision to float32, which differences of large logits need; float64 stays."""
     return similarity.to(torch.promote_types(similarity.dtype, torch.float32))
 
 
 class InfoNCE(ContrastiveLoss):
     """Symmetric InfoNCE as in CLIP: the mean of image-to-text and text-to-image (Radford et al. 2021, figure 3).
 
-    Called like every loss of this package, so that a configuration can exchange one for the other; it makes no use of
-    perturbed texts.
+    It ignores perturbed texts.
 
     Args:
-        temperature: What similarities are divided by, at the start if it is learned.
-        learn_temperature: Whether the temperature is a parameter, kept in [0.01, 1].
+        temperature: Divisor of the similarities; its initial value if it is learned.
+        learn_temperature: Make the temperature a parameter, kept in [0.01, 1].
 
     Raises:
-        ValueError: If the temperature is not positive, or is learned and outside its bounds.
+        ValueError: If the temperature is not positive, or is learned and starts outside its bounds.
 
     Example:
-        >>> InfoNCE(temperature=1.0, learn_temperature=False)(torch.zeros(4, 4)).exp().round().item()
+        >>> loss = InfoNCE(temperature=1.0, learn_temperature=False)
+        >>> loss(PairScores(torch.zeros(4, 4))).exp().round().item()
         4.0
     """
 
@@ -143,17 +139,8 @@ class InfoNCE(ContrastiveLoss):
     def __init__(self, temperature: float = 0.07, learn_temperature: bool = True) -> None:
         super().__init__(temperature, learn_temperature)
 
-    def forward(
-        self,
-        similarity: Float[Tensor, "b B"],
-        negative_similarity: Float[Tensor, "b Q"] | None = None,
-        image_ids: Integer[Tensor, " B"] | None = None,
-        *,
-        negative_valid: Bool[Tensor, " Q"] | None = None,
-        text_similarity: Float[Tensor, "b B"] | None = None,
-        targets: Integer[Tensor, " b"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """(L_i2t + L_t2i) / 2; `negative_similarity` and `negative_valid` are not used. See `ContrastiveLoss`."""
+    def forward(self, scores: PairScores) -> Float[Tensor, ""]:
+        """(L_i2t + L_t2i) / 2."""
         temperature = self.temperature()
-        images, texts = both_directions(similarity, text_similarity, image_ids, targets)
+        images, texts = both_directions(scores)
         return (images.loss(temperature) + texts.loss(temperature)) / 2

@@ -1,4 +1,4 @@
-"""The temperature that a contrastive loss divides similarities by."""
+"""The temperature of a contrastive loss, fixed or learned."""
 
 import math
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 class Temperature(nn.Module):
     """Temperature of a contrastive loss: fixed, or learned as its natural logarithm.
 
-    A learned temperature stays in [minimum, maximum]. Each call first moves the parameter itself back into the
-    interval, as CLIP does (Radford et al. 2021, section 2.5, which keeps its logit scale below 100). Clamping the
-    value alone would give a zero gradient outside: a temperature that has left could never return.
+    A learned temperature stays in [minimum, maximum]. Each call first clamps the parameter itself, as CLIP does
+    (Radford et al. 2021, section 2.5, which keeps its logit scale below 100). Clamping only the returned value would
+    give a zero gradient outside the interval, and the parameter could never return.
 
     Args:
-        initial: The temperature, or its value before the first step.
+        initial: The temperature; its initial value if it is learned.
         learned: Whether it is a parameter.
         minimum: Lower bound of a learned temperature.
         maximum: Upper bound of a learned temperature.
 
     Raises:
-        ValueError: If `initial` is not a positive number, or a learned one starts outside its bounds.
+        ValueError: If `initial` is not positive and finite, or a learned temperature starts outside its bounds.
 
     Example:
         >>> Temperature(0.5, learned=False)().item()
@@ -41,7 +41,7 @@ class Temperature(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor([math.log(initial)])) if learned else None
 
     def forward(self) -> Float[Tensor, ""]:
-        """Give the temperature, a positive scalar that does not change the dtype of what it divides."""
+        """The temperature, a positive scalar that does not change the dtype of what it divides."""
         if self.log_temperature is None:
             # float64, so that 0.1 stays 0.1 for float64 similarities; a scalar on the CPU divides on any device
             return torch.tensor(self.initial, dtype=torch.float64)

@@ -1,5 +1,6 @@
 """The training loss of a batch: what is encoded, scored and contrasted, on one process or on many."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.errors import UserError
-from ascl_lightning.losses import ContrastiveLoss
+from ascl_lightning.losses import ContrastiveLoss, PairScores
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.runtime.distributed import (
@@ -124,7 +125,7 @@ class Objective:
         text_embeds = groups["type_i"].embeds
         if image_embeds is not None and text_embeds is not None:
             similarity = image_embeds @ gather_rows(text_embeds, pairs.counts).T
-            terms["first_stage"] = self.loss(similarity, **pairs.beside(similarity))
+            terms["first_stage"] = self.loss(pairs.scores(similarity))
             weights["first_stage"] = self.first_stage_weight
         return Terms(terms, weights, pairs.scale)
 
@@ -138,12 +139,8 @@ class Objective:
         terms = {}
         for name, group in groups.items():
             similarity, negatives = next(columns), [next(columns) for _ in group.negatives]
-            terms[name] = self.loss(
-                similarity,
-                torch.cat(negatives, dim=1) if negatives else None,
-                negative_valid=torch.cat([gather_rows(of, pairs.counts) for of in group.valid]) if negatives else None,
-                **pairs.beside(similarity),
-            )
+            valid = [gather_rows(of, pairs.counts) for of in group.valid]
+            terms[name] = self.loss(pairs.scores(similarity, negatives, valid))
         return terms
 
     def _encode_group(self, texts: Texts, word_level: MadeTexts | None, keys: Tensor) -> _TextGroup:
@@ -208,10 +205,16 @@ class _Pairs:
     def scale(self) -> float:
         return len(self.targets) * len(self.counts) / sum(self.counts)
 
-    def beside(self, similarity: Tensor) -> dict[str, Tensor]:
-        """What a loss takes beside the scores of this process's images with all texts."""
-        transposed = transpose_scores(similarity, self.counts)
-        return {"image_ids": self.image_ids, "text_similarity": transposed, "targets": self.targets}
+    def scores(self, similarity: Tensor, negatives: Sequence[Tensor] = (), valid: Sequence[Tensor] = ()) -> PairScores:
+        """Scores of this process's images with all texts, and with T- of several kinds."""
+        return PairScores(
+            similarity,
+            negatives=torch.cat([*negatives], dim=1) if negatives else None,
+            negative_valid=torch.cat([*valid]) if valid else None,
+            image_ids=self.image_ids,
+            text_similarity=transpose_scores(similarity, self.counts),
+            targets=self.targets,
+        )
 
 
 def _columns_of_parts(scores: Tensor, num_parts: int, counts: list[int]) -> list[Tensor]:
