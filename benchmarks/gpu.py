@@ -1,9 +1,9 @@
-"""Everything that only a GPU can show, in one command of at most nine minutes.
+"""Everything that needs a GPU, in one command of at most nine minutes.
 
-Kernels against float64, speed and memory of scoring, training steps, a run on the card against one on the CPU, two
-ranks over NCCL, and the tests marked `gpu`. Each part is a process of its own with a time limit; each figure is
-printed as it comes. `--out FOLDER` gets `gpu.json` and `gpu.md`. Without a GPU, or with `--small`, sizes are small: a
-check that all parts run, whose figures mean nothing.
+Checks kernels against float64; measures speed and memory of scoring and training steps; compares a run on the GPU with
+one on the CPU; runs two ranks over NCCL and the tests marked `gpu`. Each part is a separate process with a time limit,
+and each figure is printed as soon as it is measured. Writes `gpu.json` and `gpu.md` to `--out FOLDER`. Without a GPU,
+or with `--small`, sizes are small: this checks that all parts run, and the figures mean nothing.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import torch
 
 HERE = Path(__file__).parent
 PARTS = {
-    # name: (function that yields figures, most seconds on a card)
+    # name: (function that yields figures, time limit in seconds)
     "accuracy": (gpu_scoring.accuracy, 60),
     "speed": (gpu_scoring.speed, 60),
     "coco": (gpu_scoring.coco, 190),
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _run(part: str, small: bool):
-    """Figures of a part as its process prints them; what ended it counts as one."""
+    """Figures of a part as its process prints them; if the process fails, the last figure says why."""
     command = [sys.executable, __file__, "--alone", part, *(["--small"] if small else [])]
     start, limit = time.monotonic(), PARTS[part][1] * (10 if small else 1)
     with subprocess.Popen(
@@ -76,7 +76,7 @@ def _run(part: str, small: bool):
 
 
 def _environment() -> dict[str, str]:
-    """This tree's package, whether or not it is installed."""
+    """An environment that imports the package of this tree, installed or not."""
     paths = [str(HERE.parent / "src"), str(HERE), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONWARNINGS": "ignore"}
 

@@ -1,4 +1,4 @@
-"""Whole runs on a card: equal to the CPU, on two ranks over NCCL, and the tests marked `gpu`."""
+"""Whole runs on a GPU: compared with the CPU, on two ranks over NCCL, and the tests marked `gpu`."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ CUDA = torch.cuda.is_available()
 
 
 def card_and_cpu(small: bool) -> Iterator[dict]:
-    """`ascl fit` for a few steps on the CPU and on the card, then `ascl test` of one checkpoint on both."""
+    """`ascl fit` for a few steps on the CPU and on the GPU, then `ascl test` of one checkpoint on both."""
     devices = ("cpu", "gpu") if CUDA else ("cpu", "cpu")
     sizes = {"num_train": 96, "num_val": 32, "num_test": 40 if small else 500}
     shared = ["--config", "configs/scenes.yaml", "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]
@@ -43,7 +43,7 @@ def card_and_cpu(small: bool) -> Iterator[dict]:
 
 
 def two_ranks(_: bool) -> Iterator[dict]:
-    """A collective of two processes on one card: NCCL may refuse to share it."""
+    """A collective of two processes on one GPU; NCCL may refuse to share it."""
     if not CUDA:
         yield {"name": "NCCL", "said": "needs a GPU"}
         return
@@ -66,7 +66,7 @@ def two_ranks(_: bool) -> Iterator[dict]:
 
 
 def marked_tests(_: bool) -> Iterator[dict]:
-    """`pytest -m gpu`."""
+    """Runs `pytest -m gpu`."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/models"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
@@ -88,7 +88,7 @@ def _losses(run: Path) -> list[float]:
 
 
 def _results(run: Path) -> dict[str, float]:
-    """Recalls, ranks and their sum; the fused score's, which come first."""
+    """Recalls, ranks and rSum of the fused score."""
     flat: dict[str, float] = {}
 
     def walk(value: object, name: str) -> None:

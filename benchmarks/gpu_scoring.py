@@ -1,4 +1,4 @@
-"""Scoring on a card: the kernels against float64, their speed, and a score matrix of the size of COCO 5K."""
+"""Scoring on a GPU: the kernels against float64, their speed, and a score matrix of the size of COCO 5K."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REGIONS, WORDS, WIDTH, HEADS = 36, 24, 1024, 8
 USEFUL_FLOPS = 2 * REGIONS * WORDS * WIDTH + 2 * HEADS * (REGIONS * REGIONS * WORDS + REGIONS * WORDS * WORDS)
-"""Of the local score of a pair without padding: dot products, and both products with Gram matrices."""
+"""Operations of the local score of a pair without padding: dot products, and both products with Gram matrices."""
 
 
 def accuracy(small: bool) -> Iterator[dict]:
-    """Largest errors of scores and gradients against float64 in torch, on tokens rounded to each dtype alike."""
+    """Largest errors of scores and gradients against float64 in torch, on tokens rounded to each dtype."""
     count, width, heads = (3, 64, 2) if small else (48, WIDTH, HEADS)
     for name, dtype in DTYPES.items():
         images, texts = _items(count, count + 1, width, dtype)
@@ -59,7 +59,7 @@ def speed(small: bool) -> Iterator[dict]:
 
 
 def coco(small: bool) -> Iterator[dict]:
-    """5,000 images x 25,000 texts, local and fused; the achieved rate beside the card's own of a large product."""
+    """5,000 images x 25,000 texts, local and fused; the achieved FLOP/s and those of a large matrix product."""
     num_images, num_texts, width, heads = (20, 60, 64, 2) if small else (5000, 25000, WIDTH, HEADS)
     for name in ("float32", "bfloat16"):
         yield {
@@ -97,7 +97,7 @@ def _items(
 
 
 def _drawn(count: int, tokens: int, shortest: int, width: int, dtype: torch.dtype) -> Features:
-    """As `random_features`, drawn on the device."""
+    """Like `random_features`, but drawn on the device."""
     values = torch.randn(count, tokens, width, device=DEVICE, dtype=dtype)
     values /= values.norm(dim=-1, keepdim=True)
     lengths = torch.randint(shortest, tokens + 1, (count, 1), device=DEVICE)
@@ -119,7 +119,7 @@ def _score_and_gradients(images: Features, texts: Features, heads: int, directio
 
 
 def _error(ours: Tensor, exact: Tensor) -> float:
-    """Largest difference, over the largest magnitude."""
+    """Largest difference, divided by the largest magnitude."""
     return float((ours.double() - exact).abs().max() / exact.abs().max())
 
 
@@ -132,7 +132,7 @@ def _row(name: str, figures: dict[str, tuple[float, float]]) -> dict:
 
 
 def _measure(run: Callable[[], object], repeats: int = 5, *, warm: bool = True) -> tuple[float, float]:
-    """Median seconds, and the largest growth of the card's memory in MiB."""
+    """Median seconds, and the largest growth of GPU memory in MiB."""
     if DEVICE.type != "cuda":
         from plain import measure
 

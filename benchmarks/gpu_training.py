@@ -1,7 +1,7 @@
-"""Training steps on a card: ViT-B/16 and a text tower of BERT-base's size from random weights, with T-, T+ and (T+)-.
+"""Training steps on a GPU: ViT-B/16 and a text tower of BERT-base's size, with random weights, and T-, T+ and (T+)-.
 
-Pictures and captions are made up and written as JPEG and JSON lines, so that loading is real: decoding, random crops,
-tokenising, and the operations that make T+ and T-.
+Images and captions are made up and written as JPEG and JSON lines, so that decoding, random crops, tokenising and the
+generation of T+ and T- are part of the measurement.
 """
 
 import json
@@ -40,7 +40,7 @@ CASES = {
 
 
 def steps(small: bool) -> Iterator[dict]:
-    """Pairs a second, share of the time that waits for data, memory, operations against the card's rate."""
+    """Pairs/s, share of time spent waiting for data, memory, and achieved FLOP/s relative to the GPU's."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         _write_pairs(root, 40 if small else 4096)
@@ -50,7 +50,7 @@ def steps(small: bool) -> Iterator[dict]:
 
 
 class Clock(Callback):
-    """Times steps after the first few, and the waits between them."""
+    """Times the steps after the first few, and the waits for data between them."""
 
     def __init__(self, warm: int) -> None:
         self.warm, self.steps, self.waited, self.finite = warm, 0, 0.0, 0
@@ -65,7 +65,7 @@ class Clock(Callback):
         self.steps += 1
 
     def on_train_batch_end(self, trainer: Trainer, module: object, outputs: dict, *_: object) -> None:
-        self.finite += bool(outputs["loss"].isfinite())  # waits for the device: a step's time is its own
+        self.finite += bool(outputs["loss"].isfinite())  # waits for the device, so that a step is timed correctly
         self._ended = time.perf_counter()
 
     def on_train_end(self, *_: object) -> None:
@@ -113,7 +113,7 @@ def _train(
 
 
 def _tower_flops(module: RetrievalModule) -> float:
-    """Of a pair, forward and backward: 6 a weight and token (one picture, four texts of 32), attention left out."""
+    """Operations per pair, forward and backward: 6 per weight and token (an image, 4 texts of 32), no attention."""
     weights = [sum(p.numel() for n, p in t.named_parameters() if "embed" not in n) for t in module.model.children()]
     patches = (module.model.image_encoder.spec.size // 16) ** 2
     return 6 * (weights[0] * patches + weights[1] * 4 * 32)

@@ -1,9 +1,9 @@
-"""Large batches on small memory: gradient caching, and fused scores of 1,024 pairs.
+"""Large batches in little memory: gradient caching, and fused scores of 1,024 pairs.
 
-Independent embeddings of extracted image features (16 tokens of 128) and of a text tower that is trained (two layers
-of 128, 12 to 24 words), with T-, T+ and (T+)-. Prints time and memory of a step (forward and backward): batches of 128
-and more as they are, up to the largest that stays below `LIMIT`, and 4,096 in chunks of 128; then the fused score,
-pairwise, at 1,024; the ratio of the times per pair last.
+Independent embeddings of extracted image features (16 tokens of width 128) and of a trained text tower (two layers of
+width 128, 12 to 24 words), with T-, T+ and (T+)-. Prints time and memory of a step (forward and backward): for whole
+batches from 128 up to the largest that stays below `LIMIT`, for 4,096 in chunks of 128, and for the pairwise fused
+score at 1,024. The ratio of the times per pair comes last.
 """
 
 import torch
@@ -23,7 +23,7 @@ LIMIT = 8 * 1024
 
 
 def random_batch(size: int) -> ImageTextBatch:
-    """Pairs of different images."""
+    """A batch of pairs, each with another image."""
     rng = torch.Generator().manual_seed(size)
 
     def texts() -> TokenizedTexts:
@@ -47,7 +47,7 @@ def random_batch(size: int) -> ImageTextBatch:
 
 
 def step(similarity: FusedSimilarity, size: int, chunk_size: int | None) -> tuple[float, float]:
-    """Seconds and MiB of a step."""
+    """Seconds and MiB per step."""
     torch.manual_seed(0)
     text_encoder = WordTransformer(VOCABULARY, WORDS, WIDTH, depth=2, num_heads=4, dropout=0.1)
     model = ImageTextModel(RegionEncoder(TOKENS, WIDTH), text_encoder, similarity)

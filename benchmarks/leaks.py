@@ -1,7 +1,7 @@
-"""What a training and a test pay to find leaks: digests of a split against hashing all bytes of its pictures.
+"""The cost of leak checks: digests of a split, against hashing all bytes of its images.
 
-Flickr8k's 6,000 training images, if `--root` has them; and a million images with two million captions, made up: their
-record and its comparison with a test split of 5,000.
+Uses Flickr8k's 6,000 training images, with `--root`, and a made-up record of a million images with two million
+captions, which is compared with a test split of 5,000 images.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def a_million() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("../shared/flickr8k"))
+    parser.add_argument("--root", type=Path, help="folder of Flickr8k: dataset_flickr8k.json and images/")
     given = parser.parse_args()
-    if given.root.is_dir():
+    if given.root is not None:
         flickr8k(given.root)
     a_million()

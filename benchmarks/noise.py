@@ -1,4 +1,4 @@
-"""Captions made worse on purpose, so that it is known which pairs a triage should find."""
+"""Captions corrupted on purpose, so that it is known which pairs triage should find."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,18 +15,18 @@ KINDS = ("mismatched", "over_long", "under_specified")
 def spoil(
     captions: Sequence[tuple[str, ...]], shares: dict[str, float], seed: int
 ) -> tuple[list[tuple[str, ...]], dict[tuple[int, int], str]]:
-    """Captions of a split with some pairs spoiled, none of them twice.
+    """Corrupts some pairs of a split, each at most once.
 
-    A mismatched pair has a caption of another image (the captions of all such pairs change places); an over-long one
-    has a caption of another image appended; an under-specified one keeps the first third of its words.
+    A mismatched pair gets the caption of another mismatched pair, of another image. An over-long caption has a caption
+    of another image appended. An under-specified caption keeps the first third of its words.
 
     Args:
-        captions: Of each image.
-        shares: Of all pairs, for each of `KINDS`.
-        seed: Which pairs.
+        captions: The captions of each image.
+        shares: Share of all pairs, for each of `KINDS`.
+        seed: Determines which pairs.
 
     Returns:
-        The captions, and the kind of each spoiled pair by its image and place.
+        The captions, and the kind of each corrupted pair by its image and position.
     """
     rng = np.random.default_rng(seed)
     pairs = [(image, place) for image, of_image in enumerate(captions) for place in range(len(of_image))]
@@ -50,7 +50,7 @@ def spoil(
 
 
 def _apart(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The pairs in another order, each at a place of another image."""
+    """The pairs in another order, so that no pair is paired with its own image."""
     ordered = sorted(pairs)
     most = max((sum(1 for _ in group) for group in _by_image(ordered)), default=0)
     moved = dict(zip(ordered, ordered[most:] + ordered[:most], strict=True))
@@ -65,12 +65,12 @@ def _by_image(ordered: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
 
 
 class SpoiledCaptions(Source):
-    """Another source, some of whose training pairs are spoiled; other splits stay as they are.
+    """Another source with some training pairs corrupted; other splits are not changed.
 
     Args:
         source: The other source.
         shares: As in `spoil`.
-        seed: Likewise.
+        seed: As in `spoil`.
     """
 
     def __init__(self, source: Source, shares: dict[str, float], seed: int = 0) -> None:

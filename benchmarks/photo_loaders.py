@@ -1,7 +1,7 @@
-"""Training batches of one COCO folder: ours, and the two loaders that users write themselves.
+"""Training batches of a COCO folder: by our loader, and by the two loaders that users would write themselves.
 
-All three give 64 photos, each cut at random (half to all of its area, aspect 3:4 to 4:3; or in evaluation its centre)
-and resized to 224 x 224 by the antialiased bicubic filter, with the token ids of one caption drawn for it.
+All three return 64 photos and the token ids of a random caption of each. A photo is cropped at random (half to all of
+its area, aspect 3:4 to 4:3; in evaluation at the centre) and resized to 224 x 224 with the antialiased bicubic filter.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _BICUBIC = InterpolationMode.BICUBIC
 
 
 def our_data(root: Path, num_workers: int, augment: bool) -> RetrievalDataModule:
-    """JPEGs decoded no larger than their cut needs, uint8 to the model, which normalises on its device."""
+    """Decodes JPEGs no larger than the crop needs, and returns uint8: the model normalises on its device."""
     datamodule = RetrievalDataModule(
         CocoCaptions({"train": CAPTIONS}, {"train": PHOTOS}, val_share=0.01),
         str(root),
@@ -46,7 +46,7 @@ def our_data(root: Path, num_workers: int, augment: bool) -> RetrievalDataModule
 
 
 class OurLoader:
-    """Pictures and texts of our batches; with `floats`, the pictures normalised here, which the model else does."""
+    """Images and texts of our batches; `floats` normalises the images here instead of in the model."""
 
     def __init__(self, datamodule: RetrievalDataModule, floats: bool) -> None:
         self._loader = datamodule.train_dataloader()
@@ -59,7 +59,7 @@ class OurLoader:
 
 
 def torchvision_loader(root: Path, num_workers: int, augment: bool, tokenizer: Tokenizer) -> DataLoader[Any]:
-    """`CocoCaptions` with v2 transforms of Pillow's pictures, as torchvision's own training recipes have them."""
+    """`CocoCaptions` with v2 transforms of Pillow images, as in torchvision's training recipes."""
 
     def collate(items: Sequence[tuple[torch.Tensor, list[str]]]) -> Any:
         return _batch([pixels for pixels, _ in items], [captions for _, captions in items], tokenizer)
@@ -70,7 +70,7 @@ def torchvision_loader(root: Path, num_workers: int, augment: bool, tokenizer: T
 
 
 def datasets_loader(root: Path, num_workers: int, augment: bool, tokenizer: Tokenizer) -> DataLoader[Any]:
-    """Hugging Face `datasets`: a column of `Image` that it decodes, and `with_transform`."""
+    """Hugging Face `datasets` with an `Image` column that it decodes, and `with_transform`."""
     transform = _transform(augment)
 
     def transform_rows(rows: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The scores of docs/method.md#cross-modal-fusion written out with every attended vector; and how to measure."""
+"""Naive scores of docs/method.md#cross-modal-fusion, with every attended vector; time and memory of a call."""
 
 import ctypes
 import gc
@@ -17,7 +17,7 @@ from ascl_lightning.models.similarity.fused import FusedSimilarity
 
 
 def published_loop(similarity: FusedSimilarity, images: Features, texts: Features) -> Tensor:
-    """One text at a time, without its padding, against all images: how the published code scores."""
+    """Scores one text at a time, without its padding, against all images, as the published code does."""
     columns = []
     for text in range(len(texts.mask)):
         words = texts.tokens[text, texts.mask[text]][None]
@@ -27,7 +27,7 @@ def published_loop(similarity: FusedSimilarity, images: Features, texts: Feature
 
 
 def plain_scores(similarity: FusedSimilarity, images: Features, texts: Features) -> Tensor:
-    """All pairs at once, (N, M)."""
+    """Scores of all pairs at once, (N, M)."""
     attention = similarity.attention
     regions, region_mask = images.tokens[:, None], images.mask[:, None]
     words, word_mask = texts.tokens[None], texts.mask[None]
@@ -45,7 +45,7 @@ def plain_scores(similarity: FusedSimilarity, images: Features, texts: Features)
 
 
 def random_features(num_items: int, num_tokens: int, shortest: int, width: int, seed: int) -> Features:
-    """Normalised tokens, `shortest` to `num_tokens` of them an item."""
+    """Random normalised tokens, `shortest` to `num_tokens` per item."""
     generator = torch.Generator().manual_seed(seed)
     tokens = F.normalize(torch.randn(num_items, num_tokens, width, generator=generator), dim=-1)
     lengths = torch.randint(shortest, num_tokens + 1, (num_items,), generator=generator)
@@ -54,14 +54,14 @@ def random_features(num_items: int, num_tokens: int, shortest: int, width: int, 
 
 
 def double(features: Features) -> Features:
-    """The same in float64."""
+    """The same features in float64."""
     return Features(features.pooled.double(), features.tokens.double(), features.mask)
 
 
 def measure(run: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
     """Median seconds of some runs, and the largest growth of this process's memory in MiB during the first (Linux)."""
     give_back_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     seconds = []
     for _ in range(repeats):
@@ -74,19 +74,19 @@ def measure(run: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
 
 
 def give_back_memory() -> None:
-    """Or what was freed before hides what comes takes."""
+    """Returns freed memory to the system, so that it does not hide later growth."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _status(field: str) -> int:
-    """A figure of this process in KiB."""
+    """A memory figure of this process, in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def _attend(queries: Tensor, context: Tensor, mask: Tensor, num_heads: int, scale: float) -> Tensor:
-    """What (..., Q, D) queries get from (..., T, D) tokens, heads side by side."""
+    """What queries (..., Q, D) receive from tokens (..., T, D) by attention, heads concatenated."""
     split = (num_heads, queries.shape[-1] // num_heads)
     queries, context = (tokens.unflatten(-1, split).transpose(-3, -2) for tokens in (queries, context))
     logits = (scale * queries @ context.mT).masked_fill(~mask[..., None, None, :], -torch.inf)
@@ -94,12 +94,12 @@ def _attend(queries: Tensor, context: Tensor, mask: Tensor, num_heads: int, scal
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (..., T, D) over real tokens."""
+    """Mean over unpadded tokens, (..., T, D) to (..., D)."""
     return (values * mask[..., None]).sum(-2) / mask.sum(-1, keepdim=True)
 
 
 def _fuse(fusion: ContextFusion, pooled: Tensor, mean_context: Tensor) -> Tensor:
-    """A global vector with its context, normalised."""
+    """A global vector fused with its context, normalised."""
     context = fusion.context(mean_context)
     if fusion.gate is not None:
         gate = torch.sigmoid(fusion.gate(torch.cat([pooled.expand_as(context), context], dim=-1)))

@@ -1,7 +1,7 @@
-"""Recalls from 256-d embeddings: ours, tile by tile, against sorting each row in NumPy and against torchmetrics.
+"""Recall from 256-d embeddings: tile by tile, against sorting each row in NumPy and against torchmetrics.
 
-The others on 1,000 x 5,000 (torchmetrics image-to-text R@1 alone); ours on that and on 5,000 x 25,000, with peak
-memory. Prints times, the largest difference of any recall, and the ratios.
+The others run on 1,000 x 5,000 (torchmetrics only image-to-text R@1); ours also on 5,000 x 25,000, with peak memory.
+Prints times, the largest difference of any recall, and the ratios.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ CAPTIONS, WIDTH = 5, 256
 
 
 def sorted_recalls(image_embeds: np.ndarray, text_embeds: np.ndarray) -> dict[str, float]:
-    """As the field computes them: the whole matrix, one sort a query (Faghri et al., BMVC 2018)."""
+    """Recalls as usually computed: the whole matrix, one sort per query (Faghri et al., BMVC 2018)."""
     similarity = image_embeds @ text_embeds.T
     best = [
         np.isin(np.argsort(row)[::-1], range(CAPTIONS * image, CAPTIONS * (image + 1))).argmax()
@@ -29,7 +29,7 @@ def sorted_recalls(image_embeds: np.ndarray, text_embeds: np.ndarray) -> dict[st
 
 def torchmetrics_recall(images: torch.Tensor, texts: torch.Tensor) -> float:
     """Image-to-text R@1 by torchmetrics' hit rate."""
-    # it takes items with scores of 0 and less for irrelevant ones
+    # torchmetrics treats items with a score of 0 or less as irrelevant
     scores = images @ texts.T
     scores = scores - scores.min() + 1
     queries = torch.arange(len(images))[:, None]

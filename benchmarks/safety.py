@@ -1,8 +1,8 @@
-"""What it costs that a run cannot be lost: files, draws, and what ranks tell each other in each step.
+"""The cost of recoverable runs: checkpoint files, seeding, and agreement of ranks in each step.
 
-A checkpoint of 512 MiB on the disk of the current folder: ours (flushed to disk, renamed)
-against Lightning's own, then reading against `torch.load`, ratios last. Then microseconds a step of seeding, and of
-the agreement of two processes on whether to save or stop.
+Writes a checkpoint of 512 MiB to the current folder's disk: ours (flushed to disk, renamed) against Lightning's. Reads
+it, against `torch.load`; the ratios come last. Then measures microseconds per step for seeding, and for two processes
+to agree on whether to save or stop.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""What a training step costs each process, counted on 2, 3 and 4 gloo processes beside the formulas of docs/scaling.md.
+"""Cost of a training step per process, counted on 2, 3 and 4 gloo processes, against the formulas of docs/scaling.md.
 
-A step of AsCL with T-, T+ and (T+)- on random features of a text tower of the texts' own width, in float32. Bytes are
-what a process hands to collectives and gets from them; compute is multiply-adds of the scores' matrix products in the
-forward pass, as torch counts them; memory is the gathered texts and the scores. Prints a row a score and number of
-processes; the largest relative difference between counted and predicted comes last.
+A step of AsCL with T-, T+ and (T+)- on random features, in float32; the text tower keeps the width of the features.
+Bytes are those that a process passes to and receives from collectives. Compute is the multiply-adds of the scores'
+matrix products in the forward pass, by torch's own counter. Memory is the gathered texts and the scores. Prints one row
+per score and number of processes, and the largest relative difference between counted and predicted last.
 """
 
 import tempfile
@@ -36,20 +36,20 @@ SCORES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one process and one step."""
+    """Costs of one process in one step."""
 
     sent: int
-    """Bytes of own texts and scores that go to others, forward and backward."""
+    """Bytes of own texts and scores sent to other processes, forward and backward."""
     received: int
-    """Bytes that come from others."""
+    """Bytes received from other processes."""
     products: int
     """Multiply-adds of the scores."""
     held: int
-    """Bytes of all processes' texts and of the scores."""
+    """Bytes in memory: the texts of all processes, and the scores."""
 
 
 def predicted(score: str, num_ranks: int) -> Costs:
-    """The formulas."""
+    """The formulas of docs/scaling.md."""
     texts, all_pairs = PARTS * PAIRS, num_ranks * PAIRS
     vectors = {"global": 1, "local": WORDS, "fused": 1 + WORDS}[score]
     own = texts * vectors * WIDTH * BYTES
@@ -66,7 +66,7 @@ def predicted(score: str, num_ranks: int) -> Costs:
 
 
 class _CountedBytes:
-    """Counts what a process hands to collectives and gets from them, under the patched functions."""
+    """Patches collectives to count the bytes that a process sends and receives."""
 
     def __init__(self, num_ranks: int) -> None:
         self.sent = self.received = 0
@@ -87,13 +87,13 @@ class _CountedBytes:
         self._exchange(result, values, *sizes)
 
     def _count(self, tensor: torch.Tensor, times: float) -> None:
-        if tensor.is_floating_point():  # ids and masks are small change
+        if tensor.is_floating_point():  # ids and masks are negligible
             self.sent += round(tensor.nbytes * times)
             self.received += round(tensor.nbytes * times)
 
 
 def counted(rank: int, num_ranks: int, folder: str) -> None:
-    """One process: runs a step of each score and leaves its costs in a file."""
+    """One process: runs a step of each score and writes its costs to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks)
     costs = {name: _count_step(num_ranks, arguments) for name, arguments in SCORES.items()}
@@ -127,7 +127,7 @@ def _count_step(num_ranks: int, arguments: dict[str, Any]) -> Costs:
 
 
 def _random_batch() -> ImageTextBatch:
-    """Features in the place of all texts: what is counted is scoring, not towers."""
+    """Random features instead of texts, so that only scoring is counted, not towers."""
 
     def texts(seed: int) -> Features:
         return random_features(PAIRS, WORDS, WORDS, WIDTH, seed)

@@ -1,7 +1,7 @@
-"""Cross-attention scores without gradients: ours against the published loop, one text at a time.
+"""Cross-attention scores without gradients, against the published loop over texts.
 
-128 x 128 pairs of 36 regions and 8 to 24 words, D = 1024, then 1,000 x 5,000 pairs of 16 tokens and 8 to 24 words,
-D = 256. Prints times, the largest difference from the loop in float64, peak memory, and the ratio of the times last.
+128 x 128 pairs of 36 regions and 8 to 24 words, D = 1024; then 1,000 x 5,000 pairs of 16 tokens and 8 to 24 words, D =
+256. Prints times, the largest difference from the loop in float64, peak memory, and the ratio of the times last.
 """
 
 import torch
@@ -11,7 +11,7 @@ from ascl_lightning.models.similarity.fused import FusedSimilarity
 
 
 def compare(name: str, num_heads: int, *, fused: bool) -> None:
-    """128 x 128 pairs, both sides."""
+    """Measures 128 x 128 pairs by our code and by the loop."""
     images, texts = random_features(128, 36, 36, 1024, seed=0), random_features(128, 24, 8, 1024, seed=1)
     similarity = _similarity(1024, num_heads, fused=fused)
     ours: list[torch.Tensor] = []
@@ -27,7 +27,7 @@ def compare(name: str, num_heads: int, *, fused: bool) -> None:
 
 
 def compare_test_set() -> None:
-    """1,000 x 5,000 pairs; the loop on the first 100 texts."""
+    """Measures 1,000 x 5,000 pairs by our code, and the first 100 texts by the loop."""
     images, texts = random_features(1000, 16, 16, 256, seed=2), random_features(5000, 24, 8, 256, seed=3)
     similarity = _similarity(256, 4, fused=True)
     seconds, memory = measure(lambda: similarity(images, texts), repeats=1)

@@ -1,4 +1,4 @@
-"""What training on extracted features takes: seconds an epoch, and memory as the data grow."""
+"""Training on extracted features: seconds per epoch, and memory by data size."""
 
 import contextlib
 import io
@@ -34,12 +34,12 @@ PLAIN_INFO_NCE = (
     "--model.similarity.global_fusion none --model.similarity.text_gate false --model.similarity.embed_dim 1024 "
     "--model.optimizer.lr 2e-3 --data.batch_size 1024"
 )
-"""The README's model A, on what `ascl extract` wrote."""
+"""Flags of the README's model A, for features that `ascl extract` wrote."""
 REGIONS, WIDTH, WORDS, WORD_WIDTH = 8, 512, 12, 128
 
 
 class EpochClock(Callback):
-    """Seconds of each epoch's training batches, and what came before the first."""
+    """Seconds of the training batches of each epoch, and seconds before the first batch."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
@@ -56,7 +56,7 @@ class EpochClock(Callback):
 
 
 def fit_plain_info_nce(features: Path, epochs: int) -> EpochClock:
-    """`ascl fit` as the README has it, with a clock."""
+    """Runs `ascl fit` with the flags of the README's model A, and times it."""
     clock = EpochClock()
 
     class TimedCLI(AsclCLI):
@@ -75,7 +75,7 @@ def fit_plain_info_nce(features: Path, epochs: int) -> EpochClock:
 
 
 class MemoryGauge(Callback):
-    """The most memory that this process and its workers held of their own, in MiB; maps of files are none (Linux)."""
+    """Records the peak memory of this process and its workers, in MiB, without memory-mapped files (Linux)."""
 
     def __init__(self) -> None:
         self.peak = 0.0
@@ -86,7 +86,7 @@ class MemoryGauge(Callback):
 
 
 def own_memory() -> float:
-    """Memory of this process and its workers that is not of files, in MiB; what they share counts once."""
+    """Memory of this process and its workers, in MiB, without memory-mapped files; shared memory counts once."""
     me = psutil.Process()
     total = 0
     for process in (me, *me.children()):
@@ -96,7 +96,7 @@ def own_memory() -> float:
 
 
 def memory_of_an_epoch(folder: Path, num_images: int, num_workers: int) -> float:
-    """How many MiB an epoch over so many images takes beyond what was there before."""
+    """By how many MiB memory grows in an epoch over `num_images` images."""
     model = RegionEncoder(REGIONS, WIDTH), WordTransformer(64, width=WORD_WIDTH, tuning=Tuning(frozen=True))
     similarity = FusedSimilarity(16, num_heads=1, local_weight=0.5, global_fusion="none")
     datamodule = RetrievalDataModule(
@@ -127,7 +127,7 @@ def memory_of_an_epoch(folder: Path, num_images: int, num_workers: int) -> float
 
 
 def write_features(folder: Path, num_images: int) -> int:
-    """Made-up features of some images with two captions each, as `ascl extract` writes them; gives their bytes."""
+    """Writes made-up features in the format of `ascl extract`, two captions per image; returns their bytes."""
     root = folder / str(num_images)
     for split, size in (("train", num_images), ("val", 8)):
         sizes = {"images": (size, REGIONS, WIDTH), "texts": (2 * size, WORDS, WORD_WIDTH)}

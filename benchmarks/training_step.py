@@ -1,8 +1,8 @@
-"""A training step's scoring on extracted features: ours against autograd through plain tiles.
+"""Scores of a training step on extracted features, against autograd through plain tiles.
 
 B = 128, 16 image tokens, 14 to 26 words, D = 256, 4 heads, pairwise fusion. Prints forward and backward of one fused
-score, then the whole AsCL step (T, T-, T+, (T+)-, T+ a quarter longer) against it, with the step's share that is not
-scoring, and the ratio of the times last.
+score; a whole AsCL step (T, T-, T+, (T+)-, with T+ a quarter longer) relative to it; the share of the step that is not
+scoring; and the ratio of the times last.
 """
 
 import torch
@@ -20,12 +20,12 @@ BATCH, TOKENS, WIDTH, TILE = 128, 16, 256, 32
 
 
 def learnable(features: Features) -> Features:
-    """Leaves that want gradients, as the projections' output does."""
+    """Features as leaves that require gradients, like the output of the projections."""
     return Features(features.pooled.requires_grad_(), features.tokens.requires_grad_(), features.mask)
 
 
 def plain_tiles(similarity: FusedSimilarity, images: Features, texts: Features) -> torch.Tensor:
-    """All pairs, in tiles that autograd goes through."""
+    """Scores of all pairs, in tiles, with gradients by autograd."""
     rows = [torch.cat([plain_scores(similarity, i, t) for t in _parts(texts)], dim=1) for i in _parts(images)]
     return torch.cat(rows)
 

@@ -1,12 +1,12 @@
-"""Triage of training captions: does it find what was spoiled, and does training without it recover?
+"""Triage of training captions: does it find corrupted pairs, and does training without them recover recall?
 
-Of the captions of generated scenes 20 and 40% change places between images, a twentieth gets a caption of another image
-appended, and a twentieth keeps its first third of words (`noise.py`). A model is trained on the spoiled set, judges its
-own training pairs (`ascl triage`), and another is trained without those that are flagged. Prints the AUROC of each
-number against untouched pairs, what the flags hold, and rSum on the clean validation split, with 95% intervals over its
-images; with several seeds (`python benchmarks/triage.py 0 1 2`) also the mean over seeds and its interval.
+In generated scenes, 20 or 40% of the captions are exchanged between images, 5% get a caption of another image appended,
+and 5% keep the first third of their words (`noise.py`). A model is trained on the corrupted data and judges its own
+training pairs (`ascl triage`). Another model is trained without the flagged pairs. Prints the AUROC of each measure
+against untouched pairs, what was flagged, and rSum on the clean validation split with 95% intervals over images. With
+several seeds (`python benchmarks/triage.py 0 1 2`), also prints the mean over seeds with its interval.
 
-One set after another on one thread: some 15 minutes a seed on an idle core.
+Runs one experiment after another on one thread: about 15 minutes per seed on an idle core.
 """
 
 import json
@@ -43,12 +43,12 @@ def auroc(positives: np.ndarray, negatives: np.ndarray) -> float:
 
 
 class Experiment:
-    """One set of spoiled captions, and the runs on it.
+    """One set of corrupted captions, and the runs on it.
 
     Args:
-        folder: Where runs go.
-        shares: What is spoiled.
-        seed: Of scenes, of what is spoiled, and of training.
+        folder: Folder of the runs.
+        shares: Share of pairs to corrupt, by kind.
+        seed: Of the scenes, of the corruption and of training.
     """
 
     def __init__(self, folder: Path, shares: dict[str, float], seed: int) -> None:
@@ -57,7 +57,7 @@ class Experiment:
         self.seed = seed
 
     def ascl(self, command: str, runs: str, *arguments: str) -> None:
-        """Runs a command of ours on the set."""
+        """Runs an `ascl` command on this data."""
         source = {"num_train": NUM_TRAIN, "num_val": NUM_VAL, "seed": self.seed}
         spoiled = {
             "class_path": "noise.SpoiledCaptions",
@@ -88,7 +88,7 @@ class Experiment:
         )
 
     def rsum(self, runs: str, *arguments: str) -> tuple[float, float, float]:
-        """Trains; rSum of the last epoch on the clean validation split, with its interval."""
+        """Trains, and returns rSum on the clean validation split after the last epoch, with its interval."""
         self.ascl("fit", runs, *arguments)
         self.ascl("validate", runs, "--ckpt_path", "best")
         (results,) = (self.folder / runs).glob("validate/*/results.json")
@@ -96,13 +96,13 @@ class Experiment:
         return figure["value"], figure["low"], figure["high"]
 
     def triage(self, runs: str) -> Path:
-        """Judges the training pairs by the model of earlier runs."""
+        """Runs triage on the training pairs with the model of earlier runs."""
         out = self.folder / "triage"
         self.ascl("triage", runs, "--ckpt_path", "best", "--out", str(out))
         return out / "triage.parquet"
 
     def say(self, triaged: Path) -> None:
-        """Prints AUROCs, and what was flagged."""
+        """Prints AUROCs and the share of flagged pairs."""
         table = parquet.read_table(triaged)
         kinds = self.kinds()
         flags = table.column("flags").to_pylist()
@@ -121,7 +121,7 @@ class Experiment:
         )
 
     def kinds(self) -> np.ndarray:
-        """What each pair was made, "" for nothing, in the order of the split."""
+        """Kind of corruption of each pair, "" for none, in the order of the split."""
         captions = Scenes(NUM_TRAIN, seed=self.seed).read(None, "train").captions
         spoiled = spoil(captions, self.shares, self.seed)[1]
         return np.array(

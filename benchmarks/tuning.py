@@ -1,9 +1,9 @@
-"""Ways to fine-tune a ViT-B/16, counted: what a step computes, what it keeps for the backward pass, what is trained.
+"""Ways to fine-tune a ViT-B/16: operations of a step, activations for the backward pass, trained parameters, counted.
 
-Eight pictures of 224 x 224, float32. Computed: floating-point operations of forward and backward. Kept: bytes of the
-tensors that autograd holds when the forward pass ends, weights left out. Trained: three numbers a parameter, the
-gradient and the two means of Adam. Counts depend on no machine; prints a row for each way, with the ratios to training
-the whole tower in brackets.
+Eight images of 224 x 224, float32. Operations are those of forward and backward. Activations are the bytes that
+autograd holds at the end of the forward pass, without weights. Trained counts three numbers per parameter: the gradient
+and the two moments of Adam. The counts do not depend on the machine. Prints one row for each way, with ratios to full
+training in brackets.
 """
 
 import torch
@@ -22,7 +22,7 @@ WAYS = {
 
 
 class Kept:
-    """Sums up the tensors that wait for the backward pass; weights wait anyway."""
+    """Sums the bytes of tensors saved for the backward pass, without weights."""
 
     def __init__(self, tower: torch.nn.Module) -> None:
         self._weights = {parameter.untyped_storage().data_ptr() for parameter in tower.parameters()}
@@ -39,7 +39,7 @@ class Kept:
 
 
 def count(tuning: Tuning, pictures: torch.Tensor) -> tuple[float, float, float]:
-    """Tera-operations, MiB kept, MiB trained."""
+    """Tera-operations, MiB saved for the backward pass, MiB of gradients and moments."""
     tower = TimmImageEncoder("vit_base_patch16_224", tuning=tuning)
     tower.rest(tuning.thaw_after > 0)
     head, kept, counter = torch.nn.Linear(768, 8), Kept(tower), FlopCounterMode(display=False)
