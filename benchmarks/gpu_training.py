@@ -23,8 +23,8 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import JsonLines
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.towers.image import TimmImageEncoder
-from ascl_lightning.models.towers.text import TransformersTextEncoder
+from ascl_lightning.models.towers.timm_backbone import TimmImageEncoder
+from ascl_lightning.models.towers.transformers_text import TransformersTextEncoder
 from ascl_lightning.training.callbacks.non_finite import NonFiniteSteps
 from ascl_lightning.training.module import RetrievalModule
 

@@ -13,8 +13,8 @@ from ascl_lightning.data.batch import ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.towers.image import RegionEncoder
-from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.models.towers.regions import RegionEncoder
+from ascl_lightning.models.towers.word_transformer import WordTransformer
 from ascl_lightning.training.objective import Objective
 
 TOKENS, WIDTH, WORDS, VOCABULARY, CHUNK = 16, 128, 24, 8192, 128

@@ -22,8 +22,8 @@ from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.towers.image import RegionEncoder
-from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.models.towers.regions import RegionEncoder
+from ascl_lightning.models.towers.word_transformer import WordTransformer
 from ascl_lightning.training.objective import Objective
 
 PAIRS, REGIONS, WORDS, WIDTH, HEADS, PARTS, GROUPS, BYTES = 24, 9, 12, 64, 4, 4, 2, 4

@@ -21,9 +21,9 @@ from ascl_lightning.data.sources import ExtractedFeatures
 from ascl_lightning.data.stored_features import SHARD_ROWS, Manifest, TextRows, write_shard
 from ascl_lightning.losses import InfoNCE
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.towers.image import RegionEncoder
-from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.models.towers.regions import RegionEncoder
 from ascl_lightning.models.towers.tuning import Tuning
+from ascl_lightning.models.towers.word_transformer import WordTransformer
 from ascl_lightning.training.module import RetrievalModule
 
 CONFIG = Path(__file__).parents[1] / "configs" / "flickr8k.yaml"

@@ -12,8 +12,8 @@ from ascl_lightning.data.batch import Features, ImageTextBatch
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.towers.image import RegionEncoder
-from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.models.towers.regions import RegionEncoder
+from ascl_lightning.models.towers.word_transformer import WordTransformer
 from ascl_lightning.training.module import RetrievalModule
 
 BATCH, TOKENS, WIDTH, TILE = 128, 16, 256, 32

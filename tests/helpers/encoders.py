@@ -26,7 +26,6 @@ class MeanColour(ImageEncoder):
         self.scale = nn.Parameter(torch.ones(3))
         self.register_buffer("num_batches", torch.tensor(0))  # of no dimension, as BatchNorm has one
         self.pictures_seen = 0
-        self._finish()
 
     def _encode(self, images):
         self.pictures_seen += len(images)
@@ -49,7 +48,6 @@ class WordTable(TextEncoder):
         self.spec = TextSpec(max_length=12, vocab_size=vocab_size)
         self.table = nn.Embedding(vocab_size, 5)
         self.texts_seen = 0
-        self._finish()
 
     def _encode(self, texts: TokenizedTexts) -> Features:
         self.texts_seen += len(texts.input_ids)

@@ -11,7 +11,7 @@ from ascl_lightning.data.text import Vocabulary, WordTokenizer
 from ascl_lightning.metrics.gallery import Gallery, Items
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.towers.image import RegionEncoder
+from ascl_lightning.models.towers.regions import RegionEncoder
 from ascl_lightning.models.towers.text import TextEncoder
 from ascl_lightning.models.towers.tuning import Tuning
 
@@ -73,7 +73,6 @@ class Axes(TextEncoder):
     def __init__(self) -> None:
         super().__init__(tuning=Tuning(frozen=True))
         self.spec = TextSpec(max_length=12, vocab_size=len(WORDS) + 2)
-        self._finish()
 
     def _encode(self, texts: TokenizedTexts) -> Features:
         vectors = torch.nn.functional.one_hot(texts.input_ids, len(WORDS) + 2).float()

@@ -15,7 +15,7 @@ CONFIG = """\
 seed_everything: 0
 # <&>
 model:
-  image_encoder: {class_path: ascl_lightning.models.towers.image.TimmImageEncoder, init_args: {name: convnext_tiny}}
+  image_encoder: {class_path: ascl_lightning.models.TimmImageEncoder, init_args: {name: convnext_tiny}}
   text_encoder: {class_path: ascl_lightning.models.towers.text.GruTextEncoder, init_args: {width: 32}}
 data:
   root: /data/kites & hats/

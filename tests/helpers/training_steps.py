@@ -12,8 +12,8 @@ from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.towers.image import RegionEncoder
-from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.models.towers.regions import RegionEncoder
+from ascl_lightning.models.towers.word_transformer import WordTransformer
 from ascl_lightning.training.objective import Objective
 
 WIDTH, REGIONS, VOCABULARY = 8, 3, 30

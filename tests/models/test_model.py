@@ -8,8 +8,8 @@ from torch._dynamo.utils import counters
 from ascl_lightning.data.batch import Features, TokenizedTexts
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.towers.image import ConvImageEncoder
-from ascl_lightning.models.towers.text import WordTransformer
+from ascl_lightning.models.towers.convolutional import ConvImageEncoder
+from ascl_lightning.models.towers.word_transformer import WordTransformer
 
 
 def model(embed_dim: int = 4, **towers) -> ImageTextModel:

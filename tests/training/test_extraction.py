@@ -24,7 +24,7 @@ from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 from ascl_lightning.models import FusedSimilarity
 from ascl_lightning.models.model import ImageTextModel
-from ascl_lightning.models.towers.image import RegionEncoder
+from ascl_lightning.models.towers.regions import RegionEncoder
 from ascl_lightning.training.extraction import SplitExtraction, fingerprint
 
 POSITIVES = [JoinCaptions(), FirstHalf()]

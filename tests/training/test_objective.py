@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.perturb import Stream, ZeroOut
-from ascl_lightning.models.towers.image import ConvImageEncoder
+from ascl_lightning.models.towers.convolutional import ConvImageEncoder
 from ascl_lightning.runtime.draws import keyed_uniform
 
 SCORES = {

@@ -5,9 +5,14 @@ from ascl_lightning.models.perturb import FeatureDropout, GaussianNoise, Perturb
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.local import local_similarity
 from ascl_lightning.models.towers.clip import ClipImageEncoder, ClipTextEncoder
-from ascl_lightning.models.towers.image import ConvImageEncoder, ImageEncoder, RegionEncoder, TimmImageEncoder
-from ascl_lightning.models.towers.text import TextEncoder, TransformersTextEncoder, WordTransformer
+from ascl_lightning.models.towers.convolutional import ConvImageEncoder
+from ascl_lightning.models.towers.image import ImageEncoder
+from ascl_lightning.models.towers.regions import RegionEncoder
+from ascl_lightning.models.towers.text import TextEncoder
+from ascl_lightning.models.towers.timm_backbone import TimmImageEncoder
+from ascl_lightning.models.towers.transformers_text import TransformersTextEncoder
 from ascl_lightning.models.towers.tuning import Lora, Tuning
+from ascl_lightning.models.towers.word_transformer import WordTransformer
 
 __all__ = [
     "ClipImageEncoder",

@@ -1,5 +1,9 @@
+from inspect import signature
+
 import torch
-from tests.helpers.encoders import MeanColour
+from tests.helpers.encoders import FROZEN, MeanColour
+
+from ascl_lightning.models.towers.tuning import Tuning
 
 PICTURES = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
 
@@ -43,3 +47,18 @@ def test_a_tower_that_no_longer_rests_is_trained():
     assert tower.training
     tower(PICTURES).tokens.sum().backward()
     assert (tower.scale.grad > 0).all()
+
+
+class WithBias(MeanColour):
+    def __init__(self, tuning: Tuning = Tuning()) -> None:
+        super().__init__(tuning=tuning)
+        self.bias = torch.nn.Parameter(torch.zeros(3))
+
+
+def test_layers_of_every_subclass_are_frozen():
+    assert not any(parameter.requires_grad for parameter in WithBias(FROZEN).parameters())
+    assert all(parameter.requires_grad for parameter in WithBias().parameters())
+
+
+def test_a_tower_shows_the_arguments_of_its_constructor():
+    assert list(signature(WithBias).parameters) == ["tuning"]

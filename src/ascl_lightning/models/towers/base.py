@@ -1,8 +1,9 @@
-"""What image and text towers share: how they are trained, or that they are not."""
+"""What image and text towers share: freezing, resting and tuning."""
 
 import hashlib
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,26 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.models.towers.tuning import Tuning, add_adapters
 
 
-class Encoder(nn.Module, ABC):
-    """A tower: gives one global vector and local tokens for each of its inputs.
+class _TunedWhenBuilt(ABCMeta):
+    """Applies a tower's tuning after the constructor of its class, when all layers are there."""
 
-    A subclass builds its layers after `super().__init__()`, sets `spec`, `pooled_dim` and `token_dim`, and ends its
-    constructor with `self._finish()`.
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        tower = super().__call__(*args, **kwargs)
+        tower._tune()
+        return tower
+
+    @property
+    def __signature__(cls) -> Signature:
+        """For `help`: the constructor's, which `__call__` hides."""
+        constructor = signature(cls.__init__)  # type: ignore[misc]
+        return constructor.replace(parameters=[*constructor.parameters.values()][1:])
+
+
+class Encoder(nn.Module, metaclass=_TunedWhenBuilt):
+    """A tower: returns one global vector and local tokens for each input.
+
+    The constructor of a subclass calls `super().__init__()`, builds the layers, and sets `spec`, `pooled_dim` and
+    `token_dim`.
 
     Args:
         tuning: How the tower is trained.
@@ -30,7 +46,7 @@ class Encoder(nn.Module, ABC):
     token_dim: int
     """Width T of the tokens."""
     pretrained: bool = False
-    """Whether its weights were trained before."""
+    """Whether its weights are pretrained."""
 
     def __init__(self, tuning: Tuning = Tuning()) -> None:
         super().__init__()
@@ -39,24 +55,24 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     def spec_of(cls, arguments: Mapping[str, Any]) -> Any:
-        """The `spec` of a tower with these arguments; towers that load weights tell it without loading them.
+        """The `spec` of a tower with these arguments. Pretrained towers find it without loading weights.
 
         Args:
             arguments: All arguments of the constructor, by name.
 
         Raises:
-            UserError: If what tells it cannot be had.
+            UserError: If the files that describe the tower are missing.
         """
         return cls(**arguments).spec
 
     def save_settings(self, folder: Path) -> None:
-        """Writes files that rebuild the tower beside its constructor's arguments and its weights; most need none.
+        """Writes the files, other than weights, from which the tower can be rebuilt; most towers need none.
 
         Args:
-            folder: Is made where there is something to write; a tower with an argument `path` is rebuilt from it.
+            folder: Where to write; the argument `path` of a rebuilt tower.
 
         Raises:
-            UserError: If what the tower was made from is no longer there.
+            UserError: If the source of the tower no longer exists.
         """
 
     def forward(self, inputs: Any) -> Features:
@@ -72,25 +88,25 @@ class Encoder(nn.Module, ABC):
         return self
 
     def rest(self, resting: bool) -> None:
-        """Whether the tower is left out of training for now.
+        """Suspends or resumes the training of the tower.
 
         A resting tower is in evaluation mode and computes no gradients. Its parameters still require them and get
-        zeros: distributed training waits for a gradient of every parameter that required one when it was set up.
+        zeros: distributed training waits for a gradient of every parameter that required one at setup.
         """
         if resting != self.resting:
             self.resting = resting
             self.train()
 
     def layer_numbers(self) -> dict[str, int]:
-        """The layer of each parameter, by its name in the tower; 0 is nearest to the input.
+        """Number of the layer of each parameter, by parameter name; 0 is nearest to the input.
 
         Raises:
-            UserError: If the tower's layers cannot be told apart.
+            UserError: If the tower does not number its layers.
         """
-        raise UserError(f"{type(self).__name__} has no layers to tell apart: set layer_decay to 1")
+        raise UserError(f"{type(self).__name__} does not number its layers: set layer_decay to 1")
 
     def without_weight_decay(self) -> set[str]:
-        """Names of the parameters that are not pulled to zero: norms, biases, single vectors, positions."""
+        """Names of the parameters without weight decay: norms, biases, single vectors, positions."""
         return {
             name
             for name, parameter in self.named_parameters()
@@ -99,20 +115,20 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def _encode(self, inputs: Any) -> Features:
-        """What `forward` gives."""
+        """Computes the features that `forward` returns."""
 
     def _checkpoint_activations(self) -> None:
-        """Recompute activations in the backward pass."""
-        raise UserError(f"{type(self).__name__} cannot compute activations again: set checkpointing to false")
+        """Switches activation checkpointing on."""
+        raise UserError(f"{type(self).__name__} cannot recompute activations: set checkpointing to false")
 
-    def _finish(self) -> None:
+    def _tune(self) -> None:
         if self.tuning.checkpointing:
             self._checkpoint_activations()
         if self.tuning.lora is not None:
             add_adapters(self, self.tuning.lora)
         if self.tuning.frozen:
             self.requires_grad_(False)
-        # pretrained modules arrive in evaluation mode, and Lightning keeps the mode it finds
+        # pretrained models are loaded in evaluation mode, and Lightning does not change modes
         self.train()
 
     def _with_zero_gradients(self, features: Features) -> Features:
@@ -122,7 +138,7 @@ class Encoder(nn.Module, ABC):
 
 
 def hash_of_weights(module: nn.Module, settings: str) -> str:
-    """A hash of a module's parameters and buffers, and of settings that tell it from others with the same ones."""
+    """Hash of a module's parameters, buffers and settings, which distinguish modules with equal weights."""
     digest = hashlib.sha256(settings.encode())
     for name, value in module.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)}".encode())
@@ -131,7 +147,7 @@ def hash_of_weights(module: nn.Module, settings: str) -> str:
 
 
 class _ZeroGradients(torch.autograd.Function):
-    """Gives two tensors on as they are, and zeros to parameters that had no part in them."""
+    """Returns two tensors unchanged, and gives parameters that they do not depend on a gradient of zeros."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, pooled: Tensor, tokens: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:

