@@ -1,4 +1,4 @@
-"""Splits, samplers and loaders: from a source of images with captions to batches that a model can take."""
+"""The data module: from a source of images with captions to batches for a model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,9 +35,9 @@ from ascl_lightning.runtime.processes import leave_stopping_to_the_run
 
 @dataclass(frozen=True)
 class Position:
-    """How far a training has come: the epoch that it goes on with and the batches of it that are done, on each rank.
+    """Position of a training: the current epoch and the number of its batches that each rank has done.
 
-    What an epoch's batches are depends on the number of batches and of ranks.
+    It is valid only for the same number of batches and ranks, which determine an epoch's batches.
     """
 
     epoch: int
@@ -49,33 +49,33 @@ class Position:
 class RetrievalDataModule(LightningDataModule):
     """Training pairs with their asymmetry samples, and whole splits for evaluation.
 
-    Every random draw is keyed by (seed, epoch, index): the same run gives the same batches on any number of workers,
-    and on any number of ranks the same samples. A checkpoint stores the position, and a resumed training continues with
-    the very next batch (docs/reliability.md#exact-resume). Several ranks need `Trainer(use_distributed_sampler=False)`,
-    which the command line sets: the samplers here already split the work between ranks, without repeats.
+    Random draws are keyed by (seed, epoch, index), so a run gives the same batches with any number of workers, and the
+    same samples with any number of ranks. A checkpoint stores the position, and a resumed training continues with the
+    next batch (docs/reliability.md#exact-resume). Several ranks need `Trainer(use_distributed_sampler=False)`, as the
+    samplers here already split the data between ranks; the command line sets it.
 
     Args:
-        source: Where images and captions come from. A streamed one is read from beginning to end in training, each
-            image once an epoch with a caption drawn for it.
-        root: Folder of the data; None for a source that needs none.
-        positives: Operations that make T+ (types II and III), one of them a caption and step. Empty: no T+.
-        negatives: Operations that make T- at word level (type I). Empty: none.
-        image_operations: Operations on training pictures; at most one a picture, each for its share of them.
-        captions_per_image: None: an epoch visits every (image, caption) pair once. A number: an epoch visits every
-            image that often, each time with another caption drawn for that epoch.
-        batch_size: Most pairs a training step, on each device; the batches of an epoch differ by one at most.
-        eval_batch_size: Images a batch in evaluation; each brings all its captions.
-        augment: Crop training pictures at random. (Nothing is mirrored: captions say left and right.)
-        bucket_by_length: Make training batches of captions of similar length, which saves padding.
-        exclude: File of training pairs to leave out: the `triage.parquet` of `ascl triage`, of which those that are
-            flagged, or any Parquet file or JSON lines of `image_id` and `caption`. Other splits stay as they are.
-        max_bad_share: Share of the training images that may be unreadable: they are skipped, counted and replaced.
-            Above it the run ends with their list. In evaluation one is too many.
-        num_workers: Processes that load data.
-        seed: Of the order of the pairs and of every draw.
-        image_spec: What the image encoder is fed; the command line links it to the model.
-        text_spec: What the text encoder is fed; likewise.
-        with_tokens: Whether the model reads local tokens; likewise. If not, they are not read from stored features.
+        source: Source of images and captions. A streamed one is read sequentially in training, each image once per
+            epoch with a caption drawn for it.
+        root: Folder of the data; None for a source without files.
+        positives: Operations that make T+ (types II and III), one per caption and step. Empty for no T+.
+        negatives: Operations that make T- at word level (type I). Empty for no T-.
+        image_operations: Operations on training pictures; at most one is applied to a picture, each to its share.
+        captions_per_image: None visits every (image, caption) pair once per epoch; a number visits every image that
+            often per epoch, each time with another caption.
+        batch_size: Maximum number of pairs per training step and device; sizes within an epoch differ by at most one.
+        eval_batch_size: Images per evaluation batch, each with all its captions.
+        augment: Crop training pictures at random. (They are never mirrored, as captions say left and right.)
+        bucket_by_length: Group captions of similar length into training batches, which saves padding.
+        exclude: File of training pairs to exclude: `triage.parquet` of `ascl triage`, of which the flagged pairs are
+            excluded, or any Parquet or JSON lines file with `image_id` and `caption`. Other splits do not change.
+        max_bad_share: Share of the training images that may be unreadable; they are replaced and counted. Above it the
+            run stops with a list of them. Evaluation does not accept any.
+        num_workers: Number of loader processes.
+        seed: Seed of the order of pairs and of all draws.
+        image_spec: Input of the image encoder; the command line links it to the model.
+        text_spec: Input of the text encoder; likewise.
+        with_tokens: Whether the model uses local tokens; likewise. If not, stored tokens are not read.
 
     Raises:
         UserError: If there is no folder `root`.
@@ -124,16 +124,16 @@ class RetrievalDataModule(LightningDataModule):
         self._excluded: dict[str, Any] | None = None
         self._bad_images = BadImages(max_bad_share)
         self.views: dict[str, SplitView] = {}
-        """The splits that were read so far."""
+        """The splits read so far."""
         self.provenance: Provenance | None = None
-        """What the weights in use were made from, as far as a checkpoint or this training says."""
+        """The data that the current weights were trained and selected on, if known."""
         self._digests: dict[str, SplitDigest] = {}
         self._stream: Stream | None = None
         self._position: Position | None = None
         self._batches_of_epoch = 0
 
     def setup(self, stage: str) -> None:
-        """Reads the splits that a stage needs; `fit` also mines the vocabulary, from the training captions alone."""
+        """Reads the splits of a stage; `fit` also mines the vocabulary from the training captions."""
         if stage == "fit":
             self._setup_training()
         splits = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
@@ -141,7 +141,7 @@ class RetrievalDataModule(LightningDataModule):
             self.view(split)
 
     def view(self, split: str) -> SplitView:
-        """One split as the encoders want it; read when it is first asked for."""
+        """One split as the encoders take it; read at first access."""
         if split not in self.views:
             if self.image_spec is None:
                 raise ValueError("image_spec is missing: pass image_encoder.spec (the command line links it)")
@@ -150,20 +150,20 @@ class RetrievalDataModule(LightningDataModule):
         return self.views[split]
 
     def digest(self, split: str) -> SplitDigest:
-        """What tells the images and captions of a split from others; computed when it is first asked for."""
+        """Hashes of the images and captions of a split; computed at first access."""
         if split not in self._digests:
             self._digests[split] = SplitDigest.of(self.view(split).split)
         return self._digests[split]
 
     def prepare_texts(self) -> None:
-        """Mines what tokenizer and operations need, from the training captions alone."""
+        """Mines the vocabulary and the word index, which tokenizer and operations use, from the training captions."""
         if self.vocabulary is None:
             self.vocabulary = self.mine_vocabulary()
         self.text_maker()
 
     @property
     def made_with(self) -> str:
-        """What the texts made from a caption depend on."""
+        """Identifies the operations and the seed that made texts."""
         return f"{self.asymmetry.positives} {self.asymmetry.negatives} {self.seed}"
 
     @property
@@ -178,26 +178,26 @@ class RetrievalDataModule(LightningDataModule):
         return len(counts), int(sum(counts))
 
     def read(self, split: str) -> Split:
-        """Images and captions of one split, as the source has them."""
+        """Images and captions of one split, without excluded training pairs."""
         whole = self.source.read(self.root, split)
         if split == "train" and self._exclude is not None:
             whole, self._excluded = leave_out(Path(self._exclude), whole)
         return whole
 
     def mine_vocabulary(self) -> Vocabulary:
-        """The words of the training captions, the most frequent first."""
+        """The words of the training captions, most frequent first."""
         captions = (caption for captions in self._train_captions() for caption in captions)
         return Vocabulary.mine(captions, None if self.text_spec is None else self.text_spec.vocab_size)
 
     def text_maker(self) -> TextMaker:
-        """What makes T+ and T- of training captions."""
+        """Makes T+ and T- of training captions."""
         operations = (*self.asymmetry.positives, *self.asymmetry.negatives)
         if self._corpus is None and any(operation.needs_corpus for operation in operations):
             self._corpus = CaptionCorpus(self._train_captions())
         return TextMaker(self.asymmetry, self.vocabulary, self._corpus, self.seed)
 
     def texts_of(self, item: TrainItem) -> AsymmetrySample:
-        """The texts of a training item; those whose features stand ready for an epoch, made as extraction made them."""
+        """The texts of a training item; for stored features, made again as extraction made them."""
         if item.texts is not None:
             return item.texts
         view, stored = self.view("train"), self.view("train").features.texts
@@ -206,22 +206,22 @@ class RetrievalDataModule(LightningDataModule):
         return self.text_maker().make(captions, place, item.image_row, item.epoch % variants, item.text_row)
 
     def ceiling(self, split: str) -> dict[str, float]:
-        """Metrics of a scorer that knows the truth, where the source knows it; else nothing."""
+        """Metrics of a scorer that knows the truth; empty if the source does not know it."""
         return self.source.ceiling(self.root, split)
 
     def variants(self, split: str, text_rows: Sequence[int], seed: int, wordnet: str | None = None) -> Variants:
-        """Variants of some captions of a split, exact ones where the source knows the truth; see `make_variants`."""
+        """Variants of some captions of a split, exact ones if the source knows the truth; see `make_variants`."""
         exact = self.source.exact_variants(self.root, split, text_rows, seed)
         return make_variants(self.view(split).split.captions, text_rows, seed, exact=exact, wordnet=wordnet)
 
     def train_dataloader(self) -> DataLoader[ImageTextBatch]:
-        """Batches of pairs, as many on every rank."""
+        """Batches of pairs, the same number on every rank."""
         rank, world_size = self._rank()
         if self._stream is not None:
             plan, spec = self._stream.plan, streamed_spec(self.image_spec)
             streamed = StreamDataset(self._stream, spec, self.text_maker(), self.augmentation)
             stretches = StreamBatches(plan, self._batch_size, self.num_workers, rank, world_size)
-            self._go_on(stretches)
+            self._resume(stretches)
             return self._loader(streamed, Collate(None, self.tokenizer()).train, batch_sampler=stretches)
         view = self.view("train")
         pairs = self._pairs()
@@ -229,7 +229,7 @@ class RetrievalDataModule(LightningDataModule):
         sampler = EpochSampler(len(pairs), self.seed, True, rank, world_size)
         lengths = dataset.caption_length if self._bucket_by_length else None
         batches = EpochBatches(sampler, self._batch_size, lengths)
-        self._go_on(batches)
+        self._resume(batches)
         return self._loader(dataset, self._collate(view).train, batch_sampler=batches)
 
     def num_training_batches(self) -> int:
@@ -250,7 +250,7 @@ class RetrievalDataModule(LightningDataModule):
         return self.evaluation_dataloader("test")
 
     def evaluation_dataloader(self, split: str) -> DataLoader[ImageTextBatch]:
-        """Images of any split in order, not augmented, with all their captions."""
+        """Images of any split in order, without augmentation, with all their captions."""
         view, (rank, world_size) = self.view(split), self._rank()
         if len(view.split) < world_size:
             raise UserError(f"the split '{split}' has {len(view.split)} images, too few for {world_size} processes")
@@ -259,15 +259,15 @@ class RetrievalDataModule(LightningDataModule):
         return self._loader(EvalDataset(view), collate, sampler=sampler, batch_size=self._eval_batch_size)
 
     def pictures_dataloader(self, split: str, batches: Sequence[Sequence[int]]) -> DataLoader[PictureBatch]:
-        """The images of given rows of a split, batch by batch, without captions."""
+        """The images of given rows of a split in given batches, without captions."""
         keys = [[(row, 0) for row in batch] for batch in batches]
         return self._loader(EvalDataset(self.view(split), with_captions=False), collate_images, batch_sampler=keys)
 
     def on_before_batch_transfer(self, batch: ImageTextBatch, dataloader_idx: int) -> ImageTextBatch:
-        """Counts pictures that could not be read.
+        """Counts unreadable pictures.
 
         Raises:
-            UserError: If they are more than `max_bad_share` of the training images; in evaluation, if there are any.
+            UserError: If they exceed `max_bad_share` of the training images; in evaluation, if there are any.
         """
         if batch.faults and batch.sampling_keys is not None:
             stream, view = self._stream, self.views.get("train")
@@ -278,7 +278,7 @@ class RetrievalDataModule(LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What was mined from the training captions, for tests that have no training split; how far training came."""
+        """The vocabulary, which tests without training data need, the provenance and the training's position."""
         carried = {"vocabulary": self.vocabulary, "provenance": self.provenance}
         state: dict[str, Any] = {name: value.state() for name, value in carried.items() if value is not None}
         if self._excluded is not None:
@@ -288,7 +288,7 @@ class RetrievalDataModule(LightningDataModule):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the vocabulary of the checkpoint, also in place of one mined anew, and goes on where it was saved."""
+        """Restores the vocabulary (replacing a mined one), the provenance and the position."""
         if "vocabulary" in state_dict:
             self.vocabulary = Vocabulary.from_state(state_dict["vocabulary"])
         if "provenance" in state_dict:
@@ -297,10 +297,10 @@ class RetrievalDataModule(LightningDataModule):
             self._position = Position(**state_dict["position"])
 
     def tokenizer(self) -> Tokenizer:
-        """What the text encoder asks for.
+        """The tokenizer of the text encoder.
 
         Raises:
-            UserError: If it needs a vocabulary and none was mined or loaded.
+            UserError: If it needs a vocabulary but none was mined or loaded.
         """
         if self.text_spec is None:
             raise ValueError("text_spec is missing: pass text_encoder.spec (the command line links it)")
@@ -333,7 +333,7 @@ class RetrievalDataModule(LightningDataModule):
             self._stream.captions.clear()
 
     def _use_made_texts(self, view: SplitView) -> None:
-        """Takes stored T+ and T- where they are those of the configuration."""
+        """Uses stored T+ and T- if the configuration's operations made them."""
         texts = view.features.texts
         if view.features.images is not None and self.augmentation:
             raise UserError("features were extracted of whole pictures: leave augment and image_operations out")
@@ -354,17 +354,17 @@ class RetrievalDataModule(LightningDataModule):
         return (self.read("train") if view is None else view.split).captions
 
     def _reached(self, trainer: Trainer) -> Position:
-        """What training goes on with, in whichever hook a checkpoint is saved."""
+        """The position of the training, in any hook that saves a checkpoint."""
         epochs = trainer.fit_loop.epoch_progress.current.state_dict()
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.state_dict()
-        # between epochs the batches are still those of the last one; `completed` lags behind while hooks run
+        # between epochs, the counters are still those of the last one; `completed` lags while hooks run
         done = batches["processed"] if epochs["started"] > epochs["processed"] else 0
         at_end = done > 0 and done >= trainer.num_training_batches
         epoch = epochs["processed"] + at_end
         return Position(epoch, 0 if at_end else done, self._batches_of_epoch, trainer.world_size)
 
-    def _go_on(self, batches: ResumableBatches[Any]) -> None:
-        """Lets the first epoch after a resume begin where the checkpoint was saved.
+    def _resume(self, batches: ResumableBatches[Any]) -> None:
+        """Starts the first epoch after a resume at the position of the checkpoint.
 
         Lightning starts the workers of a loader before it sets the epoch of the sampler.
         """
@@ -376,8 +376,8 @@ class RetrievalDataModule(LightningDataModule):
         if position.batches and (position.batches_of_epoch, position.world_size) != (len(batches), world_size):
             raise UserError(
                 f"the checkpoint lies inside an epoch of {position.batches_of_epoch} batches on {position.world_size} "
-                f"processes; here it would be {len(batches)} on {world_size}: go on with the same data, batch size and "
-                f"number of processes, or from a checkpoint at the end of an epoch"
+                f"processes; here it would be {len(batches)} on {world_size}: resume with the same data, batch size "
+                f"and number of processes, or from a checkpoint at the end of an epoch"
             )
         batches.begin_at(position.epoch, position.batches)
 
@@ -400,7 +400,7 @@ class RetrievalDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             worker_init_fn=leave_stopping_to_the_run,
             pin_memory=torch.cuda.is_available(),
-            # without a generator of its own a loader draws from the global one, and so moves the model's draws
+            # otherwise the loader would draw from the global generator, which would change the model's draws
             generator=torch.Generator().manual_seed(self.seed),
             **sampling,
         )

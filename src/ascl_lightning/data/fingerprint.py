@@ -1,7 +1,6 @@
-"""What tells the images and captions of a split from those of another, in 8 bytes each; no picture is read whole.
+"""Hashes of the images and captions of a split (8 bytes each), which detect data shared by two splits.
 
-Two splits share a picture where its file is the same byte for byte; `ascl check` also finds those that merely look
-alike, and reads every picture for it.
+Pictures are the same if their files are; `ascl check` also finds near duplicates, for which it decodes every picture.
 """
 
 import base64
@@ -29,12 +28,11 @@ class SplitDigest:
     """Hashes of a split's images and captions.
 
     Args:
-        ids: Of the name of each image, (N,); 0 where the images are not known (a streamed split).
-        pictures: Of what each picture holds, (N,); 0 where that is not at hand: features in its place, a file that
-            cannot be read.
-        captions: Of what the text encoder is given of each caption, one image's after another's, (M,).
-        num_captions: How many belong to each image, (N,).
-        words: All words of the captions; none in what was read from a checkpoint.
+        ids: Hash of each image's name, (N,); 0 for streamed images.
+        pictures: Hash of each picture, (N,); 0 if it is unreadable or replaced by features.
+        captions: Hash of each cleaned caption, image by image, (M,).
+        num_captions: Number of captions of each image, (N,).
+        words: All words of the captions; empty if read from a checkpoint.
     """
 
     ids: UInt64[np.ndarray, " N"]
@@ -45,31 +43,26 @@ class SplitDigest:
 
     @classmethod
     def of(cls, split: Split) -> "SplitDigest":
-        """Looks at every caption, and at the ends of every picture's file."""
+        """Hashes every caption, and the ends of every picture's file."""
         pictures = picture_digests(split)
         return cls(_hashes(split.image_ids), pictures, *_of_captions(split.captions))
 
     @classmethod
     def of_stream(cls, captions: Sequence[tuple[str, ...]]) -> "SplitDigest":
-        """Of a split whose pictures come while it trains: of the images no more than their number is known.
-
-        Args:
-            captions: Of each image.
-        """
+        """Hashes of a streamed split, of whose images only the number is known."""
         unknown = np.zeros(len(captions), np.uint64)
         return cls(unknown, unknown, *_of_captions(captions))
 
     @property
     def knows_images(self) -> bool:
-        """Whether anything is known of the images."""
+        """Whether the images have hashes."""
         return bool(self.ids.any())
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """What the split holds, as 16 hex digits each.
+        """Hashes of the whole split, as 16 hex digits each.
 
-        `images` (names and pictures) and `captions` depend on the order of the images; `any_order` is of both, and the
-        same for the same images with the same captions in any order.
+        `images` (names and pictures) and `captions` depend on the order of the images; `any_order`, of both, does not.
         """
         parts = {
             "images": (self.ids, self.pictures),
@@ -79,9 +72,9 @@ class SplitDigest:
         return {name: f"{digest(*arrays):016x}" for name, arrays in parts.items()}
 
     def same_images(self, other: "SplitDigest") -> Bool[np.ndarray, " N"]:
-        """Which images of this split are surely in the other.
+        """Which images of this split are certainly in the other.
 
-        The same picture; or, where one side has none to compare, the same name with the same caption.
+        They have the same picture or, if one side lacks its hash, the same name and a common caption.
         """
         same = (self.pictures > 0) & np.isin(self.pictures, other.pictures)
         described = np.isin(self._described(), other._described())
@@ -90,13 +83,11 @@ class SplitDigest:
         return same
 
     def namesakes(self, other: "SplitDigest") -> Bool[np.ndarray, " N"]:
-        """Which images of this split have the name of one in the other, and no picture or caption says whether both
-        are the same.
-        """  # noqa: D205
+        """Which images share only their name with one in the other split, which leaves open if they are the same."""
         return self._incomparable(other) & ~self.same_images(other)
 
     def state(self) -> dict[str, str]:
-        """As plain texts, for checkpoints and exported weights."""
+        """The digest as plain texts, for checkpoints and exported weights."""
         return {
             name: base64.b64encode(getattr(self, name).astype(kind).tobytes()).decode()
             for name, kind in _COLUMNS.items()
@@ -104,10 +95,10 @@ class SplitDigest:
 
     @classmethod
     def from_state(cls, state: dict[str, str]) -> "SplitDigest":
-        """What `state` gave.
+        """The inverse of `state`.
 
         Raises:
-            ValueError: If it is something else.
+            ValueError: If `state` is damaged.
         """
         ids, pictures, captions, num_captions = (
             np.frombuffer(base64.b64decode(state[name], validate=True), kind).astype(kind[1:])
@@ -116,11 +107,11 @@ class SplitDigest:
         return cls(ids, pictures, captions, num_captions)
 
     def _described(self) -> UInt64[np.ndarray, " M"]:
-        """Of each caption together with the name of its image."""
+        """Hash of each caption together with its image's name."""
         return np.repeat(self.ids, self.num_captions) * _ODD ^ self.captions
 
     def _whole_images(self) -> UInt64[np.ndarray, " N"]:
-        """Of the name, the picture and the captions of each image, the captions in their order."""
+        """Hash of the name, the picture and the ordered captions of each image."""
         firsts = np.cumsum(self.num_captions) - self.num_captions
         places = np.arange(len(self.captions)) - np.repeat(firsts, self.num_captions)
         whole = self.ids * _ODD ^ self.pictures
@@ -130,13 +121,13 @@ class SplitDigest:
         return whole
 
     def _incomparable(self, other: "SplitDigest") -> Bool[np.ndarray, " N"]:
-        """Which images have a namesake in the other split where either has no picture."""
+        """Which images have a namesake in the other split, if either lacks its picture's hash."""
         unknown = other.ids[other.pictures == 0]
         return np.isin(self.ids, unknown) | (self.pictures == 0) & np.isin(self.ids, other.ids)
 
 
 def digest(*arrays: np.ndarray) -> int:
-    """64 bits that tell arrays apart by shape and content."""
+    """64-bit hash of the shapes and contents of arrays."""
     hashed = blake2b(digest_size=8)
     for array in arrays:
         hashed.update(repr(array.shape).encode())
@@ -145,10 +136,7 @@ def digest(*arrays: np.ndarray) -> int:
 
 
 def picture_digests(split: Split) -> UInt64[np.ndarray, " N"]:
-    """Hash of what each picture of a split holds; 0 where it is not at hand.
-
-    Of a file or encoded picture, its size, beginning and end count; of pixels, all.
-    """
+    """Hash of each picture of a split, 0 if there is none: of pixels, or of the size and the ends of a file."""
     if split.picture_digests is not None:
         return split.picture_digests
     if split.images is None:
@@ -167,13 +155,13 @@ def _picture_digest(images: Any, row: int) -> int:
         content = ends_of_picture(images, row)
         return digest(content) if isinstance(content, np.ndarray) else _hash(content)
     except (OSError, UserError):
-        return 0  # training skips it, and evaluation ends with a list of such
+        return 0  # training skips it, and evaluation stops with a list
 
 
 def _of_captions(
     captions: Sequence[tuple[str, ...]],
 ) -> tuple[UInt64[np.ndarray, " M"], Int[np.ndarray, " N"], frozenset[str]]:
-    """Hash of each caption, number of each image's, and all words."""
+    """Hash of each caption, number of captions of each image, and all words."""
     words: set[str] = set()
     counts: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The one door through which a picture enters: from a file of any usual kind to square uint8 pixels."""
+"""Reads pictures: from a file of any common format to square uint8 pixels. All pictures are opened here."""
 
 import io
 import os
@@ -20,25 +20,25 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import require_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow knows some 40 others, of which one starts an external program (EPS)."""
+"""Pillow supports some 40 others, one of which (EPS) starts an external program."""
 
 MAX_PIXELS = 64_000_000
-"""Larger pictures are refused by their header: a file of some kilobytes can unpack to gigabytes."""
+"""Larger pictures are refused by their header, as a file of a few kilobytes can unpack to gigabytes."""
 
 BACKGROUND = (255, 255, 255, 255)
-"""White, on which transparent pictures are laid."""
+"""White background for transparent pictures."""
 
 END_BYTES = 4096
-"""What `ends` reads of a picture at its beginning and at its end."""
+"""Bytes that `ends` reads at the beginning and at the end of a picture."""
 
 CROP_AREA = (0.5, 1.0)
-"""Share of the picture that a random crop keeps."""
+"""Range of the area of a random crop, as a share of the picture."""
 
 CROP_ASPECT = (3 / 4, 4 / 3)
-"""Width over height of a random crop; relative to the picture's where the encoder squashes."""
+"""Range of width over height of a random crop; relative to the picture's own if the encoder squashes."""
 
 _TURNED = (5, 6, 7, 8)
-"""EXIF orientations of pictures that lie on their side."""
+"""EXIF orientations that swap width and height."""
 
 _Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -46,11 +46,11 @@ _Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class ImageBytes:
-    """An encoded picture that lies inside another file: a row of a table, a member of an archive."""
+    """An encoded picture from inside another file, such as a table or an archive."""
 
     data: bytes = field(repr=False)
     name: str
-    """Where it lies, for messages."""
+    """Its origin, for messages."""
 
 
 class HugeImageError(UserError):
@@ -58,21 +58,18 @@ class HugeImageError(UserError):
 
 
 def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.Image:
-    """Decode a picture as it is meant to be seen.
+    """Decodes a picture to mode RGB.
 
-    Orientation from EXIF is applied; transparency is laid on white; grey, palette and CMYK pictures become RGB; 16-bit
-    and floating-point ones are scaled to 8 bits; of an animation the first frame is taken.
+    Applies the EXIF orientation, puts transparent pictures on white, converts grey, palette and CMYK pictures, scales
+    16-bit and floating-point ones to 8 bits, and takes the first frame of an animation.
 
     Args:
-        source: A JPEG, PNG, WebP, GIF, BMP or TIFF file, whatever its name ends with, or the bytes of one.
-        min_side: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where both sides stay at least this long, which is
-            quicker. None: at full size.
-
-    Returns:
-        The picture, in mode RGB.
+        source: A JPEG, PNG, WebP, GIF, BMP or TIFF file, with any extension, or its bytes.
+        min_side: Decode JPEGs at 1/2, 1/4 or 1/8 of their size while both sides keep this length, which is faster;
+            None decodes at full size.
 
     Raises:
-        UserError: If the file is missing, is no such picture, is damaged or cut short, or has more than `MAX_PIXELS`.
+        UserError: If the file is missing, of another format, damaged, truncated, or larger than `MAX_PIXELS`.
     """
     with _opened(source) as image:
         if min_side is not None:
@@ -81,10 +78,10 @@ def open_image(source: Path | ImageBytes, min_side: int | None = None) -> Image.
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture that is open already, as `open_image` gives one; what is given stays as it is.
+    """Converts a Pillow image as `open_image` does, without changing it.
 
     Raises:
-        UserError: If it cannot be read, or has more than `MAX_PIXELS`.
+        UserError: If it cannot be read, or is larger than `MAX_PIXELS`.
     """
     if image.width * image.height > MAX_PIXELS:
         raise HugeImageError(f"{image!r}: has more than {MAX_PIXELS:,} pixels; make the picture smaller")
@@ -95,17 +92,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def image_size(source: Path | ImageBytes) -> tuple[int, int]:
-    """Width and height of a picture as its header gives them, before its orientation is applied; nothing is decoded.
+    """Width and height from the header of a picture, before its EXIF orientation is applied.
 
     Raises:
-        UserError: As `open_image`, as far as a header tells.
+        UserError: If the header shows what `open_image` refuses.
     """
     with _opened(source) as image:
         return image.size
 
 
 def ends(source: Path | ImageBytes) -> bytes:
-    """Size, beginning and end of an encoded picture: what tells it from others without reading it.
+    """Size, first and last bytes of an encoded picture, which identify it without reading it whole.
 
     Raises:
         OSError: If the file cannot be read.
@@ -118,7 +115,7 @@ def ends(source: Path | ImageBytes) -> bytes:
 
 
 def ends_of_part(file: Any, start: int, size: int) -> bytes:
-    """What `ends` gives of a picture that lies inside an open file, from byte `start` on."""
+    """Like `ends`, for a picture inside an open file, from byte `start`."""
     length = min(size, END_BYTES)
     parts = []
     for place in (start, start + size - length):
@@ -130,18 +127,10 @@ def ends_of_part(file: Any, start: int, size: int) -> bytes:
 def open_square(
     source: Path | ImageBytes, spec: PixelSpec, rng: np.random.Generator | None = None
 ) -> UInt8[np.ndarray, "3 S S"]:
-    """Read a picture as an encoder wants it.
+    """`to_square` of `open_image`, faster.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves what is cut out of it as many pixels as the
-    encoder wants, which is quicker. The cut is drawn beforehand, from the header's size.
-
-    Args:
-        source: As in `open_image`.
-        spec: As in `to_square`.
-        rng: As in `to_square`.
-
-    Returns:
-        Pixels in 0..255, (3, S, S).
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the crop, which is drawn from the header's size, keeps as many
+    pixels as the encoder takes.
 
     Raises:
         UserError: As `open_image`.
@@ -161,14 +150,13 @@ def open_square(
 def to_square(
     image: Image.Image, spec: PixelSpec, rng: np.random.Generator | None = None
 ) -> UInt8[np.ndarray, "3 S S"]:
-    """Cut and resize a picture to what an encoder wants.
+    """Crops and resizes a picture for an encoder.
 
     Args:
         image: An RGB picture of any size.
-        spec: The encoder's size, filter and way to make a picture square.
-        rng: Draws a random crop for training: `CROP_AREA` of the picture (less where a long one leaves no room) with
-            `CROP_ASPECT` (beside the picture's own where `spec.crop` is squash), resized to the square. It is never
-            mirrored, as captions say left and right. None: the picture as evaluation sees it.
+        spec: Input of the encoder: size, filter and how pictures become square.
+        rng: Draws a random crop for training with `CROP_AREA` (less if it does not fit) and `CROP_ASPECT`. Pictures are
+            never mirrored, as captions say left and right. None prepares the picture for evaluation.
 
     Returns:
         Pixels in 0..255, (3, S, S).
@@ -178,9 +166,9 @@ def to_square(
 
 @contextmanager
 def _opened(source: Path | ImageBytes) -> Iterator[Image.Image]:
-    """A picture of which the header is read; whatever goes wrong with it from here on is a `UserError`."""
+    """Opens a picture; every error within the context becomes a `UserError`."""
     name = source.name if isinstance(source, ImageBytes) else str(source)
-    # a pipe in the place of a file would block for ever
+    # opening a named pipe would block forever
     if isinstance(source, Path) and not source.is_file():
         raise UserError(f"{name}: there is no such image file")
     try:
@@ -194,18 +182,18 @@ def _opened(source: Path | ImageBytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a picture of a known kind ({', '.join(FORMATS)})") from error
     except Exception as error:
-        # on damaged files the decoders raise nearly anything: SyntaxError, struct.error, IndexError, OverflowError...
+        # decoders raise almost anything on damaged files: SyntaxError, struct.error, IndexError, OverflowError...
         raise UserError(f"{name}: the picture cannot be read: {error or type(error).__name__}") from error
 
 
 def _seen_size(image: JpegImageFile) -> tuple[int, int]:
-    """Width and height as EXIF has the picture seen."""
+    """Width and height after the EXIF orientation."""
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
     return (image.height, image.width) if turned else image.size
 
 
 def _cut(image: Image.Image, box: _Box, spec: PixelSpec) -> UInt8[np.ndarray, "3 S S"]:
-    # torch resizes bytes as they are, in a third of Pillow's time
+    # torch resizes uint8 in a third of Pillow's time
     pixels = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1)
     if pixels.shape[1:] != (spec.size, spec.size):
         pixels = F.interpolate(pixels[None], (spec.size, spec.size), mode=spec.interpolation, antialias=True)[0]
@@ -224,19 +212,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture).convert("RGB")
-    # the conversion copies whatever the mode
+    # `convert` would copy
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale a grey picture of 16 or 32 bits, where Pillow's own conversion would cut all bright values to white."""
+    """Scales a grey picture of 16 or 32 bits; Pillow's own conversion would clip bright values to white."""
     values = np.asarray(image).astype(np.float32)
     low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else _value_range(values, image.mode)
     return Image.fromarray(np.rint((values - low) * (255.0 / (high - low))).astype(np.uint8))
 
 
 def _value_range(values: np.ndarray, mode: str) -> tuple[float, float]:
-    """The values that stand for black and white: the first usual range that holds all, or else the picture's own."""
+    """Values of black and white: the first common range that contains all values, or else their own range."""
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
         raise ValueError("it holds values that are not finite numbers")
@@ -247,7 +235,7 @@ def _value_range(values: np.ndarray, mode: str) -> tuple[float, float]:
 
 
 def _box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator | None) -> _Box:
-    """What is cut out of a picture of some size: for training, or without `rng` as evaluation sees it."""
+    """The box to crop from a picture: a random one for training, or the one of evaluation without `rng`."""
     if rng is not None:
         return _random_box(size, spec, rng)
     width, height = size
@@ -262,7 +250,7 @@ def _random_box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator
     width, height = float(size[0]), float(size[1])
     area = rng.uniform(*CROP_AREA)
     aspect = np.exp(rng.uniform(*np.log(CROP_ASPECT)))
-    # where evaluation squashes the whole picture, a crop of the picture's own shape is squashed just as much
+    # if evaluation squashes pictures, crops keep the picture's aspect ratio and are squashed equally
     unit = (width, height) if spec.crop == "squash" else ((width * height) ** 0.5,) * 2
     box_width, box_height = unit[0] * (area * aspect) ** 0.5, unit[1] * (area / aspect) ** 0.5
     fit = min(1.0, width / box_width, height / box_height)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the data that made it, and what of that a test must not meet again."""
+"""Provenance of weights: the data that trained and selected them, and leaks of it into a test split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +16,11 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that a model knows of the answers that it is tested on.
+    """Test data that a model was trained or selected on.
 
     Args:
         kind: `selection_metric`, `selection_images`, `training_images`, `vocabulary`, `scorer` or `reranking`.
-        message: What was found, with numbers and examples.
+        message: Description with numbers and examples.
     """
 
     kind: str
@@ -29,12 +29,12 @@ class Leak:
 
 @dataclass(frozen=True)
 class Selection:
-    """That weights were chosen among others.
+    """A selection of weights, such as the best checkpoint.
 
     Args:
-        split: On which split.
-        monitors: By which of its metrics.
-        digest: Of the split.
+        split: The split that was used.
+        monitors: Its metrics that were used.
+        digest: Digest of the split.
     """
 
     split: str
@@ -44,22 +44,22 @@ class Selection:
 
 @dataclass(frozen=True)
 class Test:
-    """The split that a model is to be tested on.
+    """The split to test a model on.
 
     Args:
         split: Its name.
         image_ids: The names of its images.
-        digest: Of the split.
+        digest: Its digest.
     """
 
-    __test__ = False  # pytest takes a class called Test for tests
+    __test__ = False  # pytest would collect a class called Test
 
     split: str
     image_ids: Sequence[str]
     digest: SplitDigest
 
     def share(self, rows: Bool[np.ndarray, " N"]) -> str:
-        """Some of the images, with examples."""
+        """Describes some of the images by number and examples."""
         places = np.flatnonzero(rows)
         names = ", ".join(self.image_ids[int(place)] for place in places[:_EXAMPLES])
         more = ", ..." if len(places) > _EXAMPLES else ""
@@ -68,13 +68,13 @@ class Test:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the weights of a model were made from, over all the trainings that they went through.
+    """The data behind the weights of a model, over all their trainings.
 
     Args:
         trainings: The training splits.
-        selections: The splits by which weights were chosen.
-        foreign_words: Words of the vocabulary that stand in no training caption.
-        gaps: What is not known.
+        selections: The splits that weights were selected on.
+        foreign_words: Words of the vocabulary that occur in no training caption.
+        gaps: What is unknown.
     """
 
     trainings: tuple[SplitDigest, ...] = ()
@@ -83,11 +83,11 @@ class Provenance:
     gaps: tuple[str, ...] = ()
 
     def trained(self, digest: SplitDigest, vocabulary: Vocabulary | None) -> "Provenance":
-        """After a training, or a part of one, on a split.
+        """The provenance after (part of) a training on a split.
 
         Args:
-            digest: Of the split, with its words.
-            vocabulary: The words that the model then reads; those that came with the weights are accounted for there.
+            digest: Digest of the split, with its words.
+            vocabulary: The model's vocabulary; after an earlier training, only `foreign_words` are checked again.
         """
         words = () if vocabulary is None or self.gaps else vocabulary.words
         candidates = set(self.foreign_words) if self.trainings else None
@@ -98,7 +98,7 @@ class Provenance:
         return replace(self, trainings=trainings, foreign_words=tuple(foreign))
 
     def selected(self, selection: Selection) -> "Provenance":
-        """After weights were chosen on a split."""
+        """The provenance after a selection of weights."""
         others = (
             other
             for other in self.selections
@@ -108,7 +108,7 @@ class Provenance:
         return replace(self, selections=(*others, selection))
 
     def leaks(self, test: Test) -> list[Leak]:
-        """What of a split to be tested on was used to train or select."""
+        """Parts of a test split that were used to train or select."""
         found = []
         for selection in self.selections:
             for monitor in selection.monitors:
@@ -134,7 +134,7 @@ class Provenance:
         return found
 
     def unchecked(self, test: Test) -> list[str]:
-        """What cannot be said of a split to be tested on."""
+        """What cannot be checked for a test split."""
         found = list(self.gaps)
         known = [training for training in self.trainings if training.knows_images]
         if len(known) < len(self.trainings):
@@ -160,7 +160,7 @@ class Provenance:
         return found
 
     def notes(self, test: Test) -> list[str]:
-        """What is no leak by itself."""
+        """Overlaps that are no leaks by themselves."""
         captions = test.digest.captions
         shared = np.zeros(len(captions), np.bool_)
         for training in self.trainings:
@@ -170,7 +170,7 @@ class Provenance:
         return [f"{int(shared.sum()):,} of the {len(captions):,} {test.split} captions stand in training too"]
 
     def state(self) -> dict[str, Any]:
-        """As plain values, for checkpoints and exported weights."""
+        """The provenance as plain values, for checkpoints and exported weights."""
         return {
             "trainings": [training.state() for training in self.trainings],
             "selections": [
@@ -183,10 +183,10 @@ class Provenance:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Provenance":
-        """What `state` gave.
+        """The inverse of `state`.
 
         Raises:
-            UserError: If it is something else.
+            UserError: If `state` is damaged.
         """
         try:
             return cls(

@@ -1,4 +1,4 @@
-"""Which pairs an epoch visits, and in what order: functions of (seed, epoch) alone, on any number of ranks."""
+"""Which pairs an epoch visits, and in what order: depends on (seed, epoch) alone, on any number of ranks."""
 
 from abc import abstractmethod
 from bisect import bisect_right
@@ -17,20 +17,20 @@ from ascl_lightning.runtime.draws import Series, keyed_rng
 Key = TypeVar("Key")
 
 BUCKET_BATCHES = 32
-"""Batches whose samples are sorted by length together: enough for little padding, few enough to stay mixed."""
+"""Number of batches whose samples are sorted by length together."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (index, epoch) for this rank's share of an epoch (docs/reliability.md#exact-resume).
 
-    Ranks take interleaved indices of one order; every index is seen once, so that shares differ by one at most.
+    Ranks take interleaved indices of one order. No index repeats, so the sizes of shares differ by at most one.
 
     Args:
         size: Number of indices.
         seed: The run's seed, not negative.
-        shuffle: Permute the indices anew each epoch.
-        rank: This process.
-        world_size: Number of processes.
+        shuffle: Use another permutation each epoch.
+        rank: Rank of this process.
+        world_size: Number of ranks.
 
     Raises:
         ValueError: If `size` is negative or `rank` is not one of `world_size`.
@@ -59,7 +59,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return len(range(self.rank, self.size, self.world_size))
 
     def share(self) -> Int[np.ndarray, " n"]:
-        """This rank's indices of the epoch in order."""
+        """This rank's indices of the epoch, in order."""
         if not self.shuffle:
             return np.arange(self.rank, self.size, self.world_size)
         order = keyed_rng(self.seed, self.epoch).permutation(self.size)
@@ -67,7 +67,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def num_steps(size: int, batch_size: int, world_size: int) -> int:
-    """Batches of an epoch, the same on every rank: as many as the largest share needs, and the smallest can fill.
+    """Batches per epoch, the same on every rank: enough for the largest share, and no more than the smallest can fill.
 
     Raises:
         UserError: If there are fewer samples than ranks.
@@ -78,22 +78,22 @@ def num_steps(size: int, batch_size: int, world_size: int) -> int:
     """
     if size < world_size:
         raise UserError(f"{size} training samples are too few for {world_size} processes")
-    # only batches of one sample can be more than the smallest share has; one of them is then a batch of two
+    # the limit only matters for batches of one sample; the largest share then has a batch of two
     return min(ceil(ceil(size / world_size) / batch_size), size // world_size)
 
 
 class ResumableBatches(Sampler[list[Key]]):
-    """Batches of one epoch after another; the first iteration can begin anywhere."""
+    """Batches of consecutive epochs; the first iteration can start at any batch."""
 
     def __init__(self) -> None:
         self._beginning: tuple[int, int] | None = None
 
     def begin_at(self, epoch: int, batches: int) -> None:
-        """Begin the next iteration in this epoch, whatever `set_epoch` says, and pass over some batches unread."""
+        """Starts the next iteration in this epoch, overriding `set_epoch`, and skips batches without loading them."""
         self._beginning = epoch, batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        # all of this waits for the first batch: an iterator that is never used leaves the beginning to the next
+        # runs when the first batch is requested, so an unused iterator does not consume the start position
         first = 0
         if self._beginning is not None:
             (epoch, first), self._beginning = self._beginning, None
@@ -102,7 +102,7 @@ class ResumableBatches(Sampler[list[Key]]):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches of a whole epoch."""
 
     @abstractmethod
     def set_epoch(self, epoch: int) -> None:
@@ -114,23 +114,23 @@ class ResumableBatches(Sampler[list[Key]]):
 
 
 class EpochBatches(ResumableBatches[tuple[int, int]]):
-    """Cuts a rank's share of an epoch into batches of nearly one size, as many on every rank.
+    """Splits a rank's share of an epoch into batches of almost equal size, the same number on every rank.
 
-    Sizes differ by one at most, over ranks and steps: ranks stay in step, nothing comes twice or is left out, and no
-    epoch ends in a batch too small to contrast.
+    Sizes differ by at most one over ranks and steps, so no sample repeats or is dropped, and no epoch ends with a batch
+    too small for contrastive learning.
 
     Args:
         sampler: The rank's share.
-        batch_size: Most samples of a batch.
-        lengths: Of each index; batches then hold indices of similar length, out of `BUCKET_BATCHES` batches drawn
-            together, so that less padding is computed. None: as they come.
+        batch_size: Maximum number of samples in a batch.
+        lengths: Length at (index, epoch). Groups indices of similar length within `BUCKET_BATCHES` batches, which
+            saves padding; None does not group.
     """
 
     def __init__(
         self, sampler: EpochSampler, batch_size: int, lengths: Callable[[int, int], int] | None = None
     ) -> None:
         super().__init__()
-        self.sampler = sampler  # where Lightning sets the epoch
+        self.sampler = sampler  # Lightning calls its `set_epoch`
         self.batch_size = batch_size
         self._lengths = lengths
 
@@ -143,7 +143,7 @@ class EpochBatches(ResumableBatches[tuple[int, int]]):
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.sampler.epoch
-        # an array to the end: as pairs in a list, an epoch of a large data set would take a hundred bytes a sample
+        # kept as an array: a list of pairs would take a hundred bytes per sample
         share = self.sampler.share()
         bounds = [step * len(share) // len(self) for step in range(len(self) + 1)]
         length = self._lengths
@@ -163,13 +163,13 @@ def _keys(indices: np.ndarray, epoch: int) -> list[tuple[int, int]]:
 
 
 class PairIndex:
-    """The (image, caption) pairs that an epoch visits; images without captions are not visited.
+    """The (image, caption) pairs that an epoch visits; images without captions are skipped.
 
     Args:
-        num_captions: Captions of each image.
+        num_captions: Number of captions of each image.
         captions_per_image: None visits every pair once, in order. k visits k captions of each image, drawn for each
-            epoch without replacement; where an image has fewer than k, all come before one comes again.
-        seed: The run's seed, not negative; it keys the draws with the epoch and the image.
+            epoch; captions repeat only after all of an image's have been drawn.
+        seed: The run's seed, not negative; keys the draws with the epoch and the image.
 
     Raises:
         ValueError: If a count is negative or `captions_per_image` is below 1.
@@ -191,17 +191,10 @@ class PairIndex:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def pair(self, index: int, epoch: int) -> tuple[int, int]:
-        """The pair at a place of an epoch.
-
-        Args:
-            index: Place in the epoch, from 0 to len - 1.
-            epoch: The epoch, not negative; without effect where every pair is visited.
-
-        Returns:
-            Row of the image, and place of the caption among the image's.
+        """The pair at an index of an epoch: row of the image, and position among its captions.
 
         Raises:
-            IndexError: If `index` is outside.
+            IndexError: If `index` is out of range.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
@@ -214,20 +207,20 @@ class PairIndex:
 
 
 def drawn_caption(image: int, count: int, turn: int, seed: int, epoch: int) -> int:
-    """Which of an image's `count` captions an epoch takes at its `turn`-th visit; all come before one comes again."""
+    """Which of an image's `count` captions an epoch uses at its visit number `turn`; see `PairIndex`."""
     order = keyed_rng(seed, epoch, image, Series.CAPTION).permutation(count)
     return int(order[turn % count])
 
 
 class MixedPairs:
-    """The pairs of several sources one after another, each visited as often as its weight says.
+    """The pairs of several sources in sequence, each visited as often as its weight says.
 
-    A weight of 2.5 visits all pairs twice and a random half once more, another half each epoch; where captions are
-    drawn, each visit draws anew.
+    A weight of 2.5 visits all pairs twice and a random half of them, drawn for each epoch, a third time. Each visit
+    draws its own captions.
 
     Args:
-        parts: For each source its number of images and its weight; none: one source of weight 1.
-        num_captions: Captions of each image, of all sources.
+        parts: Number of images and weight of each source; empty for one source of weight 1.
+        num_captions: Number of captions of each image, of all sources.
         captions_per_image: See `PairIndex`.
         seed: See `PairIndex`.
     """
@@ -253,7 +246,7 @@ class MixedPairs:
         return self._ends[-1]
 
     def pair(self, index: int, epoch: int) -> tuple[int, int]:
-        """The pair at a place of an epoch; see `PairIndex.pair`."""
+        """The pair at an index of an epoch; see `PairIndex.pair`."""
         part = bisect_right(self._ends, index)
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
@@ -266,7 +259,7 @@ class MixedPairs:
         return self._starts[part] + image, caption
 
     def _order(self, part: int, epoch: int) -> np.ndarray:
-        """The order in which the last, incomplete visit takes a source's pairs."""
+        """The order of a source's pairs in its last, incomplete visit."""
         known, order = self._orders.get(part, (-1, np.empty(0)))
         if known != epoch:
             order = keyed_rng(self._seed, epoch, part, Series.PART).permutation(len(self._pairs[part]))

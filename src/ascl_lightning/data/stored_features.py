@@ -1,4 +1,4 @@
-"""Outputs of frozen towers on disk, read by row: encoded once, not once an epoch."""
+"""Tables of the outputs of frozen towers on disk, read by row, so that nothing is encoded twice."""
 
 import json
 import shutil
@@ -20,26 +20,26 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import remove_partials, write_file
 
 SHARD_ROWS = 1024
-"""Rows of a shard: what is lost when an extraction is killed."""
+"""Rows per shard; a killed extraction loses at most one shard per process."""
 
 Precision = Literal["float16", "bfloat16", "float32"]
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _FIELDS = ("pooled", "tokens", "lengths")
 _MANIFEST = "manifest.json"
 _VERIFIED_BYTES = 1 << 30
-"""Tokens of larger tables are not verified when they are opened, as that takes a second a gigabyte."""
+"""Tokens of larger tables are not verified at opening, which takes a second per gigabyte."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a table holds.
+    """Description of a table.
 
     Args:
-        encoder: Fingerprint of the tower: its class, what it is fed, its weights.
-        items: Fingerprint of what it encoded, row by row.
+        encoder: Fingerprint of the tower: its class, input specification and weights.
+        items: Fingerprint of the encoded items, row by row.
         rows: Number of rows.
-        dtype: How numbers are stored.
-        made_with: Of a pool of texts, the operations that made them.
+        dtype: Storage type of numbers.
+        made_with: The operations that made the texts, if the table has T+ or T-.
     """
 
     encoder: str
@@ -50,7 +50,7 @@ class Manifest:
 
     @property
     def num_shards(self) -> int:
-        """Shards of a whole table."""
+        """Number of shards of a complete table."""
         return -(-self.rows // SHARD_ROWS)
 
     def shard_rows(self, number: int) -> range:
@@ -59,10 +59,10 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
-        """The manifest of a folder; None where there is none.
+        """The manifest of a folder, if it has one.
 
         Raises:
-            UserError: If it is damaged or of another version.
+            UserError: If it is damaged or from another version.
         """
         try:
             return cls(**json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
@@ -72,10 +72,10 @@ class Manifest:
             raise UserError(f"{folder / _MANIFEST}: not a manifest of features; extract them again") from error
 
     def write(self, folder: Path) -> None:
-        """Writes the manifest to a folder; shards of another manifest are removed first.
+        """Writes the manifest to a folder, after removing shards of another manifest.
 
         Raises:
-            UserError: If the folder holds something else, or cannot be written.
+            UserError: If the folder has other files, or cannot be written.
         """
         remove_partials(folder)
         if Manifest.read(folder) == self:
@@ -88,7 +88,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class _Shard:
-    """Memory-mapped rows; tokens lie one item's after another's without padding."""
+    """Memory-mapped rows; tokens are concatenated without padding."""
 
     pooled: np.ndarray
     tokens: np.ndarray
@@ -107,7 +107,7 @@ class _Shard:
         return np.cumsum(self.lengths) - self.lengths
 
     def copy_tokens(self, rows: np.ndarray, into: np.ndarray, places: np.ndarray) -> None:
-        """Copy the tokens of some rows to places of a padded array (B, K, T)."""
+        """Copies the tokens of some rows to positions of a padded array (B, K, T)."""
         lengths, starts = self.lengths[rows], self.starts[rows]
         if len(rows) and (lengths == into.shape[1]).all():
             into[places] = self.tokens[starts[:, None] + np.arange(into.shape[1])]
@@ -120,10 +120,10 @@ class FeatureTable:
     """Rows of unprojected `Features`, memory-mapped.
 
     Args:
-        folder: Where a whole table lies.
+        folder: Folder of a complete table.
 
     Raises:
-        UserError: If there is no table, or it is not whole.
+        UserError: If there is no table, or it is incomplete or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -155,22 +155,22 @@ class FeatureTable:
         return self.manifest.rows
 
     def damaged(self, arrays: Sequence[str] = _FIELDS) -> list[Path]:
-        """The files whose checksums do not match; every byte of these arrays is read.
+        """The files whose checksums do not match; reads these arrays whole.
 
         Args:
-            arrays: Names of the arrays to look at.
+            arrays: Names of the arrays to check.
         """
         numbers = range(self.manifest.num_shards)
         return [path for number in numbers for path in damaged_arrays(self.folder / _name(number), arrays)]
 
     def pooled_alone(self) -> "FeatureTable":
-        """The same table, of which tokens are not read."""
+        """The same table without tokens."""
         table = copy(self)
         table._with_tokens = False
         return table
 
     def gather(self, rows: Int[Tensor, " B"]) -> Features:
-        """The features of some rows, padded on the right to the longest of them; K is 0 where tokens are not read."""
+        """The features of some rows, padded on the right; K is 0 without tokens."""
         numbers, places = np.divmod(rows.numpy(), SHARD_ROWS)
         groups = [(self._shards[n], np.flatnonzero(numbers == n)) for n in np.unique(numbers)]
         pooled = np.empty((len(rows), self._shards[0].pooled.shape[1]), self._bit_type)
@@ -188,14 +188,14 @@ class FeatureTable:
         return Features(self._numbers(pooled), self._numbers(tokens), torch.from_numpy(mask))
 
     def as_stored(self, features: Features) -> Features:
-        """Features as this table would give them back, rounded alike."""
+        """Rounds features as storing them does."""
         fields = (features.pooled, features.tokens)
         pooled, tokens = (field.to(_DTYPES[self.manifest.dtype]).float() for field in fields)
         return Features(pooled, tokens, features.mask)
 
     @cached_property
     def is_empty(self) -> Bool[np.ndarray, " N"]:
-        """Which rows hold nothing: pictures that could not be read."""
+        """Rows of unreadable pictures."""
         return np.concatenate([shard.lengths for shard in self._shards]) == 0
 
     @property
@@ -207,19 +207,19 @@ class FeatureTable:
 
 
 def holds_other_files(folder: Path) -> bool:
-    """Whether a folder is not empty and no table either; hidden files do not count."""
+    """Whether a folder has files but no table; hidden files are ignored."""
     if Manifest.read(folder) is not None or not folder.exists():
         return False
     return not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
-    """Numbers of the shards that are not written yet."""
+    """Numbers of the shards that do not exist yet."""
     return [number for number in range(manifest.num_shards) if not (folder / _name(number)).is_dir()]
 
 
 def write_shard(folder: Path, number: int, parts: Sequence[Features], dtype: Precision) -> None:
-    """Write the rows of a shard; it appears whole or not at all, and the same rows give the same bytes."""
+    """Writes a shard atomically; the same rows give the same bytes."""
     arrays = (
         np.concatenate([_bits(part.pooled, dtype) for part in parts]),
         np.concatenate([_bits(part.tokens[part.mask], dtype) for part in parts]),
@@ -229,7 +229,7 @@ def write_shard(folder: Path, number: int, parts: Sequence[Features], dtype: Pre
 
 
 def _bits(values: Tensor, dtype: Precision) -> np.ndarray:
-    """Numbers as integers of the same width, which NumPy can store for every format."""
+    """Numbers reinterpreted as integers of the same width, as NumPy has no bfloat16."""
     width = torch.int32 if dtype == "float32" else torch.int16
     bits: np.ndarray = values.detach().to(_DTYPES[dtype]).cpu().view(width).numpy()
     return bits
@@ -241,12 +241,12 @@ def _name(number: int) -> str:
 
 @dataclass(frozen=True)
 class TextRows:
-    """Rows in a table of distinct texts: of the captions, and of the texts made from each in a number of variants V.
+    """Rows, in a table of distinct texts, of the captions and of V variants of the texts made from each.
 
     Args:
-        captions: Of each caption, (M,).
-        positives: T+, (M, V); V is 0 where none were made, and so on.
-        negatives: T-, (M, V); -1 where no operation could make one.
+        captions: Row of each caption, (M,).
+        positives: T+, (M, V); V is 0 if there are none.
+        negatives: T-, (M, V); -1 if invalid.
         positive_negatives: (T+)-, likewise.
     """
 
@@ -265,7 +265,7 @@ class TextRows:
 
     @classmethod
     def load(cls, folder: Path) -> "TextRows":
-        """Map the arrays of a folder.
+        """Memory-maps the arrays of a folder.
 
         Raises:
             UserError: If they are missing or damaged.
@@ -279,7 +279,7 @@ class TextRows:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """The text tower's output for the captions of a split, and for texts made from them beforehand."""
+    """Features of the captions of a split, and of texts made from them."""
 
     table: FeatureTable
     rows: TextRows
@@ -289,23 +289,23 @@ class TextFeatures:
         return self.table.gather(torch.from_numpy(np.asarray(self.rows.captions[text_rows.numpy()])))
 
     def captions_alone(self) -> "TextFeatures":
-        """Without the texts made from captions."""
+        """The same features without texts made from captions."""
         none = np.zeros((len(self.rows.captions), 0), np.int64)
         return TextFeatures(self.table, TextRows(self.rows.captions, none, none, none))
 
     def pooled_alone(self) -> "TextFeatures":
-        """The same texts, of which tokens are not read."""
+        """The same texts without tokens."""
         return TextFeatures(self.table.pooled_alone(), self.rows)
 
     @property
     def num_variants(self) -> int:
-        """Made texts for each caption."""
+        """Number of made texts per caption and role."""
         return max(self.rows.positives.shape[1], self.rows.negatives.shape[1])
 
     def made(
         self, kind: Literal["positives", "negatives", "positive_negatives"], text_rows: Int[Tensor, " B"], epoch: int
     ) -> MadeTexts | None:
-        """One made text for each caption, another variant each epoch; None without any."""
+        """One made text per caption, another variant each epoch; None without any."""
         rows = getattr(self.rows, kind)
         if rows.shape[1] == 0:
             return None
@@ -315,12 +315,12 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class SplitFeatures:
-    """What the towers gave for a split; None where a tower has to be run."""
+    """Stored features of a split; None for a tower that has to be run."""
 
     images: FeatureTable | None = field(default=None)
     texts: TextFeatures | None = field(default=None)
 
     def pooled_alone(self) -> "SplitFeatures":
-        """The same features, of which tokens are not read."""
+        """The same features without tokens."""
         images = None if self.images is None else self.images.pooled_alone()
         return SplitFeatures(images, None if self.texts is None else self.texts.pooled_alone())

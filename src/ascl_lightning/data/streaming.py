@@ -1,8 +1,7 @@
-"""Training data that is read from beginning to end and shuffled on the way: each image once an epoch, on any rank.
+"""Streamed training data, shuffled within a window: each image once per epoch, over all ranks.
 
-The numbers of images of all shards are known (one pass over the captions counts them), so an epoch is an order of
-places: shards permuted, one after another. Every rank takes a stretch of it and every worker a stretch of that, and
-reads it once; a window of encoded images is held and shuffled.
+One pass over the captions counts the images of all shards. An epoch visits the shards in random order; each rank reads
+a contiguous range of that order, divided among its workers, and shuffles a window of encoded images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,12 +21,12 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.draws import Series, keyed_rng, sampling_key
 
 WINDOW = 512
-"""Images that a worker holds, encoded, and shuffles."""
+"""Number of encoded images that a worker holds and shuffles."""
 
 
 @dataclass(frozen=True)
 class StreamKey:
-    """What a sampler asks for: a place of an epoch, and the places where its window begins and ends."""
+    """Key of a sample: its position in the epoch, and the start and end of its window."""
 
     place: int
     start: int
@@ -36,10 +35,10 @@ class StreamKey:
 
 
 def streamed_spec(spec: ImageSpec | None) -> PixelSpec:
-    """What an encoder of streamed pictures is fed.
+    """Input of an encoder of streamed pictures.
 
     Raises:
-        UserError: If the encoder takes something else than pictures.
+        UserError: If the encoder takes region features.
     """
     if not isinstance(spec, PixelSpec):
         raise UserError("a streamed source has pictures, and the image encoder takes region features")
@@ -47,10 +46,10 @@ def streamed_spec(spec: ImageSpec | None) -> PixelSpec:
 
 
 class StreamPlan:
-    """The order of an epoch over shards of known sizes. Images without captions are passed over.
+    """The order of an epoch over shards of known sizes. Images without captions are skipped.
 
     Args:
-        counts: For each shard the number of captions of each image.
+        counts: Number of captions of each image, for each shard.
         seed: The run's seed.
     """
 
@@ -65,16 +64,16 @@ class StreamPlan:
         return sum(map(len, self._visited))
 
     def order(self, epoch: int) -> np.ndarray:
-        """Numbers of the shards as an epoch reads them."""
+        """Numbers of the shards in the order of an epoch."""
         return keyed_rng(self.seed, epoch, Series.SHARD).permutation(len(self._visited))
 
     def window(self, start: int, end: int, epoch: int) -> list[int]:
-        """The places of a window in the order in which they are asked for."""
+        """The positions of a window in shuffled order."""
         rng = keyed_rng(self.seed, epoch, start, Series.WINDOW)
         return [int(place) for place in rng.permutation(np.arange(start, end))]
 
     def images_from(self, place: int, epoch: int) -> Iterator[tuple[int, int, int]]:
-        """From a place of an epoch on: number of the shard, of the image in it, and of the image in the split."""
+        """Number of the shard, of the image in it and in the split, from a position of an epoch on."""
         for shard in self.order(epoch).tolist():
             visited = self._visited[shard]
             for image in visited[place:].tolist():
@@ -84,7 +83,7 @@ class StreamPlan:
 
 @dataclass(frozen=True)
 class Stream:
-    """Shards, what an epoch makes of them, and their captions until what is mined from them is mined."""
+    """Shards, their order in an epoch, and their captions until the vocabulary is mined."""
 
     shards: Sequence[Shard]
     plan: StreamPlan
@@ -92,10 +91,10 @@ class Stream:
 
     @classmethod
     def count(cls, shards: Sequence[Shard], seed: int) -> "Stream":
-        """Read all captions once.
+        """Reads all captions once.
 
         Raises:
-            UserError: If no image has captions, or something in the data is wrong.
+            UserError: If no image has captions, or the data is faulty.
         """
         counts: list[np.ndarray] = []
         captions: list[tuple[str, ...]] = []
@@ -110,16 +109,16 @@ class Stream:
 
 
 class StreamBatches(ResumableBatches[StreamKey]):
-    """This rank's share of an epoch, in batches of nearly one size, as many on every rank.
+    """This rank's share of an epoch, in batches of almost equal size, the same number on every rank.
 
-    Batches of the workers alternate, as a loader hands them out, and each worker's lie in a stretch of their own.
+    The loader assigns batches to workers in turn; here the batches of each worker cover a contiguous range.
 
     Args:
         plan: The order of an epoch.
-        batch_size: Most samples of a batch.
-        num_workers: Processes that load; 0 counts as one.
-        rank: This process.
-        world_size: Number of processes.
+        batch_size: Maximum number of samples in a batch.
+        num_workers: Number of loader processes; 0 counts as one.
+        rank: Rank of this process.
+        world_size: Number of ranks.
     """
 
     def __init__(self, plan: StreamPlan, batch_size: int, num_workers: int, rank: int, world_size: int) -> None:
@@ -130,7 +129,7 @@ class StreamBatches(ResumableBatches[StreamKey]):
         start, end = rank * len(plan) // world_size, (rank + 1) * len(plan) // world_size
         self._bounds = [start + step * (end - start) // self._num_steps for step in range(self._num_steps + 1)]
         self._num_stretches = max(1, num_workers)
-        self.sampler = self  # where Lightning looks for `set_epoch`
+        self.sampler = self  # Lightning calls its `set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration; Lightning calls it before each."""
@@ -140,7 +139,7 @@ class StreamBatches(ResumableBatches[StreamKey]):
         return self._num_steps
 
     def _batches(self) -> Iterator[list[StreamKey]]:
-        # the first stretches are the longer ones, as the first workers are asked once more often
+        # the first ranges are longer, as the first workers may get one batch more
         sizes = [len(range(worker, self._num_steps, self._num_stretches)) for worker in range(self._num_stretches)]
         ends = np.cumsum([0, *sizes]).tolist()
         stretches = [self._stretch(self._bounds[first : last + 1], self._epoch) for first, last in pairwise(ends)]
@@ -159,15 +158,15 @@ class StreamBatches(ResumableBatches[StreamKey]):
 
 
 class StreamDataset(Dataset[TrainItem]):
-    """Reads places of an epoch forwards, and holds what was read until it is asked for.
+    """Reads an epoch sequentially and holds images until they are requested.
 
-    In the place of a picture that cannot be read comes one that is held, or the last good one; the item says so.
+    An unreadable picture is replaced by a held one or the last good one, and the item records the error.
 
     Args:
-        stream: Shards, and the order of an epoch.
-        spec: What the image encoder is fed.
+        stream: Shards and their order in an epoch.
+        spec: Input of the image encoder.
         texts: Makes T+ and T-.
-        augmentation: What is done to pictures; other pictures are drawn from those that are held.
+        augmentation: Changes of pictures; operations draw other pictures from the held ones.
     """
 
     def __init__(self, stream: Stream, spec: PixelSpec, texts: TextMaker, augmentation: Augmentation) -> None:
@@ -189,7 +188,7 @@ class StreamDataset(Dataset[TrainItem]):
         """An image, one of its captions, drawn for the epoch, and the texts made from it.
 
         Raises:
-            UserError: If shards cannot be read, or are no longer what was counted, or no picture held can be read.
+            UserError: If shards cannot be read or have changed, or no held picture can be read.
         """
         entries = [self._take(key), *(self._held[place] for place in sorted(self._held)[:20])]
         if self._last is not None:
@@ -213,7 +212,7 @@ class StreamDataset(Dataset[TrainItem]):
         return self._held.pop(key.place)
 
     def _begin(self, key: StreamKey) -> None:
-        """Starts at the beginning of a window; holds what would be held had the window been asked for up to the key."""
+        """Starts at the beginning of a window and restores the state before the request for this key."""
         self._epoch, self._next, self._held = key.epoch, key.start, {}
         self._reader = self._read(key.start, key.epoch)
         window = self.plan.window(key.start, key.end, key.epoch)

@@ -1,7 +1,7 @@
 """From a caption to token ids: clean-up, the vocabulary mined from training captions, and tokenizers.
 
-Callers clean first (`clean_caption`) and tokenise then; a tokenizer takes the words as they come, so that a joined T+
-longer than the clean-up's limit is cut, and counted, by the tokenizer alone (docs/method.md#text-clean-up).
+Callers clean (`clean_caption`), then tokenize. Tokenizers do not clean, so a joined T+ that exceeds the clean-up's
+limit is truncated and counted by the tokenizer alone (docs/method.md#text-clean-up).
 """
 
 import string
@@ -21,14 +21,14 @@ from ascl_lightning.data.batch import TextSpec, TokenizedTexts
 from ascl_lightning.errors import UserError
 
 MAX_WORDS = 60
-"""Words of a caption that the clean-up keeps."""
+"""Maximum number of words that the clean-up keeps."""
 PADDING_ID = 0
 UNKNOWN_ID = 1
 FIRST_WORD_ID = 2
 
 
 class _CleanUpTable(dict[int, int | str | None]):
-    """Translation table of the clean-up, filled as characters are met (all of Unicode would take 0.2 s at import)."""
+    """Translation table of the clean-up, filled lazily (all of Unicode would take 0.2 s at import)."""
 
     def __missing__(self, codepoint: int) -> int | str | None:
         character = chr(codepoint)
@@ -46,19 +46,18 @@ _CLEAN_UP = _CleanUpTable()
 
 
 def clean_text(text: str, max_words: int | None = MAX_WORDS) -> str:
-    """Clean a caption as the published code does (docs/method.md#text-clean-up).
+    """Cleans a caption as the published code does (docs/method.md#text-clean-up).
 
-    Lower case; punctuation removed without a gap ("don't" becomes "dont"); dashes and `/` become spaces; white space
-    collapsed; cut to `max_words` words. Punctuation is Unicode's, and all of ASCII's (`$`, `+` and the like);
-    letters of any script, accents and emoji stay. Cleaning twice changes nothing more.
+    Converts to lower case, removes punctuation without a gap ("don't" becomes "dont"), replaces dashes and `/` by
+    spaces, collapses white space and truncates to `max_words` words. Punctuation is Unicode's and ASCII's (also `$`,
+    `+`); letters of any script, accents and emoji stay. Cleaning is idempotent.
 
     Args:
         text: A caption.
-        max_words: Most words that are kept; None keeps all.
+        max_words: Maximum number of words; None keeps all.
 
     Returns:
-        Words separated by single spaces; "" where nothing but punctuation and white space was there. Callers that must
-        not lose a caption use `clean_caption`.
+        Words separated by single spaces; "" if there is only punctuation and white space (see `clean_caption`).
 
     Examples:
         >>> clean_text("A black-and-white dog,  isn't it?")
@@ -68,14 +67,7 @@ def clean_text(text: str, max_words: int | None = MAX_WORDS) -> str:
 
 
 def clean_caption(text: str, max_words: int | None = MAX_WORDS) -> str:
-    """Clean a caption, but never lose it: where `clean_text` leaves nothing, the original words stay as they are.
-
-    Args:
-        text: A caption.
-        max_words: Most words that are kept; None keeps all.
-
-    Returns:
-        Words separated by single spaces; "" only for a blank text.
+    """Like `clean_text`, but keeps the original words if nothing else would be left; "" only for a blank text.
 
     Examples:
         >>> clean_caption("A dog!"), clean_caption(" ?!  ... ")
@@ -86,13 +78,13 @@ def clean_caption(text: str, max_words: int | None = MAX_WORDS) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words mined from training captions, in order of their ids: 0 is padding, 1 an unknown word, words follow from 2.
+    """Words mined from training captions, in order of their ids: 0 is padding, 1 unknown words, 2 the first word.
 
     Args:
-        words: Distinct words; the first has id 2.
+        words: Distinct words.
 
     Raises:
-        ValueError: If a word comes twice.
+        ValueError: If a word repeats.
     """
 
     words: tuple[str, ...] = field(repr=False)
@@ -105,19 +97,19 @@ class Vocabulary:
         object.__setattr__(self, "_ids", ids)
 
     def __hash__(self) -> int:
-        # of few words, as caches hash it for each caption
+        # few words suffice; caches hash it for each caption
         return hash((len(self.words), self.words[:8]))
 
     @classmethod
     def mine(cls, captions: Iterable[str], capacity: int | None) -> "Vocabulary":
-        """Collect the words of captions, the most frequent first, those of equal frequency by alphabet.
+        """Collects the words of captions, most frequent first, ties in alphabetical order.
 
         Args:
-            captions: Raw training captions; they are cleaned here. Never those of another split.
-            capacity: Most ids, padding and the unknown word included (`TextSpec.vocab_size`); None keeps every word.
+            captions: Raw captions of the training split alone.
+            capacity: Maximum number of ids, padding and unknown included (`TextSpec.vocab_size`); None keeps all.
 
         Raises:
-            ValueError: If `capacity` leaves no room for a word.
+            ValueError: If `capacity` leaves no id for a word.
         """
         if capacity is not None and capacity <= FIRST_WORD_ID:
             raise ValueError(f"a vocabulary needs a capacity of at least {FIRST_WORD_ID + 1} ids, got {capacity}")
@@ -128,19 +120,11 @@ class Vocabulary:
         return cls(tuple(ordered if capacity is None else ordered[: capacity - FIRST_WORD_ID]))
 
     def id_of(self, word: str) -> int:
-        """Id of a cleaned word; that of the unknown word where it was not mined."""
+        """Id of a cleaned word; `UNKNOWN_ID` if it was not mined."""
         return self._ids.get(word, UNKNOWN_ID)
 
     def draw(self, rng: np.random.Generator, avoid: str) -> str | None:
-        """Draw a word that replaces another, uniformly.
-
-        Args:
-            rng: Where the draw comes from.
-            avoid: The word to replace, which is never drawn.
-
-        Returns:
-            A word of the vocabulary, or None where it holds none but `avoid`.
-        """
+        """Draws a word uniformly from all words but `avoid`; None if there is no other."""
         avoided = self._ids.get(avoid)
         candidates = len(self.words) - (avoided is not None)
         if candidates == 0:
@@ -151,7 +135,7 @@ class Vocabulary:
         return self.words[position]
 
     def state(self) -> list[str]:
-        """The words as a plain list, which a checkpoint carries under `weights_only` loading."""
+        """The words as a plain list, which `weights_only` loading accepts."""
         return list(self.words)
 
     @classmethod
@@ -162,34 +146,34 @@ class Vocabulary:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Turns cleaned texts into ids, padded on the right to the longest; gives too how many texts the limit cut."""
+    """Turns cleaned texts into ids, padded on the right to the longest, and counts truncated texts."""
 
     def __call__(self, texts: Sequence[str]) -> tuple[TokenizedTexts, int]:
-        """Tokenise M texts; no texts give tensors of shape (0, 1)."""
+        """Token ids of M texts and the number of truncated ones; no texts give tensors of shape (0, 1)."""
         ...
 
     def word_positions(self, texts: Sequence[str]) -> Int[Tensor, "M L"]:
-        """The word that each token of `input_ids` belongs to, counted in the text split at spaces, from 0.
+        """Index of the word that each token of `input_ids` belongs to, for words separated by spaces.
 
-        -1 for what belongs to none: special tokens and padding.
+        -1 for special tokens and padding.
         """
         ...
 
     def knows(self, word: str) -> bool:
-        """Whether a cleaned word reads otherwise than a word that was never seen."""
+        """Whether the ids of a cleaned word differ from those of an unknown word."""
         ...
 
 
 class WordTokenizer:
-    """One token for each word of a mined vocabulary; no special tokens. A text without words reads as one unknown word.
+    """One token per word of a mined vocabulary, without special tokens. A text without words is one unknown word.
 
     Args:
         vocabulary: Words and their ids.
-        max_length: Longest sequence in tokens.
-        vocab_size: Ids that the text encoder has room for; words of higher ids are unknown.
+        max_length: Maximum length in tokens.
+        vocab_size: Number of ids of the text encoder; words with higher ids are unknown.
 
     Raises:
-        ValueError: If `max_length` is below 1 or `vocab_size` has no room for padding and the unknown word.
+        ValueError: If `max_length` is below 1 or `vocab_size` below 2.
     """
 
     def __init__(self, vocabulary: Vocabulary, max_length: int, vocab_size: int) -> None:
@@ -200,7 +184,7 @@ class WordTokenizer:
         self.vocab_size = vocab_size
 
     def __call__(self, texts: Sequence[str]) -> tuple[TokenizedTexts, int]:
-        """Tokenise M cleaned texts; gives too how many of them the limit cut."""
+        """See `Tokenizer.__call__`."""
         rows = [[self._id_of(word) for word in text.split()] or [UNKNOWN_ID] for text in texts]
         num_cut = sum(len(row) > self.max_length for row in rows)
         rows = [row[: self.max_length] for row in rows]
@@ -212,7 +196,7 @@ class WordTokenizer:
         return TokenizedTexts(input_ids=input_ids, attention_mask=mask, special_mask=~mask), num_cut
 
     def word_positions(self, texts: Sequence[str]) -> Int[Tensor, "M L"]:
-        """See `Tokenizer.word_positions`: a token is a word."""
+        """See `Tokenizer.word_positions`."""
         lengths = torch.tensor([len(text.split()) for text in texts], dtype=torch.long).clamp(max=self.max_length)
         positions = torch.arange(max(1, int(lengths.max()) if len(texts) else 1))
         return torch.where(positions < lengths[:, None], positions, -1)
@@ -227,17 +211,17 @@ class WordTokenizer:
 
 
 class PretrainedTokenizer:
-    """A fast tokenizer of `transformers`; code that a repository brings is never run.
+    """A fast tokenizer of `transformers`; code from its repository is never run.
 
-    It keeps only the `tokenizers` back end, which pickles into worker processes without importing `transformers` there.
+    It keeps only the `tokenizers` backend, so worker processes unpickle it without importing `transformers`.
 
     Args:
         name: Local folder or hub id.
-        max_length: Longest sequence in tokens, special tokens included.
+        max_length: Maximum length in tokens, special tokens included.
 
     Raises:
-        UserError: If nothing can be loaded from `name`, if what is there is no fast tokenizer or has no vocabulary, if
-            it can neither pad nor end a text, or if `max_length` leaves no room beside the special tokens.
+        UserError: If `name` cannot be loaded, is no fast tokenizer, has no vocabulary or neither a padding nor an
+            end-of-text token, or if the special tokens fill `max_length`.
     """
 
     def __init__(self, name: str, max_length: int) -> None:
@@ -259,7 +243,7 @@ class PretrainedTokenizer:
         self._backend.enable_padding(direction="right", pad_id=pad_id, pad_token=pad_token)
 
     def __call__(self, texts: Sequence[str]) -> tuple[TokenizedTexts, int]:
-        """Tokenise M cleaned texts; gives too how many of them the limit cut."""
+        """See `Tokenizer.__call__`."""
         encodings = self._backend.encode_batch(list(texts))
         width = len(encodings[0].ids) if encodings else 1
         shape = (len(encodings), width)
@@ -273,11 +257,11 @@ class PretrainedTokenizer:
         return tokenized, sum(bool(encoding.overflowing) for encoding in encodings)
 
     def word_positions(self, texts: Sequence[str]) -> Int[Tensor, "M L"]:
-        """See `Tokenizer.word_positions`: a piece belongs to the word in which it ends."""
+        """See `Tokenizer.word_positions`; a token belongs to the word in which it ends."""
         encodings = self._backend.encode_batch(list(texts))
         rows = [
             [
-                # a piece may begin with the space before its word
+                # a token may begin with the space before its word
                 -1 if special else text.count(" ", 0, end)
                 for (_, end), special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
             ]
@@ -287,13 +271,13 @@ class PretrainedTokenizer:
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), width)
 
     def knows(self, word: str) -> bool:
-        """See `Tokenizer.knows`; what is in no vocabulary falls into pieces that are, where the tokenizer has them."""
+        """See `Tokenizer.knows`; subword tokenizers split most unknown words into known tokens."""
         unknown = getattr(self._backend.model, "unk_token", None)
         return unknown is None or unknown not in self._backend.encode(word).tokens
 
 
 def _load_pretrained(name: str) -> Any:  # transformers' classes are untyped here
-    """Load a fast `transformers` tokenizer with words in it, or say in one line why not."""
+    """Loads a fast `transformers` tokenizer that has a vocabulary, or explains in one line why it cannot."""
     from transformers import AutoTokenizer  # seconds of import, needed by no other tokenizer
 
     try:
@@ -309,18 +293,18 @@ def _load_pretrained(name: str) -> Any:  # transformers' classes are untyped her
         ) from error
     if not tokenizer.is_fast:
         raise UserError(f"tokenizer {name!r} has no fast version; save one as tokenizer.json in its folder")
-    # a folder with a model but no tokenizer files loads without complaint, and every word is then unknown
+    # a folder without tokenizer files loads without an error, and every word is then unknown
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise UserError(f"tokenizer {name!r} has no vocabulary; its folder should hold tokenizer.json")
     return tokenizer
 
 
 def build_tokenizer(spec: TextSpec, vocabulary: Vocabulary | None) -> Tokenizer:
-    """Build what a text encoder asks for.
+    """Builds the tokenizer of a text encoder.
 
     Args:
-        spec: The encoder's needs.
-        vocabulary: Words mined from the training captions; used where `spec` names no tokenizer.
+        spec: Input of the encoder.
+        vocabulary: Words mined from the training captions; used if `spec` names no tokenizer.
 
     Raises:
         ValueError: If `spec` names no tokenizer and the vocabulary or its size is missing.

@@ -1,4 +1,4 @@
-"""Captions of generated scenes: parsed sentences and their English, lower-case and with several ways to say each."""
+"""Captions of generated scenes: parsed sentences and their English in lower case, with several wordings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ _TRAILING_RELATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-# {0} is what is said first. "there is" and its like go before some forms.
+# {0} is said first; some forms are preceded by an opening such as "there is"
 _LISTS: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {
         1: ("{0}",),
@@ -66,7 +66,7 @@ _AMONG = ("among {} objects", "in a scene of {} objects")
 
 @dataclass(frozen=True)
 class SceneCaption:
-    """A caption as what it claims. Two captions joined are two sentences, which may speak of the same objects.
+    """A caption as parsed facts. Two joined captions are two sentences, which may describe the same objects.
 
     Args:
         sentences: At least one.
@@ -80,7 +80,7 @@ class SceneCaption:
         return ". ".join(_say(sentence) for sentence in self.sentences)
 
     def holds(self, scenes: SceneTruth) -> Bool[np.ndarray, " N"]:
-        """Of which scenes the caption is true."""
+        """The scenes of which the caption is true."""
         return np.logical_and.reduce([sentence.holds(scenes) for sentence in self.sentences])
 
 
@@ -98,7 +98,7 @@ def _say(sentence: Sentence) -> str:
 
 
 def _is_inverted(sentence: Sentence) -> bool:
-    """Whether it starts with where: nothing more can go before."""
+    """Whether it starts with a relation, before which nothing can be added."""
     return sentence.relation is not None and _relation_form(sentence) in _RELATED_INVERTED
 
 
@@ -107,7 +107,7 @@ def _relation_form(sentence: Sentence) -> str:
 
 
 def _pick(topic: str, phrases: Sequence[str], sentence: Sentence) -> str:
-    """Each topic is decided by four bits of its own of the wording, so that a changed fact changes its own words."""
+    """Each topic uses its own four bits of the wording, so a changed fact changes only its own words."""
     return phrases[(sentence.wording >> 4 * _TOPICS.index(topic)) % 16 % len(phrases)]
 
 
@@ -121,7 +121,7 @@ def _say_setting(sentence: Sentence) -> str:
 
 def _say_objects(sentence: Sentence) -> str:
     if sentence.relation is None:
-        # Placed objects come first, lest a place at the end be taken for everybody's.
+        # objects with a place first, as a place at the end would seem to apply to all
         phrases = _noun_phrases(sorted(sentence.mentions, key=lambda mention: mention.place is None), sentence)
         said = _pick("form", _LISTS[len(phrases)], sentence).format(*phrases)
         return _pick("opening", _OPENINGS, sentence).format(said)
@@ -134,7 +134,7 @@ def _say_objects(sentence: Sentence) -> str:
 
 
 def _noun_phrases(mentions: Sequence[Mention], sentence: Sentence) -> list[str]:
-    """Each mention with its article ("another" where the same was just said) and place."""
+    """Each mention with its article ("another" for a repeated one) and place."""
     phrases: list[str] = []
     said: set[str] = set()
     for mention in mentions:

@@ -1,4 +1,4 @@
-"""What a sentence about a scene claims, and of which scenes that is true: parsed facts, never compared texts."""
+"""Parsed sentences about scenes, and the scenes of which they are true."""
 
 from dataclasses import dataclass
 from itertools import permutations
@@ -20,12 +20,12 @@ from ascl_lightning.data.scenes.truth import (
 )
 
 MAX_MENTIONS = 3
-"""How many objects a sentence may mention."""
+"""Maximum number of objects in a sentence."""
 
 
 @dataclass(frozen=True)
 class Mention:
-    """One object as a sentence describes it; None leaves an attribute open.
+    """Description of an object in a sentence; None leaves an attribute open.
 
     Args:
         shape: One of `SHAPES`.
@@ -62,18 +62,17 @@ class Mention:
 
 @dataclass(frozen=True)
 class Sentence:
-    """Facts about one scene, all of which must be true at once.
+    """A conjunction of facts about one scene.
 
     Args:
-        mentions: Objects that are there, each another one: "a circle and a red thing" needs two.
-        relation: One of `RELATIONS`: how the first of two mentioned objects stands to the second.
-        background: One of `BACKGROUNDS`, or one of `TONES`.
+        mentions: Distinct objects: "a circle and a red thing" needs two.
+        relation: One of `RELATIONS`, from the first of two mentioned objects to the second.
+        background: One of `BACKGROUNDS` or `TONES`.
         count: Number of objects of the scene.
-        wording: Chooses among the ways to say it; no part of the meaning.
+        wording: Chooses the wording; does not change the meaning.
 
     Raises:
-        ValueError: If it claims nothing, or mentions more than `MAX_MENTIONS` objects, or other than the two of its
-            relation.
+        ValueError: If there is no fact, more than `MAX_MENTIONS` mentions, or a relation without exactly two.
     """
 
     mentions: tuple[Mention, ...] = ()
@@ -91,7 +90,7 @@ class Sentence:
             raise ValueError(f"'{self.relation}' relates two objects, and {len(self.mentions)} are mentioned")
 
     def holds(self, scenes: SceneTruth) -> Bool[np.ndarray, " N"]:
-        """Of which scenes the sentence is true."""
+        """The scenes of which the sentence is true."""
         true = np.ones(len(scenes), dtype=bool)
         if self.count is not None:
             true &= scenes.counts == self.count
@@ -119,15 +118,12 @@ class Sentence:
 def stands(
     relation: str, right: Float[np.ndarray, " N"] | float, down: Float[np.ndarray, " N"] | float
 ) -> Bool[np.ndarray, " N"] | bool:
-    """Whether one object clearly stands so to another.
+    """Whether a relation clearly holds between two objects.
 
     Args:
         relation: One of `RELATIONS`.
-        right: How much further to the right the second object's centre is, as a share of the picture's side.
-        down: How much further down it is.
-
-    Returns:
-        A truth value for each number, (N,).
+        right: Offset of the second object's centre to the right, as a share of the picture's side, (N,) or a number.
+        down: Its offset downwards.
     """
     axis, sign = RELATIONS[relation]
     return sign * (right, down)[axis] > RELATION_MARGIN

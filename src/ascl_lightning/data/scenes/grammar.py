@@ -1,4 +1,4 @@
-"""Drawing captions of a scene at random: each tells part of it, and enough to find it among some hundreds."""
+"""Random captions of a scene; each describes part of it, enough to find it among hundreds."""
 
 import math
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from ascl_lightning.data.scenes.truth import (
 )
 
 LEAST_BITS = 15.0
-"""A caption goes on until it tells about this much. Eleven bits would single a scene out among 500 for a perfect
-reader; the others let a model that misses a detail still find it."""
+"""Information at which a caption ends. Eleven bits identify a scene among 500 for a perfect reader; the rest lets a
+model that misses a detail still find it."""
 
 _SHARE_OF_ONE, _SHARE_OF_THREE = 0.05, 0.5
-"""How many captions mention one object, and, where there are as many, three; the others two."""
+"""Shares of captions that mention one object and, if the scene has as many, three; the others mention two."""
 _SHARE_OF_RELATIONS = 0.3
-"""How many sentences with two objects may relate them; the others may say where they are."""
+"""Share of sentences with two objects that may relate them; the others may give their places."""
 _SHARE_OF_VAGUE = 0.15
-"""How often a corner is called by one of its sides, a background by its tone."""
+"""Probability that a corner is named by one of its sides, and a background by its tone."""
 
-# What a fact tells, and how early it tends to be told.
+# information of each fact, and weight with which it is drawn early
 _BITS = {
     "shape": math.log2(len(SHAPES)),
     "colour": math.log2(len(COLOURS)),
@@ -43,7 +43,7 @@ _EAGERNESS = {"shape": 6.0, "colour": 12.0, "relation": 4.0, "place": 3.0, "size
 _AMBIGUITY = {
     mentioned: math.log2(sum(math.perm(count, mentioned) for count in COUNTS) / len(COUNTS)) for mentioned in (1, 2, 3)
 }
-"""Bits lost because a scene's objects may stand for those mentioned in several ways."""
+"""Bits lost because several objects of a scene may be meant."""
 _TONE_OF = {name: tone for tone, names in TONES.items() for name in names}
 _PLACES_AT = {
     (column, row): sorted(
@@ -53,23 +53,13 @@ _PLACES_AT = {
     for column in range(3)
     for row in range(3)
 }
-"""What the cells of the grid may be called, the most exact name last."""
+"""Names of the cells of the grid, the most exact one last."""
 
 
 def draw_captions(
     objects: Sequence[SceneObject], background: str, num_captions: int, rng: np.random.Generator
 ) -> tuple[SceneCaption, ...]:
-    """Draw captions of one scene; asking for fewer gives the first ones.
-
-    Args:
-        objects: The scene's objects.
-        background: Its background.
-        num_captions: How many captions; their texts are distinct.
-        rng: Source of randomness.
-
-    Returns:
-        Captions of one sentence each that are true of the scene.
-    """
+    """Draws true captions of one scene, of one sentence each, with distinct texts; fewer are the first ones of more."""
     captions: dict[str, SceneCaption] = {}
     while len(captions) < num_captions:
         caption = SceneCaption((_Draft(objects, background, rng).sentence(),))
@@ -78,10 +68,10 @@ def draw_captions(
 
 
 class _Draft:
-    """A sentence in the making: facts are told one by one, in a random order, until they tell enough."""
+    """Builds a sentence: adds facts in random order until they carry enough information."""
 
     def __init__(self, objects: Sequence[SceneObject], background: str, rng: np.random.Generator) -> None:
-        # One plain number at a time is the quickest way to draw few.
+        # drawing single numbers is fastest for few draws
         self._random = rng.random
         self._subjects = sorted(objects, key=lambda _: self._random())[: self._num_mentions(len(objects))]
         self._num_objects = len(objects)
@@ -91,7 +81,7 @@ class _Draft:
         self._bits = -_AMBIGUITY[len(self._subjects)]
 
     def sentence(self) -> Sentence:
-        """Tell facts until they suffice."""
+        """Adds facts until they suffice."""
         for subject, fact in self._facts():
             if self._bits >= LEAST_BITS:
                 break
@@ -112,7 +102,7 @@ class _Draft:
         return 3 if num_objects >= 3 and chance > 1 - _SHARE_OF_THREE else 2
 
     def _facts(self) -> list[tuple[int, str]]:
-        """All facts in the order of telling: something of each object first, so that none is only "an object"."""
+        """All facts in drawn order: first one of each object, so that none is only "an object"."""
         subjects = range(len(self._subjects))
         first = [(subject, self._choose(("shape", "colour"))) for subject in subjects]
         related = len(subjects) == 2 and self._random() < _SHARE_OF_RELATIONS

@@ -14,9 +14,9 @@ from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.variants.ladder import Ladder, VariantStep, VariantType, by_level, draws_of
 
 _LEFT_OUT = 3
-"""Facts that type III leaves out at most."""
+"""Maximum number of facts that type III leaves out."""
 _APPENDED = 4
-"""Captions that type II appends at most."""
+"""Maximum number of captions that type II appends."""
 
 _WRONG: Mapping[str, str] = MappingProxyType({f"wrong_{detail}": detail for detail in DETAILS})
 _KINDS: Mapping[str, tuple[VariantType, str]] = MappingProxyType(
@@ -37,7 +37,7 @@ class _Scenes:
     truth: SceneTruth
 
     def variants(self, operation: str, row: int, place: int, rng: np.random.Generator) -> list[SceneCaption]:
-        """A caption at all levels of an operation; where it cannot be changed, as it is."""
+        """A caption at all levels of an operation; unchanged if the operation cannot change it."""
         caption = self.captions[row][place]
         if operation == "leave_out_facts":
             less = accumulate(range(_LEFT_OUT), lambda told, _: says_less(told, rng), initial=caption)
@@ -51,7 +51,7 @@ class _Scenes:
         scene = self.truth.take([row])
         try:
             return [detail_wrong(caption, scene, rng, [_WRONG[operation]])]
-        except ValueError:  # it tells nothing of that kind
+        except ValueError:  # it has no detail of that kind
             return [caption]
 
     def _false_of(self, row: int, rng: np.random.Generator) -> list[SceneCaption]:
@@ -73,16 +73,16 @@ def _appended(caption: SceneCaption, others: Sequence[SceneCaption]) -> list[Sce
 def claims_of_ladders(
     captions: Sequence[tuple[SceneCaption, ...]], truth: SceneTruth, text_rows: Sequence[int], seed: int
 ) -> dict[str, list[list[SceneCaption]]]:
-    """What the variants of captions claim.
+    """Parsed variants of captions.
 
     Args:
-        captions: Of each scene, as many of each.
+        captions: The captions of each scene, the same number for each.
         truth: The scenes.
-        text_rows: Rows of the captions that variants are made of, counted over all scenes.
-        seed: With an operation and a caption's row it decides the caption's variants.
+        text_rows: Rows of the captions to vary, counted over all scenes.
+        seed: Keys the draws, with the operation and the row of the caption.
 
     Returns:
-        For each operation the captions at each of its levels, row by row with `text_rows`.
+        For each operation and level, one caption per row of `text_rows`.
     """
     scenes, per_scene = _Scenes(captions, truth), len(captions[0])
     unchanged = [captions[row // per_scene][row % per_scene] for row in text_rows]

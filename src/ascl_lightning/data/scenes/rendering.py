@@ -1,4 +1,4 @@
-"""Painting generated scenes: anti-aliased stencils, blended into all pictures that need them at once."""
+"""Renders generated scenes by blending anti-aliased stencils into many pictures at once."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -41,15 +41,7 @@ _Plane = Float[np.ndarray, "P P"]
 
 
 def render(scenes: SceneTruth, image_size: int) -> UInt8[np.ndarray, "N S S 3"]:
-    """Paint scenes.
-
-    Args:
-        scenes: What to paint.
-        image_size: Height and width S in pixels.
-
-    Returns:
-        RGB pictures, (N, S, S, 3). A scene's picture does not depend on the others.
-    """
+    """Renders scenes, each independently of the others, to RGB pictures of height and width S, (N, S, S, 3)."""
     pictures = _paint_backgrounds(scenes, image_size)
     for slot in range(MAX_OBJECTS):
         for shape in range(len(SHAPES)):
@@ -68,11 +60,11 @@ def _paint_backgrounds(scenes: SceneTruth, image_size: int) -> UInt8[np.ndarray,
 
 
 def _stamp(pictures: UInt8[np.ndarray, "N S S 3"], scenes: SceneTruth, rows: Int[np.ndarray, " G"], slot: int) -> None:
-    """Blend one slot's objects, all of the same shape and size, into the pictures of `rows`."""
+    """Blends the objects of one slot, all of the same shape and size, into the pictures of `rows`."""
     image_size = pictures.shape[1]
     cover, shading = _stencil(SHAPES[scenes.shapes[rows[0], slot]], int(scenes.sizes[rows[0], slot]), image_size)
     corners = np.rint(scenes.centres[rows, slot] * image_size - len(cover) / 2).astype(np.int64)
-    # A stencil's transparent border may stick out of a tiny picture.
+    # the transparent border of a stencil may exceed a tiny picture
     corners = corners.clip(0, image_size - len(cover))
     steps = np.arange(len(cover))
     where = (
@@ -91,7 +83,7 @@ def _to_levels(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
 
 @cache
 def _stencil(shape: str, size: int, image_size: int) -> tuple[_Plane, _Plane]:
-    """How much of each pixel a shape covers, in [0, 1], and how bright it is there: darker along the rim."""
+    """Coverage of each pixel by a shape, in [0, 1], and its brightness, which is lower along the rim."""
     radius = OBJECT_RADII[size] * image_size
     side = min(2 * int(np.ceil(radius)), image_size)
     ticks = (np.arange(side * _SUPERSAMPLING) + 0.5) / _SUPERSAMPLING - side / 2
@@ -124,7 +116,7 @@ def _triangle(x: _Plane, y: _Plane) -> _Plane:
 
 
 def _star(x: _Plane, y: _Plane) -> _Plane:
-    """Five lines; a point of a pentagram is on the inner side of at least four of them. Its tips are rounded."""
+    """A point of a pentagram is on the inner side of at least four of five lines. The tips are rounded."""
     angles = np.deg2rad(72 * np.arange(5) - 90)
     lines = np.stack([x * np.cos(angle) + (y - 0.04) * np.sin(angle) for angle in angles])
     return np.maximum(np.sort(lines, axis=0)[-2] - 0.37, np.hypot(x, y) - 0.98)

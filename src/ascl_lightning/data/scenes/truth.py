@@ -1,4 +1,4 @@
-"""What is in a generated scene: the words for it, the arrays that hold it, and how it is drawn at random."""
+"""Content of generated scenes: vocabulary, arrays and random draws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,27 +17,27 @@ BACKGROUNDS = ("white", "beige", "grey", "slate", "brown", "black")
 TONES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"light": ("white", "beige", "grey"), "dark": ("slate", "brown", "black")}
 )
-"""Words that say less of a background than its name."""
+"""Less specific words for backgrounds."""
 COUNTS = (2, 3, 4)
-"""How many objects a scene may have."""
+"""Possible numbers of objects in a scene."""
 MAX_OBJECTS = max(COUNTS)
 
 OBJECT_RADII = (0.1, 0.145)
-"""Half the width of a small and of a large object, as a share of the picture's side."""
+"""Half the width of a small and a large object, as shares of the picture's side."""
 CELL_CENTRES = (0.17, 0.5, 0.83)
-"""Objects sit in different cells of a 3 x 3 grid, so that none hides another, ..."""
+"""Objects are in different cells of a 3 x 3 grid, so that none hides another."""
 CELL_JITTER = 0.02
-"""... each up to this far from its cell's centre, in x and in y (shares of the side)."""
+"""Maximum distance from the cell's centre in x and in y, as a share of the side."""
 OBJECT_TINT = 13.0
 BACKGROUND_TINT = 7.0
-"""Each colour channel of an object or a background is off by up to this many of its 256 levels."""
+"""Maximum deviation of each colour channel of an object or background, in levels of 0 to 255."""
 
 RELATIONS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}
 )
-"""Axis (x to the right, y down) and sign: the first object stands so to the second if sign * (second - first) is ..."""
+"""Axis (x to the right, y down) and sign of each relation, for `RELATION_MARGIN`."""
 RELATION_MARGIN = 0.16
-"""... more than this share of the side."""
+"""A relation holds if sign * (second - first) exceeds this share of the side."""
 
 PLACES: Mapping[str, tuple[int | None, int | None]] = MappingProxyType(
     {
@@ -52,9 +52,9 @@ PLACES: Mapping[str, tuple[int | None, int | None]] = MappingProxyType(
         "middle": (1, 1),
     }
 )
-"""The thirds of the picture (column, row; None is any) that each place stands for."""
+"""The thirds of the picture (column, row; None is any) that each place means."""
 THIRDS = ((0.0, 0.3), (0.4, 0.6), (0.7, 1.0))
-"""Where a centre is clearly in the first, second or last third; the gaps belong to none."""
+"""Ranges in which a centre is clearly in the first, second or last third; the gaps belong to none."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class SceneObject:
         shape: One of `SHAPES`.
         colour: One of `COLOURS`.
         size: One of `SIZES`.
-        x: How far to the right its centre is, as a share of the picture's side.
-        y: How far down.
+        x: Position of its centre from the left, as a share of the picture's side.
+        y: Position of its centre from the top.
         thirds: Column and row among the picture's thirds, as in `SceneTruth.thirds`.
     """
 
@@ -80,9 +80,9 @@ class SceneObject:
 
 @dataclass(frozen=True, eq=False)
 class SceneTruth:
-    """N scenes as arrays, so that a caption is checked against all of them at once.
+    """N scenes as arrays, so that a caption can be checked against all of them at once.
 
-    Objects lie in the first slots, in the order in which they are painted; -1 (centres and tints: 0) fills the others.
+    Objects fill the first slots, in the order of painting; empty slots are -1 (centres and tints: 0).
 
     Args:
         shapes: Index into `SHAPES`.
@@ -90,7 +90,7 @@ class SceneTruth:
         sizes: Index into `SIZES`.
         centres: x (to the right) and y (down), as shares of the picture's side.
         backgrounds: Index into `BACKGROUNDS`.
-        tints: What the painter adds to the red, green and blue of each object, in levels of 0 to 255.
+        tints: Deviation of the red, green and blue of each object, in levels of 0 to 255.
         background_tints: The same for the background.
     """
 
@@ -108,7 +108,7 @@ class SceneTruth:
 
     @cached_property
     def present(self) -> Bool[np.ndarray, "N 4"]:
-        """True for the slots that hold an object."""
+        """True for slots with an object."""
         return self.shapes >= 0
 
     @cached_property
@@ -118,7 +118,7 @@ class SceneTruth:
 
     @cached_property
     def thirds(self) -> Int[np.ndarray, "N 4 2"]:
-        """Column and row (0, 1, 2) of each object among the picture's thirds; -1 where that is not clear."""
+        """Column and row (0, 1, 2) of each object among the picture's thirds; -1 if unclear."""
         clearly = [(self.centres >= low) & (self.centres <= high) for low, high in THIRDS]
         return np.select(clearly, range(3), default=-1)
 
@@ -146,7 +146,7 @@ class SceneTruth:
         return BACKGROUNDS[self.backgrounds[row]]
 
 
-# How many uniform numbers each part of a scene takes.
+# uniform numbers for each part of a scene
 _DRAWS = {
     "count": 1,
     "cells": len(CELL_CENTRES) ** 2,
@@ -160,16 +160,7 @@ _DRAWS = {
 
 
 def draw_scenes(num_scenes: int, seed: int, stream: int) -> SceneTruth:
-    """Draw scenes at random.
-
-    Args:
-        num_scenes: How many.
-        seed: With `stream` and its row number it decides a scene; how many others are drawn does not matter.
-        stream: Tells the splits apart.
-
-    Returns:
-        The scenes.
-    """
+    """Draws scenes; each depends only on `seed`, `stream` (one per split) and its row."""
     num_draws = sum(_DRAWS.values())
     uniform = np.empty((num_scenes, num_draws))
     for row in range(num_scenes):
@@ -179,7 +170,7 @@ def draw_scenes(num_scenes: int, seed: int, stream: int) -> SceneTruth:
 
     counts = np.asarray(COUNTS)[_index(draws["count"], len(COUNTS))]
     present = np.arange(MAX_OBJECTS) < counts
-    # The order of random numbers is a random order: the first four are a draw without replacement.
+    # argsort of random numbers is a permutation; its first four are a draw without replacement
     cells = draws["cells"].argsort(axis=1)[:, :MAX_OBJECTS]
     kinds = draws["kinds"].argsort(axis=1)[:, :MAX_OBJECTS]
     grid = np.asarray(CELL_CENTRES)

@@ -1,4 +1,4 @@
-"""Exact samples of the three types of asymmetry (docs/method.md#information-asymmetry), from what captions claim."""
+"""Exact samples of the three types of asymmetry (docs/method.md#information-asymmetry), from parsed captions."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ from ascl_lightning.data.scenes.truth import (
 
 _ATTRIBUTES = ("shape", "colour", "size", "place")
 DETAILS = (*_ATTRIBUTES, "relation", "background", "count")
-"""Kinds of detail that can be wrong."""
+"""Kinds of details that can be wrong."""
 _VOCABULARIES: Mapping[str, tuple[Collection[str], ...]] = MappingProxyType(
     {
         "shape": (SHAPES,),
@@ -33,19 +33,13 @@ _VOCABULARIES: Mapping[str, tuple[Collection[str], ...]] = MappingProxyType(
         "background": (BACKGROUNDS, TONES),
     }
 )
-"""Words that can stand in each other's place."""
+"""Words that can replace each other."""
 
 
 def says_less(caption: SceneCaption, rng: np.random.Generator) -> SceneCaption:
-    """Type III: leave one fact or attribute out, or say it more vaguely.
+    """Type III: drops one fact or attribute, or makes it vaguer.
 
-    Args:
-        caption: Any caption.
-        rng: Chooses what goes.
-
-    Returns:
-        A caption that is true wherever `caption` is; of a caption of one sentence, also of other scenes. "An object"
-        cannot say less and comes back as it is.
+    The result is true wherever `caption` is. "An object" is returned unchanged.
     """
     weaker = [
         _with_sentence(caption, index, sentence)
@@ -58,31 +52,20 @@ def says_less(caption: SceneCaption, rng: np.random.Generator) -> SceneCaption:
 
 
 def says_more(caption: SceneCaption, sibling: SceneCaption) -> SceneCaption:
-    """Type II: the facts of two captions, one after the other.
-
-    Args:
-        caption: Any caption.
-        sibling: A caption of the same scene.
-
-    Returns:
-        A caption that is true exactly where both are.
-    """
+    """Type II: joins two captions of a scene; the result is true exactly where both are."""
     return SceneCaption(caption.sentences + sibling.sentences)
 
 
 def detail_wrong(
     caption: SceneCaption, scene: SceneTruth, rng: np.random.Generator, kinds: Collection[str] = DETAILS
 ) -> SceneCaption:
-    """Type I: replace one detail (shape, colour, size, place, relation, background or count) by a wrong one.
+    """Type I: replaces one detail of a true caption so that it is false of the scene.
 
     Args:
         caption: A caption that is true of the scene.
         scene: One scene.
-        rng: Chooses the detail, and what it becomes.
-        kinds: Of which `DETAILS` it may be.
-
-    Returns:
-        A caption that is false of the scene and differs from `caption` in one detail.
+        rng: Draws the detail and its replacement.
+        kinds: The `DETAILS` that may change.
 
     Raises:
         ValueError: If `scene` is not one scene, or no single detail makes the caption false ("an object").
@@ -112,7 +95,7 @@ def _with_mention(sentence: Sentence, index: int, *mentions: Mention) -> tuple[M
 
 
 def _weaker(sentence: Sentence) -> list[Sentence]:
-    """All sentences that say one thing less."""
+    """All sentences that say one fact less."""
     changes: list[dict[str, Any]] = []
     for index, mention in enumerate(sentence.mentions):
         changes += [{"mentions": _with_mention(sentence, index, vaguer)} for vaguer in _vaguer(mention)]
@@ -133,7 +116,7 @@ def _vaguer(mention: Mention) -> list[Mention]:
 
 
 def _tidied(sentence: Sentence, change: dict[str, Any]) -> Sentence:
-    """The changed sentence without objects of which nothing is said, unless nothing else is left."""
+    """The changed sentence without objects that have no attribute, unless nothing else is left."""
     facts = vars(sentence) | change
     if facts["relation"] is None:
         facts["mentions"] = tuple(mention for mention in facts["mentions"] if not mention.is_bare)
@@ -143,7 +126,7 @@ def _tidied(sentence: Sentence, change: dict[str, Any]) -> Sentence:
 
 
 def _wrong(sentence: Sentence) -> list[tuple[str, list[Sentence]]]:
-    """For each detail, its kind and all sentences that have another in its stead, of the same kind and exactness."""
+    """For each detail, its kind and all sentences with another one of the same kind and exactness."""
     wrong = []
     for index, mention in enumerate(sentence.mentions):
         for name in _ATTRIBUTES:

@@ -1,4 +1,4 @@
-"""Captions of millions of images in one Arrow column."""
+"""Captions of millions of images in an Arrow column."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -15,8 +15,8 @@ class CaptionColumn(Sequence[tuple[str, ...]]):
     """Captions of each image, kept as one Arrow column.
 
     Args:
-        texts: All captions, one image's after another's.
-        counts: How many belong to each image.
+        texts: All captions, image by image.
+        counts: Number of captions of each image.
     """
 
     def __init__(self, texts: "pa.ChunkedArray[Any]", counts: Int[np.ndarray, " N"]) -> None:

@@ -1,4 +1,4 @@
-"""What `ascl extract` wrote: captions, and what the towers gave, in the place of pictures."""
+"""The output of `ascl extract`: captions, and features in place of pictures."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +14,15 @@ from ascl_lightning.errors import UserError
 
 _CAPTIONS = "captions.jsonl"
 PICTURES = "pictures.npy"
-"""Hashes of the pictures that were encoded."""
+"""Hashes of the encoded pictures."""
 NUMBERS = "caption_ids.npy"
-"""Numbers that the data set gives its captions, where it does."""
+"""The data set's own numbers of captions, if it has any."""
 
 
 class ExtractedFeatures(Source):
-    """A folder that `ascl extract` wrote, as `--data.root`.
+    """The output folder of `ascl extract`, as `--data.root`.
 
-    Training pictures that could not be read when they were extracted have no captions here, and are not visited.
+    Training pictures that extraction could not read have no captions and are not visited.
     """
 
     def read(self, root: Path | None, split: str) -> Split:
@@ -60,7 +60,7 @@ def _images(folder: Path) -> FeatureTable | None:
 
 
 def _saved(file: Path, size: int, dtype: type) -> np.ndarray | None:
-    """None where the data had none, or an earlier version extracted."""
+    """A saved array; None if the data had none, or an older version extracted it."""
     if not file.exists():
         return None
     values = np.asarray(load_array(file))

@@ -1,4 +1,4 @@
-"""How sources read annotation files: every fault becomes one error that names the file, the row and the field."""
+"""Reads annotation files for sources; every error names the file, the row and the field."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import require_regular
 
 MAX_BYTES = 1 << 28
-"""Of a file inside an archive; larger ones are no picture or text, and would fill the memory."""
+"""Maximum size of a member of an archive; larger ones are no picture or text and could fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CaptionFault:
 
     message: str
     is_blank: bool
-    """Whether it is a text of white space; else it is no text, or no whole one."""
+    """Whether it is only white space; otherwise it is not text, or not valid Unicode."""
 
 
 _NOTED: ContextVar[list[CaptionFault] | None] = ContextVar("_NOTED", default=None)
@@ -38,7 +38,7 @@ _NOTED: ContextVar[list[CaptionFault] | None] = ContextVar("_NOTED", default=Non
 
 @contextmanager
 def caption_faults() -> Iterator[list[CaptionFault]]:
-    """Within it, captions that cannot be used are left out and noted; else the first of them ends the reading."""
+    """Skips and collects faulty captions within the context; otherwise the first one raises an error."""
     faults: list[CaptionFault] = []
     token = _NOTED.set(faults)
     try:
@@ -53,11 +53,11 @@ _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false",
 
 
 class Record:
-    """One JSON object or row of a table, whose fields are checked as they are taken.
+    """One JSON object or row of a table, with checked access to its fields.
 
     Args:
-        value: What was read.
-        where: File and row that it was read from, for messages.
+        value: The parsed value.
+        where: File and row, for messages.
 
     Raises:
         UserError: If `value` is not a dictionary.
@@ -72,11 +72,11 @@ class Record:
         self._fields: dict[str, object] = value
 
     def has(self, field: str) -> bool:
-        """Whether the field is there and not null."""
+        """Whether the field exists and is not null."""
         return self._fields.get(field) is not None
 
     def fail(self, field: str, problem: str) -> NoReturn:
-        """Raise the error for a field of this record.
+        """Raises an error for a field of this record.
 
         Raises:
             UserError: Always.
@@ -84,19 +84,19 @@ class Record:
         raise UserError(f"{self.where}: field '{field}' {problem}")
 
     def text(self, field: str) -> str:
-        """A text that is not blank."""
+        """A non-blank text."""
         value = self._fields.get(field)
         return value if _is_text(value) else self._checked_text(self._get(field), field)
 
     def caption(self, field: str) -> tuple[str, ...]:
-        """One caption; none only where `caption_faults` notes it."""
+        """One caption; empty only if `caption_faults` collects it."""
         return self._noted(self._get(field), field)
 
     def captions(self, field: str) -> tuple[str, ...]:
-        """A list of captions, empty or not; without those that `caption_faults` notes."""
+        """A list of captions, without those that `caption_faults` collects."""
         values = self._list(field)
         if all(map(_is_text, values)):
-            return tuple(values)  # type: ignore[arg-type]  # the usual case, quickly
+            return tuple(values)  # type: ignore[arg-type]  # fast path
         return tuple(text for i, value in enumerate(values) for text in self._noted(value, f"{field}[{i}]"))
 
     def identifier(self, field: str) -> str:
@@ -107,12 +107,12 @@ class Record:
         return self._checked_text(value, field)
 
     def number(self, field: str) -> int | None:
-        """A whole number that 64 bits hold; None where there is none."""
+        """A 64-bit integer; None for anything else."""
         value = self._fields.get(field)
         return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63 else None
 
     def records(self, field: str) -> Iterator["Record"]:
-        """The objects of a list, one by one."""
+        """The objects of a list."""
         for i, value in enumerate(self._list(field)):
             yield Record(value, f"{self.where}, {field}[{i}]")
 
@@ -149,27 +149,27 @@ class Record:
 
 
 def _is_text(value: object) -> TypeGuard[str]:
-    """Whether it is text, not blank, that tokenizers and loggers can write."""
+    """Whether it is non-blank text that can be encoded."""
     if not isinstance(value, str) or not value or value.isspace():
         return False
-    # JSON can spell half of a surrogate pair
+    # JSON can contain unpaired surrogates
     return value.isascii() or not _SURROGATE.search(value)
 
 
 def all_numbers(numbers: Sequence[int | None]) -> Int64[np.ndarray, " C"] | None:
-    """The numbers as an array; None where one is missing."""
+    """The numbers as an array; None if one is missing."""
     return None if None in numbers else np.array(numbers, dtype=np.int64)
 
 
 def data_folder(root: Path | None, holds: str) -> Path:
-    """The folder that the data lies in.
+    """Checks the folder of the data.
 
     Args:
         root: `--data.root`, or None.
-        holds: What the source looks for in it.
+        holds: What the source expects in it, for messages.
 
     Raises:
-        UserError: If no folder was given or there is none of that name.
+        UserError: If no folder was given or it does not exist.
     """
     if root is None:
         raise UserError(f"set --data.root to the folder that holds {holds}")
@@ -179,7 +179,7 @@ def data_folder(root: Path | None, holds: str) -> Path:
 
 
 def files_named(folder: Path, name: str) -> list[Path]:
-    """The files of a folder that a configuration's name or glob pattern stands for, in order; absolute ones too.
+    """The files that a name or glob pattern, relative to a folder or absolute, matches, sorted.
 
     Examples:
         >>> files_named(Path("/no/such/folder"), "*.tsv")
@@ -188,13 +188,13 @@ def files_named(folder: Path, name: str) -> list[Path]:
     path = folder / name
     if path.is_file():
         return [path]
-    # pathlib's own knows no absolute patterns
+    # pathlib's glob refuses absolute patterns
     found = (folder / match for match in glob(name, root_dir=folder, recursive=True))  # noqa: PTH207
     return sorted(path for path in found if path.is_file())
 
 
 def image_folder(folder: Path) -> Path:
-    """A folder of pictures or region features, given back where it exists.
+    """Checks that a folder of pictures exists.
 
     Raises:
         UserError: If it does not exist.
@@ -205,14 +205,14 @@ def image_folder(folder: Path) -> Path:
 
 
 def name_inside(folder: Path, record: Record, field: str) -> str:
-    """The path, relative to `folder`, that a field names; nothing on disk is looked at.
+    """The path relative to `folder` that a field names; does not access the disk.
 
     Raises:
-        UserError: If the name is absolute or climbs out of the folder.
+        UserError: If the path is absolute or leaves the folder.
     """
     name = record.text(field)
     if name[0] not in "./" and ".." not in name and not _UNUSUAL.search(name):
-        return name  # the usual case, quickly
+        return name  # fast path
     relative = Path(name)
     if relative.anchor or ".." in relative.parts or not relative.parts or "\0" in name:
         record.fail(field, f"must name a path inside {folder}, not {name!r}")
@@ -220,11 +220,11 @@ def name_inside(folder: Path, record: Record, field: str) -> str:
 
 
 class FolderImages(Sequence[Path]):
-    """Paths of the pictures in a folder, checked when asked for: a symbolic link out of the folder is not followed.
+    """Paths of the pictures in a folder; symbolic links out of the folder are refused at access.
 
     Args:
-        folder: The folder; it may be a link itself.
-        names: Path of each picture relative to it, as `name_inside` gives it.
+        folder: The folder, which may be a link itself.
+        names: Path of each picture relative to it, from `name_inside`.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -242,7 +242,7 @@ class FolderImages(Sequence[Path]):
         """The path of a picture.
 
         Raises:
-            UserError: If a link leads out of the folder.
+            UserError: If it is a link out of the folder.
         """
         if isinstance(row, slice):
             return FolderImages(self.folder, self.names[row])
@@ -260,16 +260,16 @@ class FolderImages(Sequence[Path]):
 
 
 def claim(places: dict[str, str], image_id: str, record: Record, field: str) -> None:
-    """Note where an image id occurs.
+    """Records where an image id occurs.
 
     Args:
-        places: The ids seen so far, and where; this one is added.
+        places: The place of each id so far, to which this one is added.
         image_id: The id.
-        record: Where it occurs now.
-        field: The field that it comes from.
+        record: Its record.
+        field: Its field.
 
     Raises:
-        UserError: If it has occurred before.
+        UserError: If the id occurred before.
     """
     if image_id in places:
         record.fail(field, f"repeats the image {image_id!r} of {places[image_id]}")
@@ -277,7 +277,7 @@ def claim(places: dict[str, str], image_id: str, record: Record, field: str) -> 
 
 
 def read_json(path: Path) -> Record:
-    """Read a file that holds one JSON object, in UTF-8.
+    """Reads a UTF-8 file with one JSON object.
 
     Raises:
         UserError: If there is no such file, or it is not UTF-8, not JSON or not an object.
@@ -286,7 +286,7 @@ def read_json(path: Path) -> Record:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    r"""The lines of a UTF-8 file with their ends, split at `\n` alone.
+    r"""The lines of a UTF-8 file, split at `\n` only, with their line ends.
 
     Raises:
         UserError: If there is no such file or a line is not UTF-8.
@@ -306,7 +306,7 @@ def _byte_lines(path: Path) -> Iterator[bytes]:
 
 
 def json_lines(file: Path) -> Iterator[tuple[int, object]]:
-    """The values of a file with one JSON value a line, and the line of each; blank lines are skipped.
+    """Line number and value of each line of a JSON lines file; blank lines are skipped.
 
     Raises:
         UserError: If there is no such file, or a line is not UTF-8 or not JSON.
@@ -321,11 +321,11 @@ def json_lines(file: Path) -> Iterator[tuple[int, object]]:
 
 
 def csv_rows(file: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a comma-separated table and the line of each; columns other than those named are ignored.
+    """Line number and cells of each row of a comma-separated table.
 
     Raises:
-        UserError: If a required column is missing, one that is named comes twice, or a row has other cells than the
-            header.
+        UserError: If a required column is missing, a required or optional one repeats, or a row has more or fewer cells
+            than the header.
     """
     rows = _csv_cells(file)
     _, header = next(rows, (1, []))
@@ -342,7 +342,7 @@ def csv_rows(file: Path, required: Sequence[str], optional: Sequence[str] = ()) 
 
 
 def _csv_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row, and the line that it starts on."""
+    """The cells of each row and the number of its first line."""
     reader = csv.reader(read_lines(file), strict=True)
     while True:
         line = reader.line_num + 1
@@ -356,11 +356,7 @@ def _csv_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def parse_json(text: str, where: str) -> object:
-    """Parse one JSON value.
-
-    Args:
-        text: The JSON.
-        where: What the text is, for messages.
+    """Parses one JSON value; `where` names the text in messages.
 
     Raises:
         UserError: If it is not JSON.
@@ -382,11 +378,11 @@ def _unreadable(path: Path, error: OSError) -> UserError:
 
 def _decode(data: bytes, path: Path, first_line: int = 1) -> str:
     try:
-        # spreadsheets open their UTF-8 files with a byte order mark
+        # spreadsheets write a byte order mark
         return data.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
         line = first_line + data.count(b"\n", 0, error.start)
-        # a file of JSON may be one line
+        # a whole JSON file may be one line
         place = error.start - data.rfind(b"\n", 0, error.start)
         raise UserError(
             f"{path}, line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}, number {place} of the line); "

@@ -1,6 +1,7 @@
 """Flickr30K and Flickr8k as distributed (Young et al., TACL 2014; Hodosh et al., JAIR 2013) and as on the hub."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ascl_lightning.data.sources.base import Source, Split, missing_split
@@ -17,6 +18,7 @@ from ascl_lightning.data.sources.files import (
 )
 
 
+@dataclass(eq=False)
 class FlickrTokens(Source):
     """A token file (`results_20130124.token`, `Flickr8k.token.txt`) and a list of images for each split.
 
@@ -29,10 +31,9 @@ class FlickrTokens(Source):
         images: The image folder, relative to the root; None if region features replace the pictures.
     """
 
-    def __init__(self, annotations: str, splits: dict[str, str], images: str | None = "flickr30k-images") -> None:
-        self.annotations = annotations
-        self.splits = splits
-        self.images = images
+    annotations: str
+    splits: dict[str, str]
+    images: str | None = "flickr30k-images"
 
     def read(self, root: Path | None, split: str) -> Split:
         """Read one split; see `Source.read`."""
@@ -62,6 +63,7 @@ class FlickrTokens(Source):
         return captions
 
 
+@dataclass(eq=False)
 class Flickr30kHub(Source):
     """The hub's `flickr_annotations_30k.csv` (one row per image, with its captions as JSON) and the unpacked images.
 
@@ -72,11 +74,8 @@ class Flickr30kHub(Source):
         images: The image folder, relative to the root; None if region features replace the pictures.
     """
 
-    def __init__(
-        self, annotations: str = "flickr_annotations_30k.csv", images: str | None = "flickr30k-images"
-    ) -> None:
-        self.annotations = annotations
-        self.images = images
+    annotations: str = "flickr_annotations_30k.csv"
+    images: str | None = "flickr30k-images"
 
     def read(self, root: Path | None, split: str) -> Split:
         """Read one split; see `Source.read`."""

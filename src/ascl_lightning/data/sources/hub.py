@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,42 +23,33 @@ _ROWS_TOGETHER = 16
 _ZIPPED = re.compile(r"zip://(?P<member>[^:]+)::(?P<archive>.+)")
 
 
+@dataclass(eq=False)
 class HubDataset(Source):
-    """Any data set that the library `datasets` loads; code that a repository brings is never run.
+    """Any data set that the library `datasets` loads; code from its repository is never run.
 
-    A streamed split is shared out to ranks and workers as the shards of `WebDataset` are, not by
+    Streamed splits are distributed to ranks and workers like the shards of `WebDataset`, not by
     `split_dataset_by_node`.
 
     Args:
-        path: A folder under the root, as `save_to_disk` or the hub lays it out, or the id of a data set on the hub.
-        name: Its configuration, where it has several.
-        image: Column of pictures: an image feature, encoded bytes, or paths under the root.
+        path: A folder relative to the root, laid out by `save_to_disk` or as on the hub; or the id of a data set there.
+        name: Its configuration, if it has several.
+        image: Column of pictures: an image feature, encoded bytes, or paths relative to the root.
         captions: Column of captions: a text or a list of texts.
-        image_id: Column that names the image; rows of one image then join their captions. None: a row is an image.
-        splits: What the data set calls its splits, where it differs, as in `{val: validation}`.
-        streaming: Read the training split from beginning to end, without a copy on disk. Other splits are read whole.
-        cache_dir: Where copies are kept; None: where the library keeps them.
+        image_id: Column that names the image, to join the captions of rows with the same image; None takes each row as
+            an image.
+        splits: The data set's own names of splits, as in `{val: validation}`.
+        streaming: Stream the training split without a copy on disk. Other splits are read whole.
+        cache_dir: Folder of copies; None uses the library's own.
     """
 
-    def __init__(
-        self,
-        path: str,
-        name: str | None = None,
-        image: str = "image",
-        captions: str = "caption",
-        image_id: str | None = None,
-        splits: dict[str, str] | None = None,
-        streaming: bool = False,
-        cache_dir: str | None = None,
-    ) -> None:
-        self.path = path
-        self.name = name
-        self.image = image
-        self.captions = captions
-        self.image_id = image_id
-        self.splits = splits or {}
-        self.streaming = streaming
-        self.cache_dir = cache_dir
+    path: str
+    name: str | None = None
+    image: str = "image"
+    captions: str = "caption"
+    image_id: str | None = None
+    splits: dict[str, str] | None = None
+    streaming: bool = False
+    cache_dir: str | None = None
 
     def read(self, root: Path | None, split: str) -> Split:
         """Read one split; see `Source.read`."""
@@ -74,7 +66,7 @@ class HubDataset(Source):
         return _joined(ids, captions, images)
 
     def shards(self, root: Path | None, split: str) -> Sequence[Shard] | None:
-        """The parts of a split, where it is streamed; see `Source.shards`."""
+        """The shards of a streamed split; see `Source.shards`."""
         if not self.streaming:
             return None
         if self.image_id is not None:
@@ -96,7 +88,7 @@ class HubDataset(Source):
     def _load(self, root: Path | None, split: str, streaming: bool) -> Any:
         import datasets  # seconds of import, needed by no other source
 
-        folder, theirs = self._folder(root), self.splits.get(split, split)
+        folder, theirs = self._folder(root), (self.splits or {}).get(split, split)
         try:
             if folder is not None and any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
                 stored = datasets.load_from_disk(str(folder))
@@ -115,14 +107,14 @@ class HubDataset(Source):
                 ) from error
             raise UserError(f"{folder or self.path}: cannot be loaded: {error}") from error
         except Exception as error:
-            # readers of many formats, and the network, raise nearly anything
+            # the library's readers and the network raise almost anything
             place = (
                 f"the folder {folder}" if folder else f"'{self.path}', which is no folder under the root, from the hub"
             )
             raise UserError(f"cannot load {place}: {_reason(error)}") from error
 
     def _undecoded(self, dataset: Any) -> Any:
-        """The data set with pictures as bytes: they enter through our own door."""
+        """The data set with encoded pictures, as `data/images.py` decodes them."""
         import datasets
 
         features = dataset.features or {}
@@ -139,8 +131,8 @@ class HubShard(Shard):
 
     Args:
         dataset: An `IterableDataset` with undecoded pictures.
-        pictures: Makes pictures of its values.
-        name: For messages.
+        pictures: Reads pictures from its values.
+        name: Name for messages.
     """
 
     def __init__(self, dataset: Any, pictures: "_Pictures", name: str) -> None:
@@ -165,7 +157,7 @@ class HubShard(Shard):
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """What the library's readers of many formats raise becomes our error."""
+        """Turns any error of the library's readers into a `UserError`."""
         try:
             yield
         except UserError:
@@ -177,41 +169,38 @@ class HubShard(Shard):
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
     """All rows of a stream.
 
-    Not by iterating over it: in a worker process the library then gives a part of them, and our plan has already said
-    which worker reads what.
+    Plain iteration would return only a part of the rows in worker processes, but `StreamPlan` already distributes them.
     """
     for batch in dataset.iter(batch_size=_ROWS_TOGETHER):
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
 
 
+@dataclass(frozen=True)
 class _Pictures:
-    """What a value of the image column stands for.
+    """Reads pictures from values of the image column.
 
     Args:
         image: The column of pictures.
         captions: The column of captions.
-        root: `--data.root`, which paths in a column of texts start from.
-        folder: The data set's own folder; None where it comes from the hub.
-        repository: Its id there.
-        cache_dir: Where its copies are kept, if not where the library keeps them.
+        root: `--data.root`, to which paths in a text column are relative.
+        folder: The data set's own folder; None if it comes from the hub.
+        repository: Its id on the hub.
+        cache_dir: Folder of its copies, if not the library's own.
     """
 
-    def __init__(
-        self, image: str, captions: str, root: Path | None, folder: Path | None, repository: str, cache_dir: str | None
-    ) -> None:
-        self.image = image
-        self.captions = captions
-        self._root = root
-        self._folder = folder
-        self._repository = repository
-        self._cache_dir = cache_dir
+    image: str
+    captions: str
+    root: Path | None
+    folder: Path | None
+    repository: str
+    cache_dir: str | None
 
     def of(self, value: Any, where: str) -> Path | ImageBytes:
-        """A picture.
+        """The picture of a value.
 
         Raises:
-            UserError: If the value is no picture, or a path that leads out of the data.
+            UserError: If the value is no picture, or a path outside the data.
         """
         record = Record({self.image: value}, where)
         if isinstance(value, dict) and value.get("bytes") is not None:
@@ -220,38 +209,38 @@ class _Pictures:
             return ImageBytes(value, where)
         if isinstance(value, dict) and isinstance(value.get("path"), str):
             return self._own_file(value["path"], record)
-        if not isinstance(value, str) or self._root is None:
+        if not isinstance(value, str) or self.root is None:
             record.fail(self.image, "holds no picture: neither bytes nor a path under --data.root")
-        return self._inside(self._root / name_inside(self._root, record, self.image), [self._root], record)
+        return self._inside(self.root / name_inside(self.root, record, self.image), [self.root], record)
 
     def _own_file(self, place: str, record: Record) -> Path | ImageBytes:
-        """A file that the library found or fetched; a place that a table merely claims may be anywhere."""
+        """A file that the library found or downloaded; refuses paths outside the data, which a table may contain."""
         zipped = _ZIPPED.fullmatch(place)
         archive = place if zipped is None else zipped["archive"]
-        remote = f"hf://datasets/{self._repository}@"
-        if self._folder is None and archive.startswith(remote) and ".." not in archive.split("/"):
+        remote = f"hf://datasets/{self.repository}@"
+        if self.folder is None and archive.startswith(remote) and ".." not in archive.split("/"):
             return ImageBytes(self._fetched(archive, zipped and zipped["member"], record), place)
         if "://" in archive:
-            record.fail(self.image, f"leads to {place}, outside of {self._folder or remote}; nothing is read there")
-        path = self._inside((self._folder or Path()) / archive, self._own_folders(), record)
+            record.fail(self.image, f"leads to {place}, outside of {self.folder or remote}; nothing is read there")
+        path = self._inside((self.folder or Path()) / archive, self._own_folders(), record)
         return path if zipped is None else ImageBytes(self._fetched(str(path), zipped["member"], record), place)
 
     def _own_folders(self) -> list[Path]:
-        if self._folder is not None:
-            return [self._folder]
+        if self.folder is not None:
+            return [self.folder]
         from datasets import config
         from huggingface_hub import constants
 
-        caches = [config.HF_DATASETS_CACHE, config.HF_CACHE_HOME, constants.HF_HUB_CACHE, self._cache_dir]
+        caches = [config.HF_DATASETS_CACHE, config.HF_CACHE_HOME, constants.HF_HUB_CACHE, self.cache_dir]
         return [Path(cache) for cache in caches if cache is not None]
 
     def _fetched(self, path: str, member: str | None, record: Record) -> bytes:
-        """The bytes of a file on the hub, or of an archive's member."""
+        """The bytes of a file on the hub, or of a member of an archive."""
         try:
             with _opened(path) if member is None else _archive(path, os.getpid()).open(member) as file:
                 data: bytes = file.read(MAX_BYTES + 1)
         except Exception as error:
-            # a damaged archive and the network raise nearly anything
+            # damaged archives and the network raise almost anything
             record.fail(self.image, f"cannot be read from {f'{member} in ' if member else ''}{path}: {_reason(error)}")
         if len(data) > MAX_BYTES:
             record.fail(self.image, f"has more than {MAX_BYTES:,} bytes")
@@ -265,7 +254,7 @@ class _Pictures:
 
 
 class _HubImages(Sequence[Path | ImageBytes]):
-    """Pictures of a data set, read when they are asked for."""
+    """Lazy pictures of a data set."""
 
     def __init__(self, dataset: Any, pictures: _Pictures, where: str) -> None:
         self._dataset = dataset.select_columns([pictures.image])
@@ -280,12 +269,12 @@ class _HubImages(Sequence[Path | ImageBytes]):
         """One picture.
 
         Raises:
-            UserError: If the row holds none, or a path that leads out of the data.
+            UserError: As `_Pictures.of`.
         """
         return self._pictures.of(self._dataset[row][self._pictures.image], f"{self._where}, row {row}")
 
     def ends(self, row: int) -> bytes:
-        """See `ends_of_picture`; of a table on disk, only the pages in which they lie are read."""
+        """See `ends_of_picture`; of a table on disk, only the needed pages are read."""
         value = self._columns[row].column(0)[0]
         if isinstance(value, pa.StructScalar):
             value = value.get("bytes")
@@ -296,7 +285,7 @@ class _HubImages(Sequence[Path | ImageBytes]):
 
 
 def _opened(path: str) -> Any:
-    """A file on this machine or on the hub, which `datasets` makes known to fsspec."""
+    """Opens a local file or one on the hub, a protocol that `datasets` registers with fsspec."""
     import fsspec
 
     if Path(path).exists():
@@ -306,18 +295,18 @@ def _opened(path: str) -> Any:
 
 @lru_cache(maxsize=8)
 def _archive(path: str, process: int) -> zipfile.ZipFile:  # noqa: ARG001 — a part of the key
-    """An archive, opened once in a process: one opened before a fork would share its place in the file."""
+    """An archive, opened once per process: after a fork, processes would share the position in the file."""
     return zipfile.ZipFile(_opened(path))
 
 
 def _reason(error: Exception) -> str:
-    """What lies behind an error of the library, which often says no more than that there was one."""
+    """The cause of an error of the library, whose own message is often empty."""
     cause = error.__cause__ or error
     return f"{type(cause).__name__}: {cause}"
 
 
 def _texts(dataset: Any, column: str, where: str) -> Iterator[tuple[Any, str]]:
-    """The values of a column, and where each stands.
+    """The values of a column, and the place of each for messages.
 
     Raises:
         UserError: If one is not UTF-8.
@@ -337,7 +326,7 @@ def _captions(value: Any, where: str, column: str) -> tuple[str, ...]:
 
 
 def _joined(ids: list[str], captions: list[tuple[str, ...]], images: Sequence[Any]) -> Split:
-    """Rows of one image as one image, with the picture of the first."""
+    """Joins the rows of each image, with the picture of the first."""
     rows: dict[str, list[int]] = {}
     for row, image_id in enumerate(ids):
         rows.setdefault(image_id, []).append(row)

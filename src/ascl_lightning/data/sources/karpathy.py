@@ -1,6 +1,7 @@
 """Karpathy's split files of Flickr8k, Flickr30K and MSCOCO (Karpathy and Fei-Fei, CVPR 2015)."""
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from ascl_lightning.data.sources.base import Source, Split, missing_split
@@ -16,6 +17,7 @@ from ascl_lightning.data.sources.files import (
 )
 
 
+@dataclass(eq=False)
 class KarpathyJson(Source):
     """`dataset_flickr8k.json`, `dataset_flickr30k.json` or `dataset_coco.json`, with a folder of images.
 
@@ -28,10 +30,9 @@ class KarpathyJson(Source):
         restval_in_train: Whether MSCOCO's split `restval` is part of `train`, as is usual, or a separate split.
     """
 
-    def __init__(self, annotations: str, images: str | None = "images", restval_in_train: bool = True) -> None:
-        self.annotations = annotations
-        self.images = images
-        self.restval_in_train = restval_in_train
+    annotations: str
+    images: str | None = "images"
+    restval_in_train: bool = True
 
     def read(self, root: Path | None, split: str) -> Split:
         """Read one split; see `Source.read`."""

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,37 +27,30 @@ _FIELDS = ("image", "image_id", "split", "caption", "captions")
 _BLOCK = 1 << 14
 
 
+@dataclass(eq=False)
 class Table(Source):
-    """Rows of an image path and captions, in one file a split or in one file that names each row's split.
+    """Rows with an image path and captions, in one file per split or in one file with a field `split`.
 
-    Rows with one caption each are joined if they name the same image; a row with a list of captions is its image's
-    only row. An image's id is its field `image_id` if it has one, otherwise its path.
+    Rows with one caption each are joined if they name the same image; a row with a list of captions must be its
+    image's only row. An image's id is the field `image_id`, or else its path.
 
     Args:
-        files: For each split its file, or one file whose rows have a field `split`; under the root.
-        images: The folder, under the root, that the rows' paths start from.
+        files: The file of each split, or one file whose rows have a field `split`; relative to the root.
+        images: The folder, relative to the root, that the rows' paths are relative to.
     """
 
     unit: ClassVar[str] = "line"
-    """What the numbers of `rows` count, for messages."""
+    """What `rows` counts, for messages."""
 
-    def __init__(self, files: dict[str, str] | str, images: str = ".") -> None:
-        self.files = files
-        self.images = images
+    files: dict[str, str] | str
+    images: str = "."
 
     @abstractmethod
     def rows(self, file: Path) -> Iterator[tuple[int, object]]:
-        """The rows of a file.
-
-        Args:
-            file: The file.
-
-        Returns:
-            The number of each row, and its fields: `image`, `caption` or `captions`, and perhaps `image_id` and
-            `split`.
+        """The number and the fields of each row: `image`, `caption` or `captions`, maybe `image_id` and `split`.
 
         Raises:
-            UserError: If the file is missing or its form is broken.
+            UserError: If the file is missing or malformed.
         """
 
     def read(self, root: Path | None, split: str) -> Split:
@@ -104,13 +98,13 @@ def _of_one_split(records: Iterator[tuple[int, Record]], file: Path) -> Iterator
         if row.has("split"):
             splits.add(row.text("split"))
         if len(splits) > 1:
-            # taken as one split, such a file would put test images into training
+            # reading the whole file as one split would put test images into training
             row.fail("split", f"differs from earlier rows; give the file alone, as in `files: {file.name}`")
         yield number, row
 
 
 class JsonLines(Table):
-    """One JSON object a line: `{"image": "a.jpg", "captions": ["...", "..."]}` or with one `"caption": "..."`.
+    """One JSON object per line: `{"image": "a.jpg", "captions": ["...", "..."]}` or with one `"caption": "..."`.
 
     `split` and `image_id` are optional; other fields are ignored. An image without captions has an empty list.
     Arguments: see `Table`.
@@ -122,10 +116,10 @@ class JsonLines(Table):
 
 
 class ParquetTable(Table):
-    """A Parquet file with the columns `image` (a path) and `caption`, or `captions` with a list of them.
+    """A Parquet file with the columns `image` (a path) and `caption`, or `captions` (a list).
 
-    `split` and `image_id` are optional; other columns are not read. Files that hold the pictures themselves are read
-    by `HubDataset`. Arguments: see `Table`.
+    `split` and `image_id` are optional; other columns are ignored. For files that contain the pictures, use
+    `HubDataset`. Arguments: see `Table`.
     """
 
     unit = "row"
@@ -153,13 +147,13 @@ def _read_parquet(file: Path) -> "pa.Table":
     if "image" in present and not _is_text(table.schema.field("image").type):
         raise UserError(
             f"{file}: column 'image' holds {table.schema.field('image').type}, not paths; "
-            f"read pictures that lie in the file itself with the source HubDataset"
+            f"use the source HubDataset for pictures inside the file"
         )
     return table
 
 
 def _check_text(table: "pa.Table", file: Path) -> None:
-    """Make sure of what the file claims; Arrow would name the column of a text that is not UTF-8, but not its row.
+    """Validates a table; Arrow's own message on invalid UTF-8 names the column but not the row.
 
     Raises:
         UserError: If a text is not UTF-8.
@@ -188,7 +182,7 @@ def _is_text(kind: Any) -> bool:
 
 
 class CsvTable(Table):
-    """A comma-separated table with the columns `image` and `caption`, one caption a row.
+    """A comma-separated table with the columns `image` and `caption`, one caption per row.
 
     `split` and `image_id` are optional columns; other columns are ignored. Arguments: see `Table`.
     """
@@ -199,12 +193,12 @@ class CsvTable(Table):
 
 
 class _Rows:
-    """Joins rows to a split. A million rows take seconds and some 300 MB: captions are kept as Arrow columns.
+    """Joins rows to a split, with captions as Arrow columns: a million rows take seconds and some 300 MB.
 
     Args:
-        file: What the rows are of, for messages.
-        unit: What their numbers count, likewise.
-        folder: The folder of images.
+        file: The file of the rows, for messages.
+        unit: What their numbers count, for messages.
+        folder: The image folder.
     """
 
     def __init__(self, file: Path, unit: str, folder: Path) -> None:
@@ -222,10 +216,10 @@ class _Rows:
         return len(self._names)
 
     def add(self, number: int, row: Record) -> None:
-        """Add a row.
+        """Adds a row.
 
         Raises:
-            UserError: If a field cannot be used, or contradicts an earlier row.
+            UserError: If a field is faulty or contradicts an earlier row.
         """
         name = name_inside(self._folder, row, "image")
         image_id = row.identifier("image_id") if row.has("image_id") else name
@@ -243,10 +237,10 @@ class _Rows:
             self._flush()
 
     def split(self) -> Split:
-        """The split of all rows, the images in the order of their first rows."""
+        """The split of all rows, with the images in order of their first rows."""
         self._flush()
         image_ids = list(self._images)
-        self._images.clear()  # 80 MB of a million
+        self._images.clear()  # frees 80 MB for a million rows
         texts, owners = pa.chunked_array(self._blocks), np.frombuffer(self._owners, np.int32)
         if (owners[1:] < owners[:-1]).any():
             texts = texts.take(pa.array(owners.argsort(kind="stable")))
@@ -266,7 +260,7 @@ class _Rows:
 
 
 def _captions(row: Record) -> tuple[tuple[str, ...], bool]:
-    """The captions of a row, and whether they came as one list."""
+    """The captions of a row, and whether they are a list."""
     if not row.has("captions"):
         return row.caption("caption"), False
     if row.has("caption"):

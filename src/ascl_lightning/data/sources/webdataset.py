@@ -1,6 +1,6 @@
-"""Tar archives whose members NAME.jpg, NAME.txt belong together (the WebDataset format; Aizman et al., 2019).
+"""Tar archives with members NAME.jpg and NAME.txt (the WebDataset format; Aizman et al., 2019).
 
-Members are only ever read as pictures and text: links are passed over, and nothing is unpickled or run.
+Members are read only as pictures and text; links are skipped, and nothing is unpickled or run.
 """
 
 import re
@@ -19,33 +19,32 @@ from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, S
 from ascl_lightning.data.sources.files import MAX_BYTES, Record, claim, data_folder, files_named, parse_json
 from ascl_lightning.errors import UserError
 
-# Read by tarfile, not by the libraries webdataset (tried: 1.0.2) or datasets (tried: 5.2.0): both take an archive that
-# was cut between two samples for a shorter one without an error; datasets refuses an archive in which an image has no
-# captions; webdataset runs programs that an address names (`pipe:`).
+# tarfile, not the libraries webdataset (tried: 1.0.2) or datasets (tried: 5.2.0): both read an archive that was
+# truncated between two samples without an error; datasets refuses images without captions; webdataset runs programs
+# named by an address (`pipe:`).
 _PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 _ATTEMPTS = 3
 _TIMEOUT = 60
 
 
 class WebDataset(Source):
-    """Shards of images with captions, read whole by an index of their members, or streamed.
+    """Shards of images with captions, streamed or read in random order through an index of their members.
 
-    Streamed shards are shared out by `data/streaming.py`, not dealt out whole as the webdataset library's
-    `split_by_node` and `split_by_worker` do: dealt out, ranks get different numbers of images, an epoch must be cut or
-    padded to keep them in step, and ranks beyond the number of shards get none. Here each takes a stretch of the
-    epoch's order, of equal length, that may begin inside a shard; so each image comes once an epoch on any number of
-    ranks and workers, and at most one shard more is opened by each.
+    Unlike the webdataset library (`split_by_node`, `split_by_worker`), `data/streaming.py` does not assign whole shards
+    to ranks and workers, which would give them different numbers of images, or none. Each gets a range of the epoch's
+    order of equal length, which may begin inside a shard, so every image comes once per epoch on any number of ranks
+    and workers, and each worker opens at most one extra shard.
 
     Args:
-        shards: For each split its archives: a path under the root or an http(s) address, with a range in braces
+        shards: The archives of each split: a path relative to the root or an http(s) address, with a range in braces
             (`train-{0000..0127}.tar`) or, for paths, a glob pattern (`train-*.tar`).
-        captions: Ending of the members with captions: of text, a caption a line, where empty lines are none; of JSON
-            (`json`), with the field `captions` or `caption`.
-        streaming: Read training shards from beginning to end, as archives on a network need; a buffer shuffles. Else
-            the archives are indexed once and read in any order. Other splits are always read whole, from local files.
+        captions: Extension of the members with captions: text with one caption per line (empty lines are skipped), or
+            `json` with the field `captions` or `caption`.
+        streaming: Stream the training shards, which remote archives require, and shuffle within a window. Otherwise the
+            archives are indexed and read in random order. Other splits are never streamed and must be local.
 
     Raises:
-        UserError: If an address is neither a path nor http(s): no program is ever run to get data (`pipe:`).
+        UserError: If an address is neither a path nor http(s); `pipe:` is not supported.
     """
 
     def __init__(self, shards: dict[str, str], captions: str = "txt", streaming: bool = False) -> None:
@@ -78,7 +77,7 @@ class WebDataset(Source):
         return Split(list(places), captions, _TarImages([shard.name for shard in shards], members))
 
     def shards(self, root: Path | None, split: str) -> Sequence[Shard] | None:
-        """The archives of a split, where they are streamed; see `Source.shards`."""
+        """The archives of a streamed split; see `Source.shards`."""
         return self._shards(root, split) if self.streaming else None
 
     def _shards(self, root: Path | None, split: str) -> "list[TarShard]":
@@ -97,7 +96,7 @@ class WebDataset(Source):
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The names that a pattern with ranges and lists in braces stands for.
+    """Expands ranges and lists in braces.
 
     Examples:
         >>> expand_braces("a-{08..10}-{x,y}.tar")
@@ -130,7 +129,7 @@ class _Sample:
 
 
 class _Member(tarfile.TarInfo):
-    """Makes errors of what the library takes for the end of an archive: a cut or damaged one."""
+    """Raises an error for truncated or damaged archives, which tarfile treats as the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_Member":
@@ -148,7 +147,7 @@ class TarShard(Shard):
 
     Args:
         location: A path or an http(s) address.
-        captions: Ending of the members with captions.
+        captions: Extension of the members with captions.
     """
 
     def __init__(self, location: Path | str, captions: str) -> None:
@@ -161,7 +160,7 @@ class TarShard(Shard):
         return (sample.captions for sample in self.samples())
 
     def items(self, start: int) -> Iterator[Streamed]:
-        """See `Shard.items`; a connection that breaks is opened again, and what was read is passed over."""
+        """See `Shard.items`; reconnects after a broken connection and skips the samples already read."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 for sample in islice(self.samples(pictures_from=start), start, None):
@@ -180,10 +179,10 @@ class TarShard(Shard):
         """The samples with a picture.
 
         Args:
-            pictures_from: Read the pictures from this number on; None: read none.
+            pictures_from: Read pictures from this number on; None reads none.
 
         Raises:
-            UserError: If it is no readable archive, or captions are broken.
+            UserError: If the archive or a caption cannot be read.
             ConnectionError: If a connection breaks.
         """
         number = 0
@@ -216,17 +215,17 @@ class TarShard(Shard):
             raise UserError(f"{self.name}: cannot be opened: {error}") from error
 
     def _members(self, file: Any) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-        """Regular members; of a local archive what is not asked for is skipped, not read."""
+        """Regular members; of a local archive, unused members are not read."""
         mode: Any = "r:" if isinstance(self.location, Path) else "r|"
         with self._faults(), tarfile.open(fileobj=file, mode=mode, tarinfo=_Member) as archive:
             for member in archive:
                 if member.isreg() and not member.issparse():
                     yield member, archive
-                archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """What the library raises becomes our error, or, on a network, a broken connection."""
+        """Turns errors of tarfile into a `UserError` or, for remote archives, a `ConnectionError`."""
         try:
             yield
         except (tarfile.TarError, HTTPException, EOFError, ValueError) as error:
@@ -257,18 +256,18 @@ class TarShard(Shard):
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """Key and ending of a member: the name is cut at the first dot after its last slash."""
+    """Key and extension of a member: its name is split at the first dot after the last slash."""
     parent, slash, base = name.rpartition("/")
     key, _, ending = base.partition(".")
     return f"{parent}{slash}{key}", ending.lower()
 
 
 class _TarImages(Sequence[ImageBytes]):
-    """Pictures of local archives, read when they are asked for.
+    """Lazy pictures of local archives.
 
     Args:
         archives: Paths.
-        members: For each picture the number of its archive, its offset and its size.
+        members: Number of the archive, offset and size of each picture.
     """
 
     def __init__(self, archives: list[str], members: list[tuple[int, int, int]]) -> None:
@@ -282,7 +281,7 @@ class _TarImages(Sequence[ImageBytes]):
         """The bytes of a picture.
 
         Raises:
-            UserError: If the archive is gone or shorter than it was.
+            UserError: If the archive is missing or has become shorter.
         """
         number, offset, size = self._members[row]
         name = f"{self._archives[number]}, byte {offset}"

@@ -1,4 +1,4 @@
-"""Variants of real captions for the asymmetry report card: a function of the captions and a seed, never of a model."""
+"""Variants of real captions for the asymmetry report card; they depend on the captions and a seed, not on a model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ from ascl_lightning.data.variants.ladder import Ladder, Variants, VariantStep, V
 from ascl_lightning.errors import UserError
 
 KEPT = (75, 50, 25)
-"""Percent of the words that type III keeps."""
+"""Percentages of words that type III keeps."""
 MOST_APPENDED = 4
-"""Captions that type II appends at most."""
+"""Maximum number of captions that type II appends."""
 EDITED = "edits"
-"""What a level of type I counts: 0, the caption, or 1, one edit."""
+"""Unit of the levels of type I: 0 is the caption, 1 one edit."""
 WORD_ORDER = ("swap_words", "shuffle_words")
-"""Operations of which no source knows whether they leave a caption true."""
+"""Operations for which no source knows if the result is still true."""
 
 
 @dataclass(frozen=True)
 class _Caption:
-    """A caption with what its variants are made of."""
+    """A caption with the data that its variants are made from."""
 
     row: int
     image: int
@@ -46,7 +46,7 @@ class _Caption:
 
 
 _Make = Callable[[_Caption, np.random.Generator], Sequence[str]]
-"""The texts of a caption at all levels; fewer where it has not enough siblings."""
+"""Makes the texts of a caption at all levels; fewer if it has too few siblings."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ def make_variants(
 ) -> Variants:
     """Variants of some captions of a split, by every operation of the report card.
 
-    Every draw is keyed by the seed, the operation and the row of the caption, so that neither the other captions that
-    are asked for nor their order matter. Words to replace by are those of the split's captions.
+    Draws are keyed by the seed, the operation and the row of the caption, so a caption's variants do not depend on
+    the other captions. Replacement words come from the captions of the split.
 
     Args:
-        captions: All captions of each image, as they were read.
-        text_rows: Rows of the captions that variants are made of, counted over all images.
-        seed: Another seed makes other variants.
-        exact: Ladders of a source that knows the truth, for these captions; of the others only word order is left.
-        wordnet: Folder of NLTK data with WordNet; None: where NLTK looks for it. Operations that need it are not run
-            where it is missing.
+        captions: All raw captions of each image.
+        text_rows: Rows of the captions to vary, counted over all images.
+        seed: Seed of all draws.
+        exact: Ladders for these captions from a source that knows the truth; they replace all but `WORD_ORDER`.
+        wordnet: Folder of NLTK data with WordNet; None searches NLTK's own folders. Without WordNet, operations
+            that need it are not run.
     """
     split = [tuple(map(clean_caption, of_image)) for of_image in captions]
     chosen = _chosen(split, text_rows)
@@ -140,7 +140,7 @@ def _with_siblings(caption: _Caption, rng: np.random.Generator) -> list[str]:
 
 
 def _with_others(split: Sequence[tuple[str, ...]]) -> _Make:
-    """One caption each of other images."""
+    """Appends one caption each of other images."""
     images = np.array([image for image, of_image in enumerate(split) if of_image])
 
     def make(caption: _Caption, rng: np.random.Generator) -> list[str]:
@@ -152,7 +152,7 @@ def _with_others(split: Sequence[tuple[str, ...]]) -> _Make:
 
 
 def appended_one_by_one(text: str, others: Sequence[str]) -> list[str]:
-    """A text with one, two and more others after it.
+    """A text followed by one, two and more others.
 
     Example:
         >>> appended_one_by_one("a dog", ["it runs", "a ball"])

@@ -1,4 +1,4 @@
-"""Variants of the captions of a split, row by row, and the file that lets two models meet the same ones."""
+"""Variants of the captions of a split, row by row, and their file, with which two models are compared."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +25,11 @@ OtherRung = TypeVar("OtherRung")
 
 @dataclass(frozen=True)
 class VariantStep:
-    """The texts that an operation makes of all captions at one of its levels.
+    """The texts that an operation makes from all captions at one level.
 
     Args:
-        level: How much it changes, in units of its ladder.
-        texts: One for each caption, cleaned; the caption itself where the operation cannot change it.
+        level: Amount of change, in units of the ladder.
+        texts: One cleaned text per caption; the caption itself if the operation cannot change it.
     """
 
     level: float
@@ -38,16 +38,16 @@ class VariantStep:
 
 @dataclass(frozen=True)
 class Ladder(Generic[Rung]):
-    """One operation at growing levels: of texts (`VariantStep`), or of their results (`evaluation.report_card.curves`).
+    """One operation at increasing levels: texts (`VariantStep`) or their results (`evaluation.report_card.curves`).
 
     Args:
         type: How its texts differ from their captions (docs/method.md#information-asymmetry).
         operation: Its name.
-        unit: What a level counts, in words.
-        unchanged: The level at which nothing changes.
-        steps: The other levels, from the least change to the most.
-        exact: Whether its texts are known to be true of the image (types II and III, but for `append_others`) or
-            false of it (type I, `append_others`).
+        unit: Unit of the levels, in words.
+        unchanged: The level without change.
+        steps: The other levels, in order of increasing change.
+        exact: Whether its texts are known to be true of the image (types II and III, except `append_others`) or false
+            (type I, `append_others`).
     """
 
     type: VariantType
@@ -64,14 +64,14 @@ class Ladder(Generic[Rung]):
 
 @dataclass(frozen=True)
 class Variants:
-    """What was made of the captions of a split.
+    """The variants of captions of a split.
 
     Args:
-        seed: Of all draws.
+        seed: Seed of all draws.
         text_rows: Row of each caption in its split.
-        captions: The captions as they are, cleaned.
-        ladders: Of each operation that changes at least one caption.
-        not_run: The reason for each other operation.
+        captions: The cleaned captions.
+        ladders: Operations that change at least one caption.
+        not_run: The other operations, with the reason.
     """
 
     seed: int
@@ -89,7 +89,7 @@ class Variants:
         ladders: Sequence[Ladder[VariantStep]],
         not_run: Mapping[str, str],
     ) -> "Variants":
-        """Without the operations that change no caption; the arguments are the fields."""
+        """Moves operations that change no caption to `not_run`; the arguments are the fields."""
         texts, kept, idle = tuple(captions), [], {}
         for ladder in ladders:
             if any(step.texts != texts for step in ladder.steps):
@@ -99,14 +99,14 @@ class Variants:
         return cls(seed, tuple(text_rows), texts, tuple(kept), {**not_run, **idle})
 
     def of_captions(self, text_rows: Sequence[int], captions: Sequence[str]) -> "Variants":
-        """Those of some captions.
+        """The variants of some captions.
 
         Args:
             text_rows: Their rows in the split.
-            captions: What they say, cleaned.
+            captions: The cleaned captions.
 
         Raises:
-            UserError: If some are not here, or were other captions.
+            UserError: If some captions are missing or differ.
         """
         places = {row: place for place, row in enumerate(self.text_rows)}
         chosen = [places[row] for row in text_rows if row in places]
@@ -125,11 +125,11 @@ class Variants:
         return self.of(self.seed, text_rows, captions, ladders, self.not_run)
 
     def save(self, path: Path, image_ids: Sequence[str]) -> None:
-        """Write a Parquet file: a row for each caption as it is, then for each operation, level and caption.
+        """Writes a Parquet file: a row for each caption, then for each operation, level and caption.
 
         Args:
             path: The file.
-            image_ids: Of each caption's image.
+            image_ids: Id of each caption's image.
         """
         import pyarrow as pa
         from pyarrow import parquet
@@ -160,10 +160,10 @@ class Variants:
 
     @classmethod
     def load(cls, path: Path) -> "Variants":
-        """Read what `save` wrote.
+        """Reads a file of `save`.
 
         Raises:
-            UserError: If there is no such file, or it holds something else.
+            UserError: If there is no such file, or it is another kind of file.
         """
         import pyarrow as pa
         from pyarrow import parquet
@@ -187,16 +187,16 @@ class Variants:
 
 
 def draws_of(seed: int, operation: str, row: int) -> np.random.Generator:
-    """Where the draws of an operation on the caption of a row come from, whatever else is drawn."""
+    """Generator of the draws of an operation on a caption, which depends on nothing else."""
     return keyed_rng(seed, crc32(operation.encode()), row)
 
 
 def by_level(made: Sequence[Sequence[Value]], unchanged: Sequence[Value]) -> list[list[Value]]:
-    """From what was made of each caption, one after the other level, to what was made at each level.
+    """Transposes texts by caption to texts by level.
 
     Args:
-        made: Of each caption, at one level or more; one that has fewer than others stays as it is at its last.
-        unchanged: The captions, for those of which nothing was made.
+        made: The texts of each caption at increasing levels; missing levels repeat the last one.
+        unchanged: The captions, used if nothing was made from one.
 
     Example:
         >>> by_level([["a b", "a b c"], ["d e"], []], ["a", "d", "f"])
