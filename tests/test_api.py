@@ -287,7 +287,7 @@ def test_folders_that_hold_no_model_are_one_error(run, tmp_path):
         Retriever.from_pretrained(folder)
     with pytest.raises(UserError, match="there is no folder"):
         Retriever.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="there is no checkpoint"):
         Retriever.from_checkpoint(tmp_path / "nowhere.ckpt", CONFIGS / "scenes.yaml")
     with pytest.raises(UserError, match=r"Retriever\.from_pretrained"):
         Retriever.from_checkpoint(run / "fit" / "version_0" / "weights")

@@ -21,11 +21,10 @@ from ascl_lightning.models.rebuild import rebuild_model
 from ascl_lightning.models.towers.base import hash_of_weights
 from ascl_lightning.models.towers.pretrained import resolve_repository
 from ascl_lightning.runtime.checkpoints import DATA_MODULE, WEIGHTS, read_checkpoint, read_weights
-from ascl_lightning.runtime.config_files import find_config
+from ascl_lightning.runtime.config_files import CONFIG, find_config
 from ascl_lightning.search.encoded import Encoded, Kind
 from ascl_lightning.search.two_stage import rescore, shortlist
 
-CONFIG = "config.yaml"
 _DOWNLOADED = [CONFIG, WEIGHTS, "*_encoder/*.json", "*_encoder/*.txt"]
 _SHORTLIST = 100  # candidates that get the fused score unless the caller wants more
 

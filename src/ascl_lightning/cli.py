@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -46,7 +46,6 @@ from ascl_lightning.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.training.callbacks.export import WeightsExport
 from ascl_lightning.training.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.training.callbacks.keyed_draws import KeyedDraws
-from ascl_lightning.training.callbacks.last_validation import LastValidation
 from ascl_lightning.training.callbacks.non_finite import NonFiniteSteps
 from ascl_lightning.training.callbacks.progress import TrainingProgress
 from ascl_lightning.training.callbacks.recovery import RecoveryCheckpoints
@@ -252,9 +251,6 @@ class AsclCLI(LightningCLI):
             raise UserError(f"--trainer.devices: {error}") from error
         if isinstance(config.strategy, str) and hasattr(trainer.strategy, "_timeout"):
             trainer.strategy._timeout = timedelta(seconds=self._get(self.config_init, "timeout"))
-        # after every callback that may stop the training, and before those that save
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks.insert(sum(not isinstance(callback, Checkpoint) for callback in callbacks), LastValidation())
         if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
             RankWatch(trainer.strategy.launcher).start()
         record_offline_if_unreachable(trainer.loggers)

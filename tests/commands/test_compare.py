@@ -104,7 +104,7 @@ def test_other_queries_are_refused(tmp_path, capsys):
     b = write_run(tmp_path / "b", {("fused", "own"): make_queries(0, 6, num_images=59)})
 
     assert main(["compare", str(a), str(b)]) == 2
-    assert "cannot be compared: image_to_text: the runs have other queries" in capsys.readouterr().err
+    assert "cannot be compared: image_to_text: the queries of the runs differ" in capsys.readouterr().err
 
 
 def test_runs_that_share_no_score(tmp_path, capsys):

@@ -122,7 +122,7 @@ def test_features_of_other_weights_are_refused(
         assert ascl("fit", tmp_path, tmp_path / "data", *flags) == 0
         flags += ["--ckpt_path", "last"]
     assert from_features(command, tmp_path, *flags) == 2
-    assert "these features are of another image encoder" in error(capsys)
+    assert "these features come from another image encoder" in error(capsys)
 
 
 def test_another_transform_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ def test_a_file_in_place_of_a_folder_is_named_first(tmp_path, capsys, monkeypatc
     shown = capsys.readouterr().err
     (line,) = [line for line in shown.splitlines() if line.startswith("ascl: error:")]
     assert line.startswith(f"ascl: error: cannot write '{place}")
-    assert line.endswith("a file stands where a folder is needed: choose another place")
+    assert line.endswith("a file is in the place of a folder: choose another place")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

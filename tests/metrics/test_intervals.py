@@ -189,7 +189,7 @@ def test_holm_rejects_what_its_steps_reject(p_values, alpha):
 def test_other_queries_are_refused():
     a, b = make_queries([1, 2], [1, 2], [0, 1]), make_queries([1, 2], [1, 2], [1, 0])
 
-    with pytest.raises(ValueError, match="text_to_image: the runs have other queries"):
+    with pytest.raises(ValueError, match="text_to_image: the queries of the runs differ"):
         compare(a, b)
 
 
@@ -275,5 +275,5 @@ def test_runs_that_agree_have_no_spread():
 
 
 def test_one_run_says_nothing():
-    with pytest.raises(ValueError, match="two runs"):
+    with pytest.raises(ValueError, match="at least two runs"):
         spread([60.0])

@@ -135,7 +135,7 @@ def test_captions_that_do_not_fit_are_refused(split):
     names, image_of_text, caption_ids = split
     with pytest.raises(UserError, match="these have none: read the test split with KarpathyJson"):
         coco_positives("eccv", names, image_of_text, None)
-    with pytest.raises(UserError, match="2 of them are not in this split"):
+    with pytest.raises(UserError, match="this split lacks 2 of them"):
         coco_positives("eccv", names, image_of_text[2:], caption_ids[2:])
     with pytest.raises(UserError, match="belongs to another image"):
         coco_positives("eccv", names, image_of_text, np.roll(caption_ids, 5))

@@ -86,7 +86,7 @@ def test_rows_are_for_other_tools(tmp_path):
     [
         ({"rank": np.array([1, 0])}, "rank of query 2 is 0"),
         ({"image_id": np.array(["a.jpg"])}, "columns differ in length"),
-        ({"query": np.array([2, 2])}, "a query comes twice"),
+        ({"query": np.array([2, 2])}, "a query is repeated"),
         ({"image": np.array([0, -1])}, "image of query 2 is -1"),
         ({"ndcg": np.array([0.5, np.nan])}, "ndcg of query 2 is nan"),
         ({"map_at_r": np.array([1.5, 0.0])}, r"map_at_r of query 0 is 1\.5"),
@@ -105,7 +105,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="not a readable file of queries"):
         read_queries(path)
     parquet.write_table(pa.table({"score": ["fused"]}), path)
-    with pytest.raises(UserError, match="no column 'direction'"):
+    with pytest.raises(UserError, match="column 'direction' is missing"):
         read_queries(path)
 
 

@@ -180,7 +180,7 @@ def test_a_positive_that_the_gallery_lacks_is_never_found():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"query": [0, 0], "item": [1, 1]}, "comes twice"),
+        ({"query": [0, 0], "item": [1, 1]}, "is repeated"),
         ({"query": [0], "item": [1], "grade": [0.0]}, "above 0"),
         ({"query": [0], "item": [1], "gallery": [0]}, "not in the gallery"),
     ],

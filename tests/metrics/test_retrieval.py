@@ -130,7 +130,7 @@ def test_a_text_without_its_image_is_refused():
     split, metric = make_split(), RetrievalMetrics(score)
     absent = int(split.text_image_ids[5])
     update(metric, split, [row for row in range(12) if row != absent], [5])
-    with pytest.raises(ValueError, match=f"text of image {100 + 3 * absent} came"):
+    with pytest.raises(ValueError, match=f"image {100 + 3 * absent} is missing"):
         metric.compute()
 
 

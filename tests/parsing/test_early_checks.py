@@ -57,7 +57,7 @@ CONFIGS = {
     "data: part.yaml": "part.yaml', line 1: the anchor 'a' contains itself",
     "data: nowhere.yaml": "nowhere.yaml': there is no such file",
     "seed_everything: true": "--seed_everything true",
-    "trainer: {a: 1, a: 2}": "line 1: the key 'a' stands twice",
+    "trainer: {a: 1, a: 2}": "line 1: the key 'a' is repeated",
     "": "the file is empty",
 }
 

@@ -124,7 +124,7 @@ NAN = torch.tensor([1.0, torch.nan])
     ("data", "reason"),
     [
         (b"", "is an empty file; give a .ckpt file"),
-        (b"weights\n", "is no checkpoint, or it is cut short; give a .ckpt file"),
+        (b"weights\n", "is not a checkpoint, or is truncated; give a .ckpt file"),
         (saved({"epoch": 3, "loops": {}}), "holds no weights; give a .ckpt file"),
         (saved({"state_dict": {}}), "holds no weights"),
         (saved({"tower.weight": torch.ones(2)}), "is a bare state_dict, without the vocabulary"),
@@ -148,7 +148,7 @@ def test_a_folder_without_weights_and_a_pipe_are_named(tmp_path):
     with pytest.raises(UserError, match=r"the folder holds neither model\.safetensors nor all shards"):
         find_checkpoint(str(tmp_path), tmp_path)
     os.mkfifo(tmp_path / "pipe.ckpt")
-    with pytest.raises(UserError, match="this is no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         find_checkpoint(str(tmp_path / "pipe.ckpt"), tmp_path)
 
 
@@ -189,7 +189,7 @@ def test_a_run_without_a_whole_checkpoint_is_an_error_and_no_run_is_none(tmp_pat
     path = tmp_path / "checkpoints" / "last-00000001.ckpt"
     path.parent.mkdir()
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="no checkpoint of the newest run can be gone on from"):
+    with pytest.raises(UserError, match="the newest run has no checkpoint to resume from"):
         Continuation.find(tmp_path)
 
 
@@ -234,7 +234,7 @@ def test_a_file_that_holds_something_else_is_an_error(tmp_path):
     torch.save(torch.ones(3), tmp_path / "a.ckpt")
     with pytest.raises(UserError, match="holds a Tensor"):
         read_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="there is no checkpoint"):
         read_checkpoint(tmp_path / "b.ckpt")
 
 

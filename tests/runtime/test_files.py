@@ -103,7 +103,7 @@ WRITERS = [
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("file/inside", "a file stands where a folder is needed: choose another place"),
+        ("file/inside", "a file is in the place of a folder: choose another place"),
         ("new/" + "x" * 300 + "/a", "choose a shorter name"),
         ("x" * 300, "choose a shorter name"),
     ],
@@ -123,7 +123,7 @@ def test_a_folder_is_no_place_for_a_file_and_a_file_none_for_a_folder(tmp_path):
     for write in (lambda path: write_file(path, "x"), require_writable_file):
         with pytest.raises(UnwritableError, match="this is a folder: name a file"):
             write(tmp_path)
-    with pytest.raises(UnwritableError, match="a file stands where a folder is needed"):
+    with pytest.raises(UnwritableError, match="a file is in the place of a folder"):
         require_writable_folder(tmp_path / "file")
 
 
@@ -194,7 +194,7 @@ def test_only_regular_files_may_be_opened(tmp_path):
     with socket.socket(socket.AF_UNIX) as end:
         end.bind(str(tmp_path / "socket"))
         for path in (tmp_path / "pipe", Path(os.devnull), tmp_path, tmp_path / "socket"):
-            with pytest.raises(OSError, match="no regular file"):
+            with pytest.raises(OSError, match="not a regular file"):
                 require_regular(path)
     with pytest.raises(FileNotFoundError):
         require_regular(tmp_path / "nothing")

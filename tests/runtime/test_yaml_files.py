@@ -19,8 +19,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("&a {b: {c: *a}}", "contains itself"),
         (BOMB, "more than 100,000 values"),
         ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "levels deep"),
-        ("a: 1\nb: 2\na: 3", "'a' stands twice"),
-        ("x: {a: 1, 'a': 2}", "'a' stands twice"),
+        ("a: 1\nb: 2\na: 3", "'a' is repeated"),
+        ("x: {a: 1, 'a': 2}", "'a' is repeated"),
         ("[1, 2", "expected"),
     ],
 )

@@ -181,7 +181,7 @@ def test_training_pictures_that_cannot_be_read_are_left_out(tmp_path, model):
         assert_features(model, raw, found, row, text)
     (tmp_path / "data" / "images" / "val_0011.jpg").write_bytes(b"no picture")
     shutil.rmtree(tmp_path / "out" / "val")
-    with pytest.raises(UserError, match=r"1 pictures cannot be read: .*val_0011\.jpg"):
+    with pytest.raises(UserError, match=r"1 images cannot be read: .*val_0011\.jpg"):
         extract(tmp_path, model)
 
 

@@ -170,7 +170,7 @@ def test_wandb_records_offline_where_its_server_does_not_answer(monkeypatch, wan
         held.bind(("127.0.0.1", 0))
         wandb_at(held.getsockname()[1])
         logger = WandbLogger()
-        with pytest.warns(UserWarning, match="does not answer: it records offline"):
+        with pytest.warns(UserWarning, match="does not answer: recording offline"):
             record_offline_if_unreachable([CSVLogger("runs"), logger])
         assert logger._wandb_init["mode"] == "offline"
         monkeypatch.setenv("WANDB_MODE", "online")

@@ -73,7 +73,9 @@ def refusal_of_tensor_parallelism():
 
 def test_processes_must_all_have_data_of_their_own():
     messages = run_ranks(refusal_of_tensor_parallelism, 2)
-    assert all("data to 1 of 2 processes: set its data_parallel_size to 2" in message for message in messages)
+    assert all(
+        "1 of 2 processes are data parallel): set its data_parallel_size to 2" in message for message in messages
+    )
 
 
 def test_layers_that_are_repeated():

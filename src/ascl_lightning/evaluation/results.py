@@ -27,6 +27,7 @@ from ascl_lightning.evaluation.tables import interval_table
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.intervals import Interval, figure_intervals, fold_intervals
 from ascl_lightning.metrics.queries import OWN, Queries, write_queries
+from ascl_lightning.runtime.config_files import CONFIG
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.training.accessors import (
     evaluated_split,
@@ -35,7 +36,7 @@ from ascl_lightning.training.accessors import (
     retrieval_module,
     run_folder,
 )
-from ascl_lightning.training.config_changes import CONFIG, changes_of_evaluation, config_behind, read_changes
+from ascl_lightning.training.config_changes import changes_of_evaluation, config_behind, read_changes
 from ascl_lightning.training.findings import LeakCheck
 
 _Figures = dict[str, Interval]

@@ -10,6 +10,7 @@ import yaml
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.queries import Queries, read_queries
+from ascl_lightning.runtime.config_files import CONFIG
 
 RESULTS = "results.json"
 METRICS_OF_SPLIT = {"val": "validate_metrics.json", "test": "test_metrics.json"}
@@ -23,7 +24,6 @@ QUERIES = "queries.parquet"
 WORST = 10
 """Queries of each direction that the page lists as the worst."""
 METRICS = "metrics.csv"
-CONFIG = "config.yaml"
 
 
 class RunFiles:

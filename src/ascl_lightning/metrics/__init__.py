@@ -1,9 +1,9 @@
-"""Retrieval metrics: pure functions, and one thin torchmetrics class that collects what they need."""
+"""Retrieval metrics: pure functions, and a thin torchmetrics class that collects their inputs."""
 
 from importlib import import_module
 from typing import Any
 
-# where each name lies: `ascl compare` needs the statistics alone, and torchmetrics takes seconds to import
+# imported lazily: `ascl compare` only needs the statistics, and importing torchmetrics takes seconds
 _MODULES = {
     "RetrievalMetrics": "retrieval",
     "alignment": "embedding_quality",

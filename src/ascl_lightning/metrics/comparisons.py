@@ -1,4 +1,4 @@
-"""How often the image of a caption prefers one of two texts that were made of the caption."""
+"""How often an image scores one of two texts made from its caption above the other."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Kind = tuple[str | None, str | None]
-"""The operations that made a text of a caption: that of T+ and that of T-, in this order; (None, None) is T."""
+"""The operations that made a text from a caption: for T+, then for T-; (None, None) is the caption itself."""
 ORIGINAL: Kind = (None, None)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two texts made of the same caption, and how often the caption's image prefers the first.
+    """How often an image scores the first of two texts made from its caption above the second.
 
     Args:
-        type: Of the asymmetry in question, as it stands in names.
-        first: How the first was made.
-        second: How the second was made.
-        share: Of the captions that count; a tie is no preference.
-        count: Captions that count: those of which two different texts could be made.
+        type: Type of asymmetry, as in metric names.
+        first: Operations that made the first text.
+        second: Operations that made the second text.
+        share: Fraction of the counted captions; ties do not count as preferences.
+        count: Number of captions from which two different texts could be made.
     """
 
     type: str
@@ -32,12 +32,12 @@ class Comparison:
 
     @property
     def with_its_negative(self) -> bool:
-        """Whether the second was made of the first."""
+        """Whether the second text was made from the first."""
         return self.second != ORIGINAL and self.second[0] == self.first[0]
 
     @property
     def name(self) -> str:
-        """As metrics have it.
+        """Name of the metric.
 
         Example:
             >>> Comparison("type_iii", ("half", None), (None, "drop"), 1.0, 1).name
@@ -50,7 +50,7 @@ class Comparison:
 
 
 def label(kind: Kind) -> str:
-    """A kind of text as tables show it.
+    """Label of a kind of text, for tables.
 
     Example:
         >>> [label(kind) for kind in (ORIGINAL, ("half", None), ("half", "drop"))]
@@ -67,15 +67,15 @@ def label(kind: Kind) -> str:
 def compare_texts(
     scores: Mapping[Kind, Float[Tensor, " C"]], differs: Mapping[Kind, Bool[Tensor, " C"]], types: Mapping[str, str]
 ) -> list[Comparison]:
-    """T with T-, T+ with (T+)-, with T- and with T, for every operation.
+    """Compares T with T-, and T+ with (T+)-, T- and T, for every operation.
 
     Args:
-        scores: Of the images of C captions with a text made of each caption, by how it was made.
-        differs: Where the text differs from the one that it was made of.
-        types: Type of asymmetry that each operation makes.
+        scores: Scores of C images with a text made from each one's caption, (C,), by kind of text.
+        differs: Whether the text differs from the one that it was made from, (C,).
+        types: Type of asymmetry of each operation.
 
     Returns:
-        The comparisons for which a caption counts.
+        The comparisons with at least one counted caption.
 
     Example:
         >>> import torch
@@ -95,7 +95,7 @@ def compare_texts(
 
 
 def mean_shares(compared: Sequence[Comparison]) -> dict[str, float]:
-    """Mean share of each type over its operations, of texts before the negatives made of them.
+    """Mean share of each type over its operations, for comparisons of texts with negatives made from them.
 
     Example:
         >>> drop = Comparison("type_i", ORIGINAL, (None, "drop"), 0.25, 4)

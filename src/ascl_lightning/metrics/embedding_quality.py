@@ -11,7 +11,7 @@ from torch import Tensor
 def alignment(
     image_embeds: Float[Tensor, "N D"], text_embeds: Float[Tensor, "M D"], text_image_ids: Integer[Tensor, " M"]
 ) -> float:
-    """Mean squared distance of texts from their images: 0 where all coincide, 4 where all are opposite.
+    """Mean squared distance between texts and their images: 0 if all coincide, 4 if all are opposite.
 
     Args:
         image_embeds: L2-normalised, (N, D).
@@ -19,7 +19,7 @@ def alignment(
         text_image_ids: Row of each text's image, (M,).
 
     Returns:
-        The mean over texts; NaN without texts.
+        Mean over texts; NaN without texts.
 
     Example:
         >>> alignment(torch.eye(2), torch.eye(2), torch.tensor([0, 0]))  # (0 + 2) / 2
@@ -31,7 +31,7 @@ def alignment(
 
 @torch.no_grad()
 def uniformity(embeds: Float[Tensor, "N D"], *, block: int = 2048) -> float:
-    """Logarithm of the mean of exp(-2 d^2) over all pairs of distinct rows: lower is more uniform, 0 is one point.
+    """Logarithm of the mean of exp(-2 d^2) over all pairs of distinct rows; lower is more uniform, 0 if all coincide.
 
     Args:
         embeds: L2-normalised, (N, D).

@@ -1,4 +1,4 @@
-"""The encoded images and texts of a split, scored by number: in tiles, or all at once and looked up from then on."""
+"""The encoded images and texts of a split, scored in tiles or as full matrices."""
 
 import math
 import tempfile
@@ -15,28 +15,28 @@ from torch import Tensor
 from ascl_lightning.data.batch import Features
 
 Score = Callable[[Features, Features], Tensor]
-"""Given n images and m texts, projected and on one device, their scores, (n, m)."""
+"""Scores n projected images with m projected texts on the same device, (n, m)."""
 
 _IMAGE_BLOCK, _TEXT_BLOCK = 256, 1024
 
 
 class Level(NamedTuple):
-    """One of the scores that a fused score is the weighted sum of."""
+    """One term of a fused score, which is a weighted sum."""
 
     weight: float
     score: Score
 
 
 class Gallery:
-    """Distinct images and texts that can be scored by number.
+    """Distinct images and texts, scored by number.
 
     Args:
         images: The images.
         texts: The texts.
         image_of_text: Number of each text's image, (M,).
         score: The score that the model ranks by.
-        levels: What it is the weighted sum of, by name; none where it has no parts. The name `independent` is that of
-            the product of the embeddings.
+        levels: Terms of that score by name; empty if it is not a sum. `independent` names the dot product of the
+            independent embeddings.
     """
 
     def __init__(
@@ -54,29 +54,29 @@ class Gallery:
         self._levels = levels
         self._matrices: dict[str, Tensor] = {}
         self.scoring_seconds = 0.0
-        """What `matrices` took."""
+        """Duration of `matrices`."""
 
     def with_texts(self, texts: "Items", image_of_text: Int[Tensor, " M"]) -> "Gallery":
-        """The same images with other texts."""
+        """A gallery of the same images with other texts."""
         return Gallery(self.images, texts, image_of_text, self._score, self._levels)
 
     def score(self, image_numbers: Int[Tensor, " n"], text_numbers: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
-        """Scores of some images with some texts, (n, m); looked up once `matrices` has been asked for."""
+        """Scores of some images with some texts, (n, m); looked up if `matrices` was called before."""
         if not self._matrices:
             return self.compute(image_numbers, text_numbers)
         rows = self._matrices["fused"][image_numbers.cpu()]
         return rows[:, text_numbers.cpu()].to(image_numbers.device)
 
     def compute(self, image_numbers: Int[Tensor, " n"], text_numbers: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
-        """The same, never looked up: what a search has to do, to be timed."""
+        """Computes the scores, also after `matrices`; for timing a search."""
         return self._score(self.images.select(image_numbers), self.texts.select(text_numbers))
 
     def matrices(self) -> dict[str, Float[Tensor, "N M"]]:
-        """Scores of all images with all texts, each computed once, in main memory or, where that is short, in a file.
+        """Scores of all images with all texts; computed once, in memory or, if memory is short, in a file.
 
         Returns:
-            `fused`, the score that the model ranks by; its levels, if it has more than one; and `independent`, the
-            product of the embeddings that belong to one item alone, unless it is the fused score itself.
+            `fused`, the score that the model ranks by; its levels, if it has more than one; and `independent`, the dot
+            product of the independent embeddings, unless that is the fused score.
         """
         if not self._matrices:
             start = time.perf_counter()
@@ -108,7 +108,7 @@ class Gallery:
         images = torch.arange(len(self.images.ids), device=device).split(_IMAGE_BLOCK)
         texts = torch.arange(len(self.texts.ids), device=device).split(_TEXT_BLOCK)
         matrix: Tensor | None = None
-        # scores are never of half precision, whatever the towers are: near ones would be equal
+        # never in half precision, which would make ties of close scores
         with torch.autocast(device.type, enabled=False):
             for rows, columns in product(images, texts):
                 scores = score_block(rows, columns)
@@ -121,27 +121,27 @@ class Gallery:
 
 
 def _allocated(like: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-    """An empty matrix; of more than a quarter of the free memory, in a file that nobody else sees."""
+    """An uninitialised matrix; in an unlinked temporary file if it needs more than a quarter of the free memory."""
     shape = tuple(like.shape) if shape is None else shape
     size = math.prod(shape) * like.element_size()
     if size <= psutil.virtual_memory().available // 4:
         return torch.empty(shape, dtype=like.dtype)
     with tempfile.NamedTemporaryFile(prefix="ascl-scores-") as file:
         file.truncate(size)
-        # the mapping outlives the name
+        # the mapping remains valid after the file is unlinked
         return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=like.dtype).view(shape)
 
 
 class Items:
-    """The distinct items of one kind, numbered in the order of their ids.
+    """Distinct images or texts, numbered in the order of their ids.
 
     Args:
-        ids: With repetitions, (R,).
-        pooled: (R, P).
+        ids: Ids, possibly repeated, (R,).
+        pooled: Global vectors, (R, P).
         lengths: Number of tokens of each item, (R,).
-        embeds: (R, D).
-        tokens: The valid tokens of all items, one item after the other, in any number of parts, (sum of lengths, T).
-        device: Where selected items go; what came may lie elsewhere.
+        embeds: Independent embeddings, (R, D).
+        tokens: Valid tokens of all items, concatenated, in any number of parts, (sum of lengths, T).
+        device: Device of the selected items; the arguments may be on another device.
     """
 
     def __init__(
@@ -166,12 +166,12 @@ class Items:
         self._device = device
 
     def select(self, numbers: Int[Tensor, " n"]) -> Features:
-        """The items of these numbers, their tokens padded to the longest, on the device of the metric."""
+        """The items of these numbers, with tokens padded to the longest."""
         rows = self.rows[numbers].to(self._tokens.device)
         lengths, starts = self._lengths[rows], self._starts[rows]
         positions = torch.arange(int(lengths.max()), device=rows.device)
         mask = positions < lengths[:, None]
-        # one gather, padding included: the very last row is zero
+        # padding gathers the last row, which is zero
         sources = torch.where(mask, starts[:, None] + positions, len(self._tokens) - 1)
         tokens = self._tokens.index_select(0, sources.flatten()).unflatten(0, mask.shape)
         return Features(self._pooled[rows].to(self._device), tokens.to(self._device), mask.to(self._device))

@@ -1,4 +1,4 @@
-"""How the scores of pairs that belong together lie beside all others."""
+"""Histograms of the scores of matching and other pairs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ _ROWS = 256
 
 @dataclass(frozen=True)
 class ScoreHistograms:
-    """Numbers of scores between equal steps, for several kinds of pairs."""
+    """Histograms with common bins, by kind of pair."""
 
     edges: list[float]
-    """One more than bins; the last bin holds its upper edge too."""
+    """Bin edges, one more than bins; the last bin includes its upper edge."""
     counts: dict[str, list[int]]
 
 
 def score_histograms(
     similarity: Float[Tensor, "N M"], image_of_text: Int[Tensor, " M"], made: Mapping[str, Float[Tensor, " P"]]
 ) -> ScoreHistograms:
-    """Scores of images with their own texts (`positive`), with the texts of others (`other`), and with made texts.
+    """Scores of images with their own texts (`positive`), other images' texts (`other`), and made texts.
 
     Args:
-        similarity: Of every image with every text, (N, M); read by blocks of rows.
+        similarity: Score of every image with every text, (N, M); read in blocks of rows.
         image_of_text: Number of each text's image, (M,).
-        made: Scores of images with texts that were made from their own, such as T+ and T-, by their names.
+        made: Scores of images with texts made from their own captions, such as T+ and T-, by name.
 
     Returns:
-        Bins from the lowest to the highest score of any kind. NaN and infinite scores are in no bin.
+        Histograms over the range of all finite scores. NaN and infinite scores are not counted.
 
     Example:
         >>> found = score_histograms(torch.tensor([[0.0, 1.0]]), torch.tensor([0, 0]), {"T-": torch.ones(3)})
@@ -65,7 +65,7 @@ def _range(scores: np.ndarray) -> tuple[float, float]:
 
 
 def _edges(low: float, high: float) -> np.ndarray:
-    """Of equal bins; of some width even where all scores are one number, or none is finite."""
+    """Edges of equal bins; the width is positive even if all scores are equal or none is finite."""
     if low > high:
         low, high = 0.0, 0.0
     return np.linspace(low, high if high > low else low + 1, BINS + 1)

@@ -1,15 +1,16 @@
-"""How sure a figure is: bootstrap intervals over images, permutation tests between runs, t-intervals over seeds.
+"""Bootstrap confidence intervals over images, permutation tests between runs, and t intervals over seeds.
 
-Images are drawn with replacement and the captions of an image stay together; the gallery that they were ranked in
-stays as it was. The draws follow from the seed and the number of images alone, so that all figures, and two runs on
-the same images, meet the same ones.
+The bootstrap draws images with replacement, together with their captions; the gallery does not change. The draws depend
+only on the seed and the number of images, so all metrics, and two runs on the same images, use the same draws.
 
-A figure that is a share, such as a recall, has the interval of Wilson (1927) for as many independent queries as would
-have the standard error that the draws show: unlike their quantiles it has a width at 0 and 100%, where no draw differs
-from another, and covers near them. Only where less than one hit, or one miss, is expected among all queries may it hold
-the truth less often, 84% at worst (Brown, Cai and DasGupta, Statistical Science 2001). Means without bounds, such as
-the mean rank, have bootstrap-t intervals, since a few ranks far behind skew them. Median ranks and differences have
-quantiles of the draws. `benchmarks/coverage.py` measures how often each holds the truth.
+- Bounded metrics, such as recalls: Wilson's interval (1927) for the number of independent queries whose standard error
+  equals that of the draws. Unlike quantiles of the draws, it has a width at 0 and 100%, and covers near them. If less
+  than one hit or one miss is expected among all queries, coverage may drop to 84% (Brown, Cai and DasGupta, Statistical
+  Science 2001).
+- Unbounded means, such as the mean rank: bootstrap-t intervals, since the ranks are skewed.
+- Median ranks and differences between runs: quantiles of the draws.
+
+`benchmarks/coverage.py` measures the coverage of each.
 """
 
 import math
@@ -25,10 +26,10 @@ from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT, Queries
 from ascl_lightning.metrics.resampling import Means, Sample, redrawn, stacked, swapped_figures
 
 DRAWS = 2000
-"""Of which 50 lie beyond either end of an interval."""
+"""Number of bootstrap draws, of which 50 are beyond either end of an interval."""
 
 Drawn = Float[np.ndarray, " B"]
-"""A figure as it is, and then of each draw of the images."""
+"""A metric of the original images, followed by its value in each draw."""
 
 _ENDS = (0.025, 0.975)
 _Z = NormalDist().inv_cdf(_ENDS[1])
@@ -37,7 +38,7 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the ends of its 95% interval."""
+    """A metric with its 95% confidence interval."""
 
     value: float
     low: float
@@ -46,16 +47,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """What a figure of run B has more than that of run A.
+    """Difference of a metric between runs A and B.
 
     Attributes:
-        a: The figure of A.
-        b: The figure of B.
+        a: The metric of A.
+        b: The metric of B.
         value: b - a.
-        low: Lower end of its 95% interval.
+        low: Lower end of the 95% confidence interval of the difference.
         high: Upper end.
-        p_value: How often a swap of the two runs, image by image, gives a difference as large.
-        holm_p_value: The same, corrected for the number of figures compared (Holm, 1979).
+        p_value: P-value of the permutation test that swaps the two runs image by image.
+        holm_p_value: P-value corrected for the number of compared metrics (Holm, 1979).
     """
 
     a: float
@@ -69,7 +70,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over runs: mean, standard deviation of a run, and the ends of the mean's 95% interval."""
+    """A metric over several runs: mean, standard deviation of a run, and 95% confidence interval of the mean."""
 
     mean: float
     deviation: float
@@ -85,14 +86,14 @@ def mean_interval(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
-    """Mean of a value of each query.
+    """Mean over queries, with its confidence interval.
 
     Args:
-        values: One of each query, (Q,); a boolean counts as 0 or 1.
+        values: Value of each query, (Q,); booleans count as 0 or 1.
         clusters: Number of each query's image, (Q,).
-        bounds: What a value can be at least and at most; None where there is no such limit.
-        draws: How often images are drawn.
-        seed: Of the draws.
+        bounds: Smallest and largest possible value; None if there is no such limit.
+        draws: Number of draws.
+        seed: Seed of the draws.
 
     Returns:
         The mean, in the unit of the values.
@@ -106,7 +107,7 @@ def mean_interval(
         (1.0, 0.963, 1.0)
     """
     if len(values) == 0:
-        raise ValueError("there is no query, so nothing to measure")
+        raise ValueError("there is no query to measure")
     low, high = (-np.inf, np.inf) if bounds is None else bounds
     if not (values >= low).all() or not (values <= high).all():
         raise ValueError(f"a value is not within {low} and {high}")
@@ -119,16 +120,16 @@ def mean_interval(
 
 
 def figure_intervals(queries: Queries, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Interval]:
-    """All figures of one score under one protocol.
+    """All metrics of one score under one protocol, with confidence intervals.
 
     Args:
-        queries: Of both directions.
-        draws: How often images are drawn.
-        seed: Of the draws.
+        queries: Queries of both directions.
+        draws: Number of draws.
+        seed: Seed of the draws.
 
     Returns:
-        The keys of `retrieval_metrics`, and `{image_to_text,text_to_image}/{map_at_r,r_precision,ndcg}` where the
-        queries have them; shares in percent.
+        The keys of `retrieval_metrics`, and `{image_to_text,text_to_image}/{map_at_r,r_precision,ndcg}` in percent if
+        the queries have them.
 
     Raises:
         ValueError: If a direction has no query.
@@ -137,21 +138,21 @@ def figure_intervals(queries: Queries, *, draws: int = DRAWS, seed: int = 0) -> 
 
 
 def fold_intervals(folds: Sequence[Queries], *, draws: int = DRAWS, seed: int = 0) -> dict[str, Interval]:
-    """Mean over folds of all figures; images are drawn in each fold for itself.
+    """Mean of all metrics over folds, with confidence intervals; images are drawn within each fold.
 
     Args:
-        folds: The queries of each fold, ranked among its own items.
-        draws: How often images are drawn.
-        seed: Of the draws.
+        folds: Queries of each fold, ranked within the fold.
+        draws: Number of draws.
+        seed: Seed of the draws.
 
     Returns:
-        As `figure_intervals`.
+        The dict of `figure_intervals`.
 
     Raises:
         ValueError: If there is no fold, or a direction has no query.
     """
     if not folds:
-        raise ValueError("there is no fold, so nothing to measure")
+        raise ValueError("there is no fold to measure")
     samples = [Sample.of(queries) for queries in folds]
     values = [sample.value() for sample in samples]
     drawn = [sample.pivoted(draws, (seed, fold)) for fold, sample in enumerate(samples)]
@@ -165,7 +166,7 @@ def fold_intervals(folds: Sequence[Queries], *, draws: int = DRAWS, seed: int = 
         )
         for name in values[0]
     }
-    # nothing ranks before the first
+    # no rank is below 1
     best = {
         name: replace(interval, low=max(1.0, interval.low)) for name, interval in intervals.items() if "rank" in name
     }
@@ -173,24 +174,24 @@ def fold_intervals(folds: Sequence[Queries], *, draws: int = DRAWS, seed: int = 
 
 
 def compare(a: Queries, b: Queries, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Difference]:
-    """Whether two runs on the same queries differ, figure by figure.
+    """Compares each metric of two runs on the same queries.
 
-    The interval comes from drawing images for both runs alike. The p-value comes from swapping all that the two runs
-    gave for an image, for each image with a chance of one half: were the runs alike, a swap would change nothing, so
-    it is the share of swaps that give a difference at least as large, the observed one included.
+    The confidence interval uses the same draws of images for both runs. The p-value is that of a permutation test: the
+    results of each image are swapped between the runs with probability 1/2, and the p-value is the fraction of
+    permutations, including the observed one, with a difference at least as large.
 
     Args:
-        a: Of run A.
-        b: Of run B.
-        draws: How often images are drawn, and how often swapped.
-        seed: Of the draws.
+        a: Queries of run A.
+        b: Queries of run B.
+        draws: Number of draws, and of permutations.
+        seed: Seed of both.
 
     Returns:
-        Each figure that both runs have, as in `figure_intervals`. Where the runs give the same for every image, the
-        difference is 0, its interval [0, 0] and p = 1.
+        Each metric that both runs have, as in `figure_intervals`. If the runs are equal for every image, the difference
+        is 0, its interval [0, 0] and p = 1.
 
     Raises:
-        ValueError: If the runs have other queries, or a direction has no query.
+        ValueError: If the queries of the runs differ, or a direction has no query.
     """
     _check_same_queries(a, b)
     sample_a, sample_b = Sample.of(a), Sample.of(b)
@@ -216,13 +217,13 @@ def compare(a: Queries, b: Queries, *, draws: int = DRAWS, seed: int = 0) -> dic
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P-values such that the chance of any false finding among them is bounded (Holm, Scand. J. Statist. 1979).
+    """P-values corrected for multiple testing: bounds the family-wise error rate (Holm, Scand. J. Statist. 1979).
 
     Args:
-        p_values: Of each of the tests that were made together.
+        p_values: P-value of each test, by name.
 
     Returns:
-        The corrected ones, under the same names.
+        Corrected p-values, by name.
 
     Example:
         >>> holm({"x": 0.01, "y": 0.04, "z": 0.03})
@@ -237,12 +238,12 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 class Redraws:
-    """Draws of the images of a gallery, made once.
+    """Bootstrap draws of the images of a gallery, for several metrics.
 
     Args:
-        num_images: How many there are.
-        draws: How often they are drawn.
-        seed: Of the draws.
+        num_images: Number of images.
+        draws: Number of draws.
+        seed: Seed of the draws.
     """
 
     def __init__(self, num_images: int, draws: int = DRAWS, seed: int = 0) -> None:
@@ -251,40 +252,37 @@ class Redraws:
         self._num_images = num_images
 
     def means(self, values: Num[np.ndarray, "Q L"], images: Integer[np.ndarray, " Q"]) -> Float[np.ndarray, "B L"]:
-        """Means over queries of L values each: as they are, then of each draw; NaN of a draw without a query.
+        """Means of L values over queries: of the original images, then of each draw; NaN for draws without a query.
 
         Args:
-            values: Of each query, (Q, L).
+            values: Values of each query, (Q, L).
             images: Number of each query's image, (Q,).
         """
-        columns = [np.bincount(images, weights=column, minlength=self._num_images) for column in values.T]
-        totals = self._weights @ np.stack([*columns, np.bincount(images, minlength=self._num_images)], axis=1)
-        with np.errstate(invalid="ignore"):
-            means: np.ndarray = totals[:, :-1] / totals[:, -1:]
-        return means
+        columns = {str(number): column for number, column in enumerate(values.T)}
+        return np.stack(list(Means(columns, images, self._num_images).of(self._weights).values()), axis=1)
 
     def interval(self, figure: Drawn, *, is_share: bool = True) -> Interval:
-        """The figure with its interval.
+        """The metric with its confidence interval.
 
         Args:
-            figure: Made of `means` in the same way for all draws.
-            is_share: Whether it lies between 0 and 100.
+            figure: The metric, computed from `means` for all draws.
+            is_share: Whether it is a percentage.
         """
         value = float(figure[0])
         if not is_share:
             return interval_of_draws(value, figure[1:], None, self._num_images)
-        # a mean of hundreds may be rounded to more than a hundred
+        # rounding may give a mean slightly above 100
         return interval_of_draws(min(max(value, 0.0), 100.0), figure[1:], (0.0, 100.0), self._num_images)
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean of a figure over runs, with Student's t interval: how far training by chance moves it.
+    """Mean of a metric over runs with other seeds, with Student's t interval.
 
     Args:
-        values: The figure of each run, at least two.
+        values: The metric of each run, at least two.
 
     Returns:
-        In the unit of the values.
+        Mean, deviation and interval, in the unit of the values.
 
     Raises:
         ValueError: If there are fewer than two runs.
@@ -295,7 +293,7 @@ def spread(values: Sequence[float]) -> Spread:
         (62.0, 2.0, 57.03, 66.97)
     """
     if len(values) < 2:
-        raise ValueError("it takes two runs to see how far they differ")
+        raise ValueError("a spread needs at least two runs")
     mean, deviation = fmean(values), stdev(values)
     reach = float(stdtrit(len(values) - 1, _ENDS[1])) * deviation / math.sqrt(len(values))
     return Spread(mean, deviation, mean - reach, mean + reach)
@@ -304,7 +302,7 @@ def spread(values: Sequence[float]) -> Spread:
 def interval_of_draws(
     value: float, drawn: Float[np.ndarray, " B"], bounds: tuple[float, float] | None, num_images: int
 ) -> Interval:
-    """The interval of a figure of so many images from what it became in each draw; bounds as in `mean_interval`."""
+    """The confidence interval of a metric from its value in each draw; `bounds` as in `mean_interval`."""
     if bounds is None:
         low, high = np.nanquantile(drawn, _ENDS)
         return Interval(value, float(low), float(high))
@@ -315,15 +313,15 @@ def interval_of_draws(
 
 
 def _wilson(share: float, error: float, num_images: int) -> tuple[float, float]:
-    """Wilson's interval of a share with this standard error.
+    """Wilson's interval of a fraction with this standard error.
 
-    Where no draw differs from another, the images may hold one independent query each and no more.
+    If all draws are equal, it assumes one independent query per image.
     """
     size = share * (1 - share) / error**2 if error > _TOLERANCE else num_images
     spread = _Z**2 / size
     middle = (share + spread / 2) / (1 + spread)
     reach = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    # rounding may step over an end
+    # rounding may exceed the bounds
     return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))
 
 
@@ -334,7 +332,7 @@ def _bounds(name: str) -> tuple[float, float] | None:
 
 
 def _p_value(difference: float, swapped: Float[np.ndarray, " B"]) -> float:
-    # sums in another order round differently
+    # tolerance, since the order of summation affects rounding
     as_large = np.abs(swapped) >= abs(difference) * (1 - _TOLERANCE) - _TOLERANCE
     return float((1 + as_large.sum()) / (1 + len(swapped)))
 
@@ -345,5 +343,5 @@ def _check_same_queries(a: Queries, b: Queries) -> None:
         for column in ("query", "image", "image_id"):
             if not np.array_equal(getattr(rows, column), getattr(others, column)):
                 raise ValueError(
-                    f"{name}: the runs have other queries ({len(rows):,} and {len(others):,}; column {column})"
+                    f"{name}: the queries of the runs differ ({len(rows):,} and {len(others):,}; column {column})"
                 )

@@ -1,31 +1,31 @@
-"""How metrics, scores and protocols are called in tables, charts and pages: each name is written here alone."""
+"""Labels of metrics, scores and protocols in tables, charts and pages."""
 
 from ascl_lightning.metrics.queries import DIRECTIONS, OWN, RECALL_AT
 
 WAYS = dict(zip(DIRECTIONS, ("image to text", "text to image"), strict=True))
 """A direction in words."""
 SHORT_WAYS = dict(zip(DIRECTIONS, ("i2t", "t2i"), strict=True))
-"""A direction where there is little room."""
+"""Short form of a direction."""
 RSUM = "rSum"
 PERCENT = {f"recall_at_{k}": f"R@{k}" for k in RECALL_AT} | {
     "map_at_r": "mAP@R",
     "r_precision": "R-precision",
     "ndcg": "nDCG",
 }
-"""Figures of one direction that are percentages."""
+"""Metrics of one direction that are percentages."""
 RANKS = {"median_rank": "median rank", "mean_rank": "mean rank"}
 RECALLS = {name: PERCENT[name] for name in (f"recall_at_{k}" for k in RECALL_AT)}
 FIGURES = RECALLS | RANKS | {name: words for name, words in PERCENT.items() if name not in RECALLS}
-"""All figures of one direction, in the order of tables."""
+"""All metrics of one direction, in table order."""
 COLUMNS = (*RECALLS.values(), *RANKS.values(), RSUM)
-"""Of a row of recalls and ranks; see `row_of`."""
+"""Columns of a table of recalls and ranks; see `row_of`."""
 HEADLINES = ("rsum", *(f"{direction}/recall_at_{min(RECALL_AT)}" for direction in DIRECTIONS))
-"""The figures that stand for all others."""
+"""The metrics that summaries show."""
 _PROTOCOLS = {"folds": "mean over folds", "eccv": "ECCV Caption", "cxc": "CxC"}
 
 
 def in_words(score: str) -> str:
-    """A score, or an operation, in words.
+    """Name of a score or operation, with spaces.
 
     Example:
         >>> in_words("two_stage")
@@ -35,12 +35,12 @@ def in_words(score: str) -> str:
 
 
 def protocol_in_words(protocol: str) -> str:
-    """A protocol in words."""
+    """Name of a protocol."""
     return _PROTOCOLS.get(protocol, protocol)
 
 
 def heading(protocol: str, score: str) -> str:
-    """A score with its protocol, where that is not the split's own.
+    """Name of a score, with its protocol unless that is the default one.
 
     Example:
         >>> heading("own", "two_stage"), heading("eccv", "fused")
@@ -51,7 +51,7 @@ def heading(protocol: str, score: str) -> str:
 
 
 def label(figure: str) -> str:
-    """A figure where there is little room, by its name in `retrieval_metrics`.
+    """Short label of a metric, by its name in `retrieval_metrics`.
 
     Example:
         >>> label("image_to_text/recall_at_1"), label("text_to_image/map_at_r"), label("rsum")
@@ -62,7 +62,7 @@ def label(figure: str) -> str:
 
 
 def row_of(direction: str, group: str = "") -> list[str]:
-    """Names of the metrics under `COLUMNS`; the sum of all recalls stands in the row of the last direction.
+    """Names of the metrics under `COLUMNS`; the sum of recalls is in the row of the last direction.
 
     Example:
         >>> row_of("text_to_image", "val/")[-2:]
@@ -73,14 +73,14 @@ def row_of(direction: str, group: str = "") -> list[str]:
 
 
 def recall_rows(metrics: dict[str, float]) -> list[tuple[str, list[str]]]:
-    """Recalls and ranks in both directions, as rows of a table under `COLUMNS`.
+    """Rows of a table of recalls and ranks with the columns `COLUMNS`.
 
     Args:
-        metrics: Of `retrieval_metrics`; groups of the same metrics under a prefix (`ceiling/`, `folds/`) become more
+        metrics: From `retrieval_metrics`; each group of metrics with a prefix (`ceiling/`, `folds/`) becomes additional
             rows. A group may lack the ranks.
 
     Returns:
-        A label and its cells, for each group and direction.
+        Label and cells of each group and direction.
 
     Example:
         >>> recall_rows({"rsum": 9.0, "image_to_text/recall_at_1": 4.0, "text_to_image/recall_at_1": 5.0})

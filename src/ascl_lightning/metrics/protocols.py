@@ -1,8 +1,8 @@
-"""Positives of the COCO 5K test set that people confirmed, beyond an image's own five captions.
+"""Additional human-verified positives of the COCO 5K test set: the ECCV Caption and CxC protocols.
 
-ECCV Caption (Chun et al., ECCV 2022) and CxC (Parekh et al., EACL 2021), as the package `eccv-caption` holds them. It
-names captions by the numbers of MSCOCO's annotations, which Karpathy's file calls `sentid`; its gallery has the first
-five captions of each image, 25,000 of the 25,010 in Karpathy's file.
+ECCV Caption (Chun et al., ECCV 2022) and CxC (Parekh et al., EACL 2021) are read from the package `eccv-caption`. It
+identifies captions by MSCOCO's annotation numbers, `sentid` in Karpathy's file; its gallery has the first five captions
+of each image, 25,000 of the 25,010 in Karpathy's file.
 """
 
 import json
@@ -23,14 +23,14 @@ from ascl_lightning.metrics.relevance import ABSENT, Positives
 
 PROTOCOLS = ("eccv", "cxc")
 _NUM_IMAGES = 5000
-# of the sorted numbers of the 5,000 images: they are known without the package, and COCO has other 5,000
+# of the sorted image numbers; identifies the test set without the package
 _DIGEST = "baab55c72b3dfc21360e0ff4fda07f11c8318ef71296ecf0b1eaa4558a1dff05"
 _NAME = re.compile(r"(?:COCO_\w+_)?0*(\d+)(?:\.\w+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class ProtocolPositives:
-    """What answers images, and what answers texts."""
+    """Positives of both directions."""
 
     image_to_text: Positives
     text_to_image: Positives
@@ -42,21 +42,21 @@ def coco_positives(
     image_of_text: Integer[Tensor, " M"],
     caption_ids: Int64[np.ndarray, " M"] | None,
 ) -> ProtocolPositives | None:
-    """The positives of a split by one of `PROTOCOLS`.
+    """The positives of a split under one of `PROTOCOLS`.
 
     Args:
         protocol: `eccv` or `cxc`.
-        image_ids: The COCO number (`391895`) or file name (`COCO_val2014_000000391895.jpg`) of each image.
+        image_ids: COCO number (`391895`) or file name (`COCO_val2014_000000391895.jpg`) of each image.
         image_of_text: Row of each text's image, (M,).
-        caption_ids: The number of each text's annotation, (M,), as `Split.caption_ids` has it; None: unknown.
+        caption_ids: Annotation number of each text, (M,), from `Split.caption_ids`; None if unknown.
 
     Returns:
-        Positives by row of image and of text, on the device of `image_of_text`; None where the split is not the COCO
-        5K test set.
+        Positives by row of image and text, on the device of `image_of_text`; None if the split is not the COCO 5K test
+        set.
 
     Raises:
-        UserError: If it is, and the package is not installed, the captions' numbers are unknown, one that the protocol
-            ranks is not there, or one belongs to another image.
+        UserError: If it is that test set, but the package is not installed, caption numbers are unknown, a caption that
+            the protocol ranks is missing, or a caption belongs to another image.
     """
     numbers = _coco_numbers(image_ids) if len(image_ids) == _NUM_IMAGES else None
     if numbers is None:
@@ -74,7 +74,7 @@ def coco_positives(
 
 
 def _coco_numbers(image_ids: Iterable[str]) -> list[int] | None:
-    """The COCO number of each image; None where they are not those of the test set."""
+    """The COCO number of each image; None if they are not those of the test set."""
     found = [_NAME.fullmatch(PurePosixPath(name).name) for name in image_ids]
     numbers = [int(match[1]) for match in found if match is not None]
     digest = sha256(" ".join(map(str, sorted(numbers))).encode()).hexdigest()
@@ -84,25 +84,25 @@ def _coco_numbers(image_ids: Iterable[str]) -> list[int] | None:
 def _caption_rows(
     caption_ids: np.ndarray | None, image_rows: dict[int, int], image_of_text: Integer[Tensor, " M"]
 ) -> dict[int, int]:
-    """The row of each caption that the protocols rank; `image_rows` has the row of each one's image."""
+    """The row of each caption that the protocols rank; `image_rows` gives the row of its image."""
     if caption_ids is None:
         raise UserError(
-            "ECCV Caption and CxC know captions by their COCO numbers, and these have none: read the test split with "
+            "ECCV Caption and CxC need the COCO numbers of captions, which this split lacks: read the test split with "
             "KarpathyJson, from a dataset_coco.json with 'sentid', or with CocoCaptions; extract features again from it"
         )
     rows = {caption: row for row, caption in enumerate(caption_ids.tolist()) if caption in image_rows}
     missing = sorted(image_rows.keys() - rows.keys())
     if missing:
         raise UserError(
-            f"ECCV Caption and CxC rank 25,000 captions of the COCO test set; {len(missing):,} of them are not in this "
-            f"split, among them number {missing[0]}: give it all captions of dataset_coco.json"
+            f"ECCV Caption and CxC rank 25,000 captions of the COCO test set, but this split lacks {len(missing):,} of "
+            f"them, such as number {missing[0]}: use all captions of dataset_coco.json"
         )
     owners = image_of_text.tolist()
     for caption, row in rows.items():
         if owners[row] != image_rows[caption]:
             raise UserError(
-                f"caption {caption} belongs to another image here than in ECCV Caption and CxC; are the numbers of "
-                "captions (`sentid`) those of MSCOCO?"
+                f"caption {caption} belongs to another image than in ECCV Caption and CxC: use MSCOCO's numbers "
+                "(`sentid`)"
             )
     return rows
 
@@ -113,11 +113,11 @@ def _pairs(answers: dict[int, list[int]], query_rows: dict[int, int], item_rows:
 
 
 def _read(name: str) -> dict[int, list[int]]:
-    """A file of the package, which is not imported: it warns where `ujson` is missing."""
+    """Reads a file of the package without importing it, which would warn if `ujson` is missing."""
     package = find_spec("eccv_caption")
     if package is None or package.origin is None:
         raise UserError(
-            "this is the COCO 5K test set, but ECCV Caption and CxC need the package of their positives: "
+            "this is the COCO 5K test set; for ECCV Caption and CxC, install the package of their positives: "
             "pip install 'ascl-lightning[protocols]'"
         )
     content = json.loads((Path(package.origin).parent / "data" / f"{name}.json").read_bytes())

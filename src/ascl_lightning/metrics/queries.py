@@ -1,6 +1,6 @@
-"""What every query of a test gave, by score and protocol: from these values every figure, interval and p-value follows.
+"""Results of each query of an evaluation, by score and protocol; all metrics, intervals and p-values follow from them.
 
-They are kept in `queries.parquet` of the run's folder, a row for each query, so that runs can be compared later.
+They are saved to `queries.parquet` in the run folder, one row per query, for comparing runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from ascl_lightning.runtime.files import atomic_file
 RECALL_AT = (1, 5, 10)
 DIRECTIONS = ("image_to_text", "text_to_image")
 OWN = "own"
-"""The protocol in which an image and its own captions are positives of each other, and nothing else."""
+"""The default protocol: the only positives are pairs of an image and its own captions."""
 SHARES = ("map_at_r", "r_precision", "ndcg")
-"""Figures of a query besides its rank: each in [0, 1], best is 1, and not always given."""
+"""Optional metrics of a query besides its rank, in [0, 1], 1 is best."""
 
 _SCHEMA = pa.schema(
     {
@@ -41,19 +41,19 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class DirectionQueries:
-    """The queries of one direction; row i of every field is the same query.
+    """Results of the queries of one direction; row i of every field belongs to the same query.
 
     Args:
-        query: Number of the query in its split, that of an image or of a text, (Q,).
-        image: Number of the query's image, (Q,): queries of an image are drawn together.
-        image_id: The id of that image, (Q,).
-        rank: Rank of the query's best positive, best is 1, (Q,).
-        map_at_r: Mean average precision at R, in [0, 1], (Q,); None where it is not given.
-        r_precision: Share of positives among the first R, in [0, 1], (Q,); None where it is not given.
-        ndcg: Normalised discounted cumulative gain, in [0, 1], (Q,); None where it is not given.
+        query: Number of the image or text in its split, (Q,).
+        image: Number of the query's image, (Q,); the bootstrap draws the queries of an image together.
+        image_id: Id of that image, (Q,).
+        rank: Rank of the query's best positive, from 1, (Q,).
+        map_at_r: Mean average precision at R, in [0, 1], (Q,); None if not measured.
+        r_precision: Fraction of positives among the first R, in [0, 1], (Q,); None if not measured.
+        ndcg: Normalised discounted cumulative gain, in [0, 1], (Q,); None if not measured.
 
     Raises:
-        ValueError: If the fields differ in length, a query comes twice, or a value is out of its range.
+        ValueError: If the fields differ in length, a query is repeated, or a value is out of range.
     """
 
     query: Integer[np.ndarray, " Q"]
@@ -70,10 +70,10 @@ class DirectionQueries:
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns differ in length: {lengths}")
         if len(np.unique(self.query)) != len(self.query):
-            raise ValueError("a query comes twice")
+            raise ValueError("a query is repeated")
         lowest = {"query": 0, "image": 0, "rank": 1} | dict.fromkeys(SHARES, 0)
         for name in columns.keys() & lowest.keys():
-            # as a negation, so that NaN is refused too
+            # negated to reject NaN too
             wrong = np.flatnonzero(~(columns[name] >= lowest[name]))
             if name in SHARES and len(wrong) == 0:
                 wrong = np.flatnonzero(~(columns[name] <= 1 + 1e-6))
@@ -95,13 +95,13 @@ class DirectionQueries:
         return DirectionQueries(**{name: column[rows] for name, column in self.columns().items()} | about)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The fields that are given, by name."""
+        """The fields that are not None, by name."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """The queries of one score under one protocol, both directions."""
+    """Results of one score under one protocol, in both directions."""
 
     image_to_text: DirectionQueries
     text_to_image: DirectionQueries
@@ -116,18 +116,18 @@ class Queries:
         image_to_text: Mapping[str, Float[np.ndarray, " N"]] | None = None,
         text_to_image: Mapping[str, Float[np.ndarray, " M"]] | None = None,
     ) -> "Queries":
-        """Make them of the ranks of a whole split.
+        """Builds the results from the ranks of a whole split.
 
         Args:
-            image_to_text_ranks: Rank of each image's best text, (N,); 0 where the image is no query.
-            text_to_image_ranks: Rank of each text's best image, (M,); 0 where the text is no query.
+            image_to_text_ranks: Rank of each image's best text, (N,); 0 if the image is not a query.
+            text_to_image_ranks: Rank of each text's best image, (M,); 0 if the text is not a query.
             image_of_text: Row of each text's image, (M,).
-            image_ids: The id of each image, N of them.
+            image_ids: Id of each image, N of them.
             image_to_text: Values of `SHARES` for each image, (N,) each.
             text_to_image: Values of `SHARES` for each text, (M,) each.
 
         Returns:
-            All that are queries.
+            Results of the items with a rank above 0.
 
         Example:
             >>> queries = Queries.from_ranks(np.array([1, 0]), np.array([2, 1]), np.array([0, 0]), ["a", "b"])
@@ -142,18 +142,18 @@ class Queries:
         )
 
     def in_order_of(self, other: "Queries") -> "Queries":
-        """The same, numbered as the other's queries: images by their ids, the captions of an image by their order.
+        """Renumbers the queries like those of another run: images match by id, captions of an image by order.
 
         Args:
-            other: Of another run.
+            other: Queries of another run.
 
         Returns:
-            These queries where those of the other are none of the same images.
+            The renumbered queries; unchanged for a direction whose images differ from the other run's.
         """
         return Queries(*(rows.in_order_of(other.directions()[name]) for name, rows in self.directions().items()))
 
     def directions(self) -> dict[str, DirectionQueries]:
-        """Both directions under their names."""
+        """Both directions by name."""
         return {name: getattr(self, name) for name in DIRECTIONS}
 
 
@@ -167,11 +167,11 @@ def _queries_of(
 
 
 def write_queries(path: Path, queries: Mapping[tuple[str, str], Queries]) -> None:
-    """Write the queries of a run.
+    """Writes the queries of a run.
 
     Args:
-        path: The Parquet file; its folder exists.
-        queries: By score and protocol.
+        path: The Parquet file.
+        queries: Queries by score and protocol.
     """
     from pyarrow import parquet
 
@@ -195,13 +195,13 @@ def _to_table(names: Mapping[str, str], rows: DirectionQueries) -> "pa.Table":
 
 
 def read_queries(path: Path) -> dict[tuple[str, str], Queries]:
-    """Read what `write_queries` wrote.
+    """Reads a file of `write_queries`.
 
     Args:
         path: The Parquet file.
 
     Returns:
-        By score and protocol, in the order of the file.
+        Queries by score and protocol, in file order.
 
     Raises:
         UserError: If the file does not exist, is damaged, or does not hold queries.
@@ -212,10 +212,10 @@ def read_queries(path: Path) -> dict[tuple[str, str], Queries]:
         table = parquet.read_table(path)
         missing = set(_SCHEMA.names) - set(table.column_names)
         if missing:
-            raise UserError(f"{path}: there is no column '{min(missing)}', so these are not the queries of a test")
+            raise UserError(f"{path}: not a file of queries: the column '{min(missing)}' is missing")
         table = table.select(_SCHEMA.names).cast(_SCHEMA)
     except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}; `ascl test` writes it into the run's folder") from error
+        raise UserError(f"there is no file {path}; `ascl test` writes it to the run folder") from error
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable file of queries: {error}") from error
     return _by_score(table, path)
@@ -223,7 +223,7 @@ def read_queries(path: Path) -> dict[tuple[str, str], Queries]:
 
 def _by_score(table: "pa.Table", path: Path) -> dict[tuple[str, str], Queries]:
     queries = {}
-    # one thread, so that they keep their order
+    # one thread keeps the order
     for key in table.group_by(["score", "protocol"], use_threads=False).aggregate([]).to_pylist():
         rows = table.filter((pc.field("score") == key["score"]) & (pc.field("protocol") == key["protocol"]))
         try:

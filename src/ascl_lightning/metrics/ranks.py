@@ -1,7 +1,7 @@
-"""Ranks: the place of a true item among all candidates, from a matrix, from tiles of one, or in blocks of queries.
+"""Ranks of true items among all candidates, from a score matrix, from tiles of one, or from blocks of queries.
 
-A rank counts every competitor that is not strictly below the true item, so ties and NaN count against the model. Best
-is 1. A query is as good as its best true item, and its other true items are no competitors.
+Ranks start at 1. Every competitor that does not score strictly below the true item ranks before it, so ties and NaN
+count against the model. The rank of a query is that of its best true item; other true items do not compete.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 ScoreBlock = Callable[[Tensor, Tensor], Tensor]
-"""Given n image numbers and m text numbers, (n,) and (m,), their scores, (n, m)."""
+"""Scores the images and texts with given numbers, (n,) and (m,): returns (n, m)."""
 _QUERIES = 256
-"""Rows that are ranked at a time."""
+"""Queries per block."""
 
 
 def ranks_from_similarity(
@@ -27,7 +27,7 @@ def ranks_from_similarity(
         text_image_ids: Row of each text's image, (M,).
 
     Returns:
-        Image-to-text (N,), 0 for an image without text, and text-to-image (M,). Best is 1.
+        Image-to-text ranks (N,), 0 for images without text, and text-to-image ranks (M,).
 
     Raises:
         ValueError: If there is no text, or an id is not a row of `similarity`.
@@ -41,8 +41,8 @@ def ranks_from_similarity(
     for rows in _chunks(slice(0, num_images), _QUERIES):
         scores = similarity[rows]
         competes = image_of_text != torch.arange(rows.start, rows.stop, device=similarity.device)[:, None]
-        image_ranks[rows] += (_not_below(scores, best[rows, None]) & competes).sum(dim=1)
-        text_ranks += (_not_below(scores, positive) & competes).sum(dim=0)
+        image_ranks[rows] += (not_below(scores, best[rows, None]) & competes).sum(dim=1)
+        text_ranks += (not_below(scores, positive) & competes).sum(dim=0)
     return _without_textless(image_ranks, image_of_text), text_ranks
 
 
@@ -55,37 +55,34 @@ def streamed_ranks(
     image_block: int = 256,
     text_block: int = 1024,
 ) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
-    """Ranks of every image's best text and of every text's image, one tile of scores at a time.
+    """Ranks of every image's best text and of every text's image, from one tile of scores at a time.
 
-    Texts are sorted by image and cut together with the images, so that a block of images finds all of its own texts in
-    one block of texts. Those tiles come first: each holds the positives of its items, and is counted on the spot. The
-    other tiles hold competitors alone. So every pair is scored once, a positive is compared by the very number that it
-    was scored with, and no more is kept than one tile and a few numbers an item.
+    Texts are sorted by image and split at the same images, so that all texts of an image block are in one text block.
+    The tiles on this diagonal are scored first, since they contain all positives; the other tiles contain only
+    competitors. Every pair is scored exactly once, and memory holds one tile and a few numbers per item.
 
     Args:
-        score_block: Gives the scores (n, m) of the images and texts whose numbers it is called with, (n,) and (m,);
-            all on the device of `text_image_ids`.
+        score_block: Returns the scores (n, m) of the images and texts with given numbers, (n,) and (m,), on the device
+            of `text_image_ids`.
         num_images: N.
         text_image_ids: Image of each text, 0..N-1 in any order, (M,).
-        image_block: Largest number of images in a tile.
-        text_block: Largest number of texts in a tile.
+        image_block: Most images in a tile.
+        text_block: Most texts in a tile.
 
     Returns:
-        Image-to-text (N,), 0 for an image without text, and text-to-image (M,). Best is 1.
+        Image-to-text ranks (N,), 0 for images without text, and text-to-image ranks (M,).
 
     Raises:
-        ValueError: If there is no text, an id is not in 0..N-1, a block is not positive, or a tile has another shape.
+        ValueError: If there is no text, an id is not in 0..N-1, a block size is not positive, or `score_block` returns
+            another shape.
     """
     if image_block < 1 or text_block < 1:
-        raise ValueError(f"a tile must hold something, not {image_block} x {text_block} scores")
+        raise ValueError(f"a tile of {image_block} x {text_block} scores is empty; give positive block sizes")
     image_of_text, order = checked_ids(text_image_ids, num_images).sort(stable=True)
 
     def score_tile(images: slice, texts: slice) -> Tensor:
-        scores = score_block(torch.arange(images.start, images.stop, device=order.device), order[texts])
-        expected = (images.stop - images.start, texts.stop - texts.start)
-        if scores.shape != expected:
-            raise ValueError(f"score_block gave {tuple(scores.shape)} scores for {expected} images and texts")
-        return scores
+        numbers = torch.arange(images.start, images.stop, device=order.device)
+        return checked_scores(score_block, numbers, order[texts])
 
     num_texts = torch.bincount(image_of_text, minlength=num_images).tolist()
     blocks = _blocks(num_texts, image_block, text_block)
@@ -98,35 +95,35 @@ def best_true_ranks(
     query_groups: Int[Tensor, " Q"],
     candidate_groups: Int[Tensor, " C"],
 ) -> Int[Tensor, " Q"]:
-    """Rank of each query's best true candidate; ties and NaN count against it, other true ones do not compete.
+    """Rank of each query's best true candidate.
 
     Args:
-        score_rows: Gives the scores of some queries, by their numbers (q,), with all candidates.
-        query_groups: A query and a candidate of the same group belong together.
-        candidate_groups: See `query_groups`.
+        score_rows: Returns the scores of the queries with given numbers, (q,), with all candidates, (q, C).
+        query_groups: Group of each query, (Q,); the true candidates of a query are those of the same group.
+        candidate_groups: Group of each candidate, (C,).
 
     Returns:
-        Ranks from 1; 0 for a query to which no candidate belongs.
+        Ranks from 1, (Q,); 0 for a query without a true candidate.
     """
     numbers = torch.arange(len(query_groups), device=query_groups.device)
     ranks = []
     for queries, groups in zip(numbers.split(_QUERIES), query_groups.split(_QUERIES), strict=True):
         scores, own = score_rows(queries), groups[:, None] == candidate_groups
         best = scores.masked_fill(~own | scores.isnan(), -torch.inf).amax(1, keepdim=True)
-        ranks.append((1 + (_not_below(scores, best) & ~own).sum(1)) * own.any(1))
+        ranks.append((1 + (not_below(scores, best) & ~own).sum(1)) * own.any(1))
     return torch.cat(ranks)
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Consecutive images and all of their texts, which are consecutive once texts are sorted by image."""
+    """Consecutive images and all of their texts, where texts are sorted by image."""
 
     images: slice
     texts: slice
 
 
 def _blocks(num_texts: list[int], image_block: int, text_block: int) -> list[_Block]:
-    """Cut the images into blocks that exceed neither limit; an image with more than `text_block` texts is alone."""
+    """Splits images into blocks within both limits; an image with more than `text_block` texts is a block by itself."""
     blocks = []
     start = first_text = 0
     while start < len(num_texts):
@@ -151,7 +148,7 @@ def _ranks_of_sorted(
     num_images: int,
     text_block: int,
 ) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
-    """Ranks where texts are numbered as sorted by image; that of an image without text means nothing."""
+    """Ranks for texts sorted by image; the rank of an image without text is undefined."""
     image_ranks = torch.ones(num_images, dtype=torch.long, device=image_of_text.device)
     text_ranks = torch.ones_like(image_of_text)
     positives = []
@@ -161,10 +158,10 @@ def _ranks_of_sorted(
             own_row = image_of_text[texts] - block.images.start
             competes = own_row != torch.arange(len(scores), device=own_row.device)[:, None]
             positives.append(scores.gather(0, own_row[None]).squeeze(0))
-            # where a block takes several tiles it is one image, which nothing in them competes with
+            # a block of several tiles is a single image, and these tiles have no competitors
             best = _best_positive(positives[-1], own_row, len(scores))
-            image_ranks[block.images] += (_not_below(scores, best[:, None]) & competes).sum(dim=1)
-            text_ranks[texts] += (_not_below(scores, positives[-1]) & competes).sum(dim=0)
+            image_ranks[block.images] += (not_below(scores, best[:, None]) & competes).sum(dim=1)
+            text_ranks[texts] += (not_below(scores, positives[-1]) & competes).sum(dim=0)
     positive = torch.cat(positives)
     for block in blocks:
         num_rows = block.images.stop - block.images.start
@@ -172,32 +169,46 @@ def _ranks_of_sorted(
         for others in (slice(0, block.texts.start), slice(block.texts.stop, len(positive))):
             for texts in _chunks(others, text_block):
                 scores = score_tile(block.images, texts)
-                image_ranks[block.images] += _not_below(scores, best[:, None]).sum(dim=1)
-                text_ranks[texts] += _not_below(scores, positive[texts]).sum(dim=0)
+                image_ranks[block.images] += not_below(scores, best[:, None]).sum(dim=1)
+                text_ranks[texts] += not_below(scores, positive[texts]).sum(dim=0)
     return image_ranks, text_ranks
 
 
 def _best_positive(positive: Float[Tensor, " m"], own_row: Int[Tensor, " m"], num_rows: int) -> Float[Tensor, " n"]:
-    """Highest score of each row's own texts, NaN left out; -inf where there is none."""
+    """Highest score of each row's own texts, ignoring NaN; -inf if there is none."""
     positive = positive.masked_fill(positive.isnan(), -torch.inf)
     return positive.new_full((num_rows,), -torch.inf).scatter_reduce(0, own_row, positive, "amax")
 
 
-def _not_below(scores: Float[Tensor, "n m"], true_scores: Float[Tensor, "..."]) -> Bool[Tensor, "n m"]:
-    """Where a competitor ranks before the true item: a tie does, and so does NaN on either side."""
+def not_below(scores: Float[Tensor, "n m"], true_scores: Float[Tensor, "..."]) -> Bool[Tensor, "n m"]:
+    """Which competitors rank before the true item: those that score higher or tie, and all if either score is NaN."""
     return ~(scores < true_scores)
 
 
 def _without_textless(image_ranks: Int[Tensor, " N"], image_of_text: Int[Tensor, " M"]) -> Int[Tensor, " N"]:
-    """The same with 0 for images that no text belongs to."""
+    """The ranks, with 0 for images without text."""
     return image_ranks * (torch.bincount(image_of_text, minlength=len(image_ranks)) > 0)
 
 
-def checked_ids(text_image_ids: Integer[Tensor, " M"], num_images: int) -> Int[Tensor, " M"]:
-    """The same as 64-bit integers.
+def checked_scores(
+    score_block: ScoreBlock, rows: Int[Tensor, " n"], columns: Int[Tensor, " m"]
+) -> Float[Tensor, "n m"]:
+    """The scores of a tile.
 
     Raises:
-        ValueError: If there is none, or one is not the number of an image.
+        ValueError: If `score_block` returns another shape.
+    """
+    scores = score_block(rows, columns)
+    if scores.shape != (len(rows), len(columns)):
+        raise ValueError(f"score_block gave {tuple(scores.shape)} scores for {len(rows)} x {len(columns)} pairs")
+    return scores
+
+
+def checked_ids(text_image_ids: Integer[Tensor, " M"], num_images: int) -> Int[Tensor, " M"]:
+    """The ids as 64-bit integers.
+
+    Raises:
+        ValueError: If there is no id, or an id is not the number of an image.
     """
     text_image_ids = text_image_ids.long()
     if len(text_image_ids) == 0:

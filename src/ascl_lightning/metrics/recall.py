@@ -1,4 +1,4 @@
-"""Recall, median and mean rank in both directions, from ranks (`metrics.ranks`)."""
+"""Recall, median rank and mean rank in both directions, from ranks (`metrics.ranks`)."""
 
 from statistics import fmean
 
@@ -10,12 +10,12 @@ from ascl_lightning.metrics.ranks import ScoreBlock, checked_ids, ranks_from_sim
 
 
 def retrieval_metrics(similarity: Float[Tensor, "N M"], text_image_ids: Integer[Tensor, " M"]) -> dict[str, float]:
-    """Recall at 1, 5 and 10, median and mean rank of image-to-text and text-to-image retrieval, and their sum.
+    """Recall at 1, 5 and 10, median rank and mean rank of both directions, and the sum of the recalls.
 
     Args:
         similarity: Score of every image with every text, higher is better, (N, M).
         text_image_ids: Row of each text's image, in any order, (M,). An image may have any number of texts; without
-            one it is no query but stays in the gallery.
+            texts, it is not a query but stays in the gallery.
 
     Returns:
         `{image_to_text,text_to_image}/{recall_at_1,recall_at_5,recall_at_10,median_rank,mean_rank}`, recalls in
@@ -35,17 +35,17 @@ def retrieval_metrics(similarity: Float[Tensor, "N M"], text_image_ids: Integer[
 def metrics_from_ranks(
     image_to_text_ranks: Integer[Tensor, " N"], text_to_image_ranks: Integer[Tensor, " M"]
 ) -> dict[str, float]:
-    """Summarise ranks, of which the best is 1.
+    """Summarises ranks, which start at 1.
 
     Args:
-        image_to_text_ranks: Rank of each image's best text, (N,); 0 where the image is no query.
+        image_to_text_ranks: Rank of each image's best text, (N,); 0 if the image is not a query.
         text_to_image_ranks: Rank of each text's image, (M,).
 
     Returns:
-        The dict of `retrieval_metrics`. The median is floor(median of 0-based ranks) + 1, as the field prints it.
+        The dict of `retrieval_metrics`. The median is floor(median of 0-based ranks) + 1, as in published code.
 
     Raises:
-        ValueError: If there is no query in a direction.
+        ValueError: If a direction has no query.
 
     Example:
         >>> metrics_from_ranks(torch.tensor([1, 4]), torch.tensor([2, 2, 1]))["image_to_text/median_rank"]
@@ -56,12 +56,12 @@ def metrics_from_ranks(
     for direction, ranks in zip(DIRECTIONS, (image_to_text_ranks, text_to_image_ranks), strict=True):
         ranks = ranks[ranks > 0].cpu().double()
         if len(ranks) == 0:
-            raise ValueError(f"{direction}: there is no query, so nothing to measure")
+            raise ValueError(f"{direction}: there is no query to measure")
         for k in RECALL_AT:
             recall = (ranks <= k).double().mean().item() * 100
             metrics[f"{direction}/recall_at_{k}"] = recall
             rsum += recall
-        # quantile, not median: torch takes the lower of the two middle values
+        # not `median`, which takes the lower of two middle values
         metrics[f"{direction}/median_rank"] = ((ranks - 1).quantile(0.5).floor() + 1).item()
         metrics[f"{direction}/mean_rank"] = ranks.mean().item()
     return metrics | {"rsum": rsum}
@@ -76,15 +76,15 @@ def fold_metrics(
     image_block: int = 256,
     text_block: int = 1024,
 ) -> dict[str, float]:
-    """Mean of the metrics over consecutive folds of images, each with its own texts alone (COCO 1K: 5 folds of 1,000).
+    """Mean of the metrics over consecutive folds of images with their own texts (COCO 1K: 5 folds of 1,000).
 
     Args:
-        score_block: Gives the scores of a tile, as in `streamed_ranks`.
+        score_block: Returns the scores of a tile, as in `streamed_ranks`.
         num_images: N.
         text_image_ids: Image of each text, (M,).
-        fold_size: Images in a fold; those after the last whole fold are left out.
-        image_block: Largest number of images in a tile.
-        text_block: Largest number of texts in a tile.
+        fold_size: Images per fold; images after the last whole fold are not used.
+        image_block: Most images in a tile.
+        text_block: Most texts in a tile.
 
     Returns:
         The dict of `retrieval_metrics`.
@@ -93,7 +93,7 @@ def fold_metrics(
         ValueError: If there is no whole fold, a fold has no text, or an id is not in 0..N-1.
     """
     if not 0 < fold_size <= num_images:
-        raise ValueError(f"{num_images} images hold no fold of {fold_size}")
+        raise ValueError(f"{num_images} images contain no fold of {fold_size}")
     text_image_ids = checked_ids(text_image_ids, num_images)
     folds = []
     for start in range(0, num_images - fold_size + 1, fold_size):

@@ -1,7 +1,6 @@
-"""Ranks of any number of positives a query, more or less relevant ones too, and the figures that follow from them.
+"""mAP@R, R-precision and nDCG, from the ranks of all positives of each query, optionally with grades of relevance.
 
-As in `ranks`, whatever is not strictly below a positive ranks before it, so that ties and NaN count against the
-model; among positives that tie, the less relevant come first.
+As in `ranks`, ties and NaN count against the model; among tied positives, the less relevant rank first.
 """
 
 from collections.abc import Sequence
@@ -13,26 +12,26 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from ascl_lightning.metrics.queries import Queries
-from ascl_lightning.metrics.ranks import ScoreBlock
+from ascl_lightning.metrics.ranks import ScoreBlock, checked_scores, not_below
 
 _CELLS = 1 << 22
-"""Scores held at once: a block of queries has so many."""
+"""Most scores in memory: the size of a block of queries times the gallery."""
 _ITEM_BLOCK = 1024
 ABSENT = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Positives:
-    """Which items answer which queries: row i of each field is one such pair.
+    """Pairs of queries and their positive items; row i of each field is one pair.
 
     Args:
-        query: Number of the query, (P,). One that is not named is no query.
-        item: Number of the item, (P,); `ABSENT` for a positive that the gallery lacks: it is never found, and counts.
-        grade: How relevant the item is, above 0, (P,); None: all alike.
-        gallery: Numbers of the items that are ranked, (G,); None: all.
+        query: Number of the query, (P,). Only these are queries.
+        item: Number of the item, (P,); `ABSENT` for a positive that is not in the gallery and counts as never found.
+        grade: Relevance of the item, above 0, (P,); None: all equal.
+        gallery: Numbers of the ranked items, (G,); None: all.
 
     Raises:
-        ValueError: If a pair comes twice, a grade is not above 0, or an item is not in the gallery.
+        ValueError: If a pair is repeated, a grade is not above 0, or an item is not in the gallery.
     """
 
     query: Integer[Tensor, " P"]
@@ -44,9 +43,9 @@ class Positives:
         present = self.item != ABSENT
         pairs = torch.stack([self.query, self.item])[:, present]
         if pairs.unique(dim=1).shape != pairs.shape:
-            raise ValueError("a pair of query and item comes twice")
+            raise ValueError("a pair of query and item is repeated")
         if self.grade is not None and not bool((self.grade > 0).all()):
-            raise ValueError("a grade must be above 0; what is not relevant is no positive")
+            raise ValueError("grades must be above 0: irrelevant items are not positives")
         if self.gallery is not None and not bool(torch.isin(self.item[present], self.gallery).all()):
             raise ValueError("a positive is not in the gallery")
 
@@ -56,13 +55,13 @@ class Positives:
 
 
 def own_positives(image_of_text: Integer[Tensor, " M"]) -> tuple[Positives, Positives]:
-    """An image and its own texts, and nothing else.
+    """Positives of the default protocol: pairs of an image and its own texts.
 
     Args:
         image_of_text: Number of each text's image, (M,).
 
     Returns:
-        For images as queries, and for texts as queries.
+        Positives of images as queries, and of texts as queries.
     """
     texts = torch.arange(len(image_of_text), device=image_of_text.device)
     return Positives(image_of_text, texts), Positives(texts, image_of_text)
@@ -70,14 +69,14 @@ def own_positives(image_of_text: Integer[Tensor, " M"]) -> tuple[Positives, Posi
 
 @dataclass(frozen=True, eq=False)
 class PositiveRanks:
-    """Where the positives of each query ended; the pairs are sorted by query, and the ranks of a query rise.
+    """Ranks of all positives; pairs are sorted by query, then by rank.
 
     Attributes:
-        query: Numbers of the queries, rising, (Q,).
+        query: Numbers of the queries, ascending, (Q,).
         row: Row of each pair's query, (P,).
-        place: Whether a pair is the first, second, ... of its query, from 1, (P,).
-        rank: Rank of the pair's item among all items, (P,); infinite for a positive that the gallery lacks.
-        grade: How relevant it is, (P,); None: all alike.
+        place: Position of a pair among those of its query, from 1, (P,).
+        rank: Rank of the pair's item among all items, (P,); infinite for a positive that is not in the gallery.
+        grade: Relevance of the item, (P,); None: all equal.
     """
 
     query: Int[Tensor, " Q"]
@@ -92,10 +91,10 @@ class PositiveRanks:
         return self._sum(torch.ones_like(self.rank))
 
     def best_rank(self) -> Int[Tensor, " Q"]:
-        """Rank of the best positive of each query, to which the others are no competitors.
+        """Rank of the best positive of each query; other positives do not compete.
 
         Raises:
-            ValueError: If the gallery lacks all positives of a query.
+            ValueError: If no positive of a query is in the gallery.
         """
         best = self.rank[self.place == 1]
         if not bool(best.isfinite().all()):
@@ -103,20 +102,20 @@ class PositiveRanks:
         return best.long()
 
     def r_precision(self) -> Float[Tensor, " Q"]:
-        """Share of positives among the first R items."""
+        """Fraction of positives among the first R items."""
         return self._sum((self.rank <= self.number[self.row]).double()) / self.number
 
     def map_at_r(self) -> Float[Tensor, " Q"]:
-        """Mean over the first R places of the precision there, 0 where no positive is (Musgrave et al., ECCV 2020)."""
+        """Mean over the first R ranks of the precision there, 0 at ranks of negatives (Musgrave et al., ECCV 2020)."""
         within = (self.rank <= self.number[self.row]).double()
         return self._sum(within * self.place / self.rank) / self.number
 
     def average_precision(self) -> Float[Tensor, " Q"]:
-        """Mean over the positives of the precision at the place of each."""
+        """Mean over the positives of the precision at the rank of each."""
         return self._sum(self.place / self.rank) / self.number
 
     def ndcg(self) -> Float[Tensor, " Q"]:
-        """Sum of grade / log2(rank + 1), over the same in the best of all orders (Jarvelin and Kekalainen, 2002)."""
+        """Sum of grade / log2(rank + 1), divided by that of the ideal order (Jarvelin and Kekalainen, 2002)."""
         grade = torch.ones_like(self.rank) if self.grade is None else self.grade.double()
         falling = torch.argsort(grade, descending=True, stable=True)
         ideal = grade[falling][torch.argsort(self.row[falling], stable=True)]
@@ -134,20 +133,20 @@ def relevance_queries(
     image_of_text: Integer[Tensor, " M"],
     image_ids: Sequence[str],
 ) -> Queries:
-    """What each query gave in both directions: rank of its best positive, mAP@R, R-Precision, and nDCG with grades.
+    """Results of each query in both directions: rank of the best positive, mAP@R, R-precision, and nDCG with grades.
 
     Args:
-        score_block: Gives the scores of the images and texts whose numbers it is called with, as in `streamed_ranks`.
-        image_to_text: The texts that answer images.
-        text_to_image: The images that answer texts.
+        score_block: Returns the scores of images and texts with given numbers, as in `streamed_ranks`.
+        image_to_text: Positive texts of images.
+        text_to_image: Positive images of texts.
         image_of_text: Number of each text's own image, (M,).
-        image_ids: The id of each image, N of them.
+        image_ids: Id of each image, N of them.
 
     Returns:
         The queries that have a positive.
 
     Raises:
-        ValueError: If a direction has no positive, or the gallery lacks all positives of a query.
+        ValueError: If a direction has no positive, or no positive of a query is in the gallery.
     """
     images = positive_ranks(score_block, len(image_of_text), image_to_text)
     texts = positive_ranks(lambda t, i: score_block(i, t).T, len(image_ids), text_to_image)
@@ -167,32 +166,32 @@ def _shares(ranks: PositiveRanks) -> dict[str, Float[Tensor, " Q"]]:
 
 
 def _spread(values: Tensor, ranks: PositiveRanks, size: int) -> np.ndarray:
-    """The values at the numbers of their queries, 0 elsewhere."""
+    """Values by number of the query, 0 for items that are not queries."""
     return values.new_zeros(size).index_put((ranks.query,), values).cpu().numpy()
 
 
 @torch.no_grad()
 def positive_ranks(score_block: ScoreBlock, num_items: int, positives: Positives) -> PositiveRanks:
-    """Rank all positives of every query, a block of queries at a time, each against all items of the gallery.
+    """Ranks all positives of every query against the gallery, one block of queries at a time.
 
     Args:
-        score_block: Gives the scores (n, m) of the queries and items whose numbers it is called with, (n,) and (m,);
-            all on the device of `positives`.
-        num_items: Number of items; those that are ranked are `positives.gallery`.
-        positives: At least one.
+        score_block: Returns the scores (n, m) of the queries and items with given numbers, (n,) and (m,), on the device
+            of `positives`.
+        num_items: Number of items; `positives.gallery` names those that are ranked.
+        positives: The positives, at least one.
 
     Returns:
-        Ranks from 1. The memory that it takes does not grow with the number of queries.
+        Ranks from 1.
 
     Raises:
-        ValueError: If there is no positive, or a tile has another shape.
+        ValueError: If there is no positive, or `score_block` returns another shape.
     """
     if len(positives) == 0:
         raise ValueError("there is no positive to rank")
     gallery = positives.gallery
     if gallery is None:
         gallery = torch.arange(num_items, device=positives.query.device)
-    column_of = torch.full((num_items + 1,), ABSENT, device=gallery.device)  # the last row is that of ABSENT
+    column_of = torch.full((num_items + 1,), ABSENT, device=gallery.device)  # the last row is for ABSENT
     column_of[gallery] = torch.arange(len(gallery), device=gallery.device)
     queries, row = positives.query.unique(return_inverse=True)
     order = torch.argsort(row, stable=True)
@@ -213,34 +212,27 @@ def positive_ranks(score_block: ScoreBlock, num_items: int, positives: Positives
 
 
 def _scores(score_block: ScoreBlock, queries: Int[Tensor, " n"], gallery: Int[Tensor, " G"]) -> Float[Tensor, "n G"]:
-    tiles = []
-    for items in gallery.split(_ITEM_BLOCK):
-        tiles.append(score_block(queries, items))
-        if tiles[-1].shape != (len(queries), len(items)):
-            raise ValueError(
-                f"score_block gave {tuple(tiles[-1].shape)} scores for {len(queries)} x {len(items)} pairs"
-            )
-    return torch.cat(tiles, dim=1)
+    return torch.cat([checked_scores(score_block, queries, items) for items in gallery.split(_ITEM_BLOCK)], dim=1)
 
 
 def _num_before(scores: Float[Tensor, "n G"], row: Int[Tensor, " p"], column: Int[Tensor, " p"]) -> Int[Tensor, " p"]:
-    """How many items that are no positives of its query rank before each positive; pairs are sorted by row."""
+    """Number of negatives that rank before each positive; pairs are sorted by row."""
     sizes = torch.bincount(row, minlength=len(scores))
     place = torch.arange(len(row), device=row.device) - (sizes.cumsum(0) - sizes)[row]
-    # NaN, which is below nothing, where the gallery lacks a positive or there is none
+    # NaN for a positive that the gallery lacks: all negatives rank before it
     positive = scores.new_full((len(scores), int(sizes.max())), torch.nan)
     present = column != ABSENT
     positive[row[present], place[present]] = scores[row[present], column[present]]
-    num_others = scores.shape[1] - torch.bincount(row[present], minlength=len(scores))
+    is_positive = torch.zeros_like(positive, dtype=torch.bool)
+    is_positive[row[present], place[present]] = True
     before = torch.empty_like(row)
     for number in range(positive.shape[1]):
         of_place = place == number
         rows = row[of_place]
         own = positive[rows, number, None]
         of_rows = scores if len(rows) == len(scores) else scores[rows]
-        # whatever is not below, as in `ranks`, less the positives among that
-        below = (of_rows < own).sum(dim=1) - (positive[rows] < own).sum(dim=1)
-        before[of_place] = num_others[rows] - below
+        positives_before = (not_below(positive[rows], own) & is_positive[rows]).sum(dim=1)
+        before[of_place] = not_below(of_rows, own).sum(dim=1) - positives_before
     return before
 
 
@@ -252,7 +244,7 @@ def _sorted(
     present: Bool[Tensor, " P"],
     grade: Float[Tensor, " P"] | None,
 ) -> PositiveRanks:
-    """Ranks among all items, from those among the items that are no positives."""
+    """Ranks among all items, from the number of negatives before each positive."""
     keys = [
         torch.zeros_like(score) if grade is None else grade,
         -score.masked_fill(score.isnan(), -torch.inf),
@@ -260,7 +252,7 @@ def _sorted(
         row,
     ]
     order = torch.arange(len(row), device=row.device)
-    # the last key is the first to decide
+    # stable sorts: the last key is the primary one
     for key in keys:
         order = order[torch.argsort(key[order], stable=True)]
     row, before, present = row[order], before[order], present[order]

@@ -1,6 +1,6 @@
-"""Figures of a run when its images are drawn again, or swapped with those of another run.
+"""Metrics of a run under bootstrap draws of its images, or with images swapped between two runs.
 
-A weighting says how often each image counts, with all queries that belong to it, (N,); the gallery stays as it is.
+A weighting, (N,), is the number of times that each image counts, with all its queries; the gallery does not change.
 """
 
 import math
@@ -13,15 +13,15 @@ from jaxtyping import Float, Integer
 from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT, SHARES, DirectionQueries, Queries
 
 _CELLS = 1 << 20
-"""Weights held at once: a block of draws has so many numbers."""
+"""Most weights in memory: the size of a block of draws."""
 _ROUNDING = 1e-12
 
 Figures = dict[str, np.ndarray]
-"""Figures of B weightings of the images, (B,) each."""
+"""Metrics under B weightings of the images, (B,) each."""
 
 
 class Means:
-    """Means over queries under any weights of the images."""
+    """Means over queries under weightings of the images."""
 
     def __init__(self, values: Mapping[str, np.ndarray], image: np.ndarray, num_images: int) -> None:
         self._names = list(values)
@@ -30,17 +30,17 @@ class Means:
         self._once = np.ones((1, num_images))
 
     def of(self, weights: Float[np.ndarray, "B N"]) -> Figures:
-        """Under each weighting; NaN where it has no query."""
+        """The means under each weighting; NaN if it has no query."""
         totals = weights @ self._sums
-        with np.errstate(invalid="ignore"):  # a draw of images that are all without a query
+        with np.errstate(invalid="ignore"):  # a draw of images without queries
             means = totals[:, :-1] / totals[:, -1:]
         return dict(zip(self._names, means.T, strict=True))
 
     def pivoted(self, weights: Float[np.ndarray, "B N"]) -> Figures:
-        """The mean of every image once, less the t-statistic of each weighting times its own standard error.
+        """Values whose quantiles are the ends of the bootstrap-t interval (Efron and Tibshirani 1993, section 12.5).
 
-        Quantiles of these are the ends of the bootstrap-t interval (Efron and Tibshirani 1993, section 12.5), which
-        holds the mean of skewed values more often than quantiles of the means do. NaN of a weighting without error.
+        They are the unweighted mean minus the t statistic of each weighting times the standard error of the mean. For
+        skewed values, their coverage is better than that of quantiles of the means. NaN if a weighting has no error.
         """
         values, drawn = self.of(self._once), self.of(weights)
         errors, drawn_errors = self._errors(self._once), self._errors(weights)
@@ -54,36 +54,36 @@ class Means:
         }
 
     def _errors(self, weights: Float[np.ndarray, "B N"]) -> Figures:
-        """Standard errors of the means, as ratios of sums over images."""
+        """Standard errors of the means, treated as ratios of sums over images."""
         sums, counts = self._sums[:, :-1], self._sums[:, -1:]
         means = np.stack(list(self.of(weights).values()), axis=1)
         squared = weights @ sums**2
         residual = squared - 2 * means * (weights @ (sums * counts)) + means**2 * (weights @ counts**2)
         with np.errstate(invalid="ignore"):
-            # what rounding leaves of nothing is nothing
+            # residuals within rounding error are 0
             errors = np.sqrt(np.where(residual > _ROUNDING * squared, residual, 0)) / (weights @ counts)
         return dict(zip(self._names, errors.T, strict=True))
 
 
 class _Medians:
-    """Median of ranks under any weights of the images (docs/method.md#evaluation)."""
+    """Median ranks under weightings of the images (docs/method.md#evaluation)."""
 
     def __init__(self, ranks: np.ndarray, image: np.ndarray, num_images: int) -> None:
         order = np.argsort(ranks, kind="stable")
         self._ranks = ranks[order]
         self._image = image[order]
         self._counts = np.bincount(image, minlength=num_images)
-        # five standard errors of the number of drawn queries before a place
+        # five standard errors of the number of drawn queries before the middle
         spread = 5 * math.sqrt(np.square(self._counts).sum())
         middle = len(ranks) / 2
         self._window = slice(max(0, int(middle - spread)), min(len(ranks), int(middle + spread) + 1))
 
     def of(self, weights: Float[np.ndarray, "B N"]) -> Float[np.ndarray, " B"]:
         total = weights @ self._counts
-        # a draw of images that are all without a query has no median; any other weights serve to find that out
+        # a draw of images without queries has no median: replace its weights here, and the result below
         weights = np.where(total[:, None] > 0, weights, 1.0) if (total == 0).any() else weights
         sizes = np.where(total > 0, total, len(self._ranks))
-        # the two middle places, which are one where the number is odd
+        # the two middle positions, equal if the number is odd
         places = np.stack([(sizes - 1) // 2, sizes // 2])
         found = self._at(places, weights, self._window)
         if found is None:
@@ -94,7 +94,7 @@ class _Medians:
     def _at(
         self, places: Float[np.ndarray, "2 B"], weights: Float[np.ndarray, "B N"], window: slice
     ) -> Integer[np.ndarray, "2 B"] | None:
-        """Ranks at these places of the weighted and sorted ranks; None where one lies outside of the window."""
+        """Ranks at these positions of the weighted, sorted ranks; None if one is outside the window."""
         before = weights @ np.bincount(self._image[: window.start], minlength=len(self._counts))
         reached = weights[:, self._image[window]].cumsum(axis=1) + before[:, None]
         if (before > places[0]).any() or (reached[:, -1] <= places[1]).any():
@@ -104,7 +104,7 @@ class _Medians:
 
 @dataclass(frozen=True)
 class _Direction:
-    """The queries of one direction, with their images numbered as in the sample."""
+    """Queries of one direction, with image numbers of the sample."""
 
     values: Mapping[str, np.ndarray]
     ranks: np.ndarray
@@ -120,7 +120,7 @@ class _Direction:
 
 
 class Sample:
-    """The queries of a run, ready to be weighed by image."""
+    """Queries of a run, prepared for weightings of the images."""
 
     def __init__(self, directions: Mapping[str, _Direction], num_images: int) -> None:
         self.num_images = num_images
@@ -134,24 +134,24 @@ class Sample:
 
     @classmethod
     def of(cls, queries: Queries) -> "Sample":
-        """The images that have a query, in the order of their numbers.
+        """Builds a sample of the images that have a query, in the order of their numbers.
 
         Raises:
             ValueError: If a direction has no query.
         """
         for name, rows in queries.directions().items():
             if len(rows) == 0:
-                raise ValueError(f"{name}: there is no query, so nothing to measure")
+                raise ValueError(f"{name}: there is no query to measure")
         images = np.unique(np.concatenate([rows.image for rows in queries.directions().values()]))
         return cls({name: _Direction.of(rows, images) for name, rows in queries.directions().items()}, len(images))
 
     @property
     def num_cells(self) -> int:
-        """Numbers that one weighting takes."""
+        """Numbers in memory per weighting."""
         return max(self.num_images, *(len(way.ranks) for way in self.directions.values()))
 
     def figures(self, weights: Float[np.ndarray, "B N"]) -> Figures:
-        """All figures under each weighting, with the keys of `retrieval_metrics` and those of `SHARES`."""
+        """All metrics under each weighting, with the keys of `retrieval_metrics` and of `SHARES`."""
         figures: Figures = {}
         rsum = np.zeros(len(weights))
         for name in DIRECTIONS:
@@ -162,15 +162,15 @@ class Sample:
         return figures | {"rsum": rsum}
 
     def value(self) -> dict[str, float]:
-        """Every image once."""
+        """All metrics with each image counted once."""
         return {name: float(column[0]) for name, column in self.figures(np.ones((1, self.num_images))).items()}
 
     def drawn(self, draws: int, seed: tuple[int, ...]) -> Figures:
-        """All figures of so many draws of the images."""
+        """All metrics in each draw."""
         return stacked(self.figures(weights) for weights in self._redrawn(draws, seed))
 
     def pivoted(self, draws: int, seed: tuple[int, ...]) -> Figures:
-        """The same draws, in which mean ranks, which are skewed, are those of `Means.pivoted`."""
+        """All metrics in each draw, with `Means.pivoted` for mean ranks, which are skewed."""
         return stacked(self.figures(weights) | self._pivots(weights) for weights in self._redrawn(draws, seed))
 
     def _pivots(self, weights: Float[np.ndarray, "B N"]) -> Figures:
@@ -181,7 +181,7 @@ class Sample:
 
 
 def swapped_figures(a: Sample, b: Sample, draws: int, seed: tuple[int, ...]) -> Figures:
-    """Differences, b - a, between what the runs become when each image is swapped between them by chance."""
+    """Differences, b - a, after swapping the results of each image between the runs with probability 1/2."""
     num_images = a.num_images
     both = Sample(
         {name: _joined(a.directions[name], b.directions[name], num_images) for name in DIRECTIONS}, 2 * num_images
@@ -197,13 +197,13 @@ def swapped_figures(a: Sample, b: Sample, draws: int, seed: tuple[int, ...]) -> 
 
 
 def _joined(a: _Direction, b: _Direction, num_images: int) -> _Direction:
-    """The queries of both runs; the images of b are numbered after those of a."""
+    """Queries of both runs; image numbers of b follow those of a."""
     values = {name: np.concatenate([a.values[name], b.values[name]]) for name in a.values if name in b.values}
     return _Direction(values, np.concatenate([a.ranks, b.ranks]), np.concatenate([a.image, b.image + num_images]))
 
 
 def redrawn(num_images: int, num_cells: int, draws: int, seed: tuple[int, ...]) -> Iterator[Float[np.ndarray, "B N"]]:
-    """How often each image is drawn, a block of draws at a time; the draws do not depend on the blocks."""
+    """Yields blocks of draws: the number of times that each image is drawn. Block sizes do not affect the draws."""
     generator = np.random.default_rng(seed)
     for size in _block_sizes(draws, num_cells):
         cells = generator.integers(num_images, size=(size, num_images)) + num_images * np.arange(size)[:, None]
@@ -218,6 +218,6 @@ def _block_sizes(draws: int, num_cells: int) -> Iterator[int]:
 
 
 def stacked(blocks: Iterable[Figures]) -> Figures:
-    """The weightings of all blocks, one after the other."""
+    """Concatenates the weightings of all blocks."""
     blocks = list(blocks)
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

@@ -1,4 +1,4 @@
-"""Collects encoded images and texts over an evaluation and ranks them against each other at its end."""
+"""The torchmetrics class of validation and test: collects encoded images and texts, and ranks them at the end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,16 +19,15 @@ from ascl_lightning.metrics.recall import fold_metrics, metrics_from_ranks
 class RetrievalMetrics(Metric):
     """Retrieval metrics of a whole split in both directions, by the model's own score (docs/method.md#evaluation).
 
-    Items are kept as encoded, tokens without their padding, and scored tile by tile in `compute`. An item that comes
-    twice, as a distributed sampler may have it, counts once. Under distribution each process needs at least one batch.
+    Stores encoded items, tokens without padding, and scores them in tiles in `compute`. Repeated items, as from a
+    distributed sampler, count once. On several ranks, each rank needs at least one batch.
 
     Args:
-        score: Scores images against texts. The metric does not own it: it is in neither the metric's `state_dict` nor
-            its copies, and follows no `to`.
-        fold_size: Also give the mean over folds of so many images, as `folds/...` (COCO 1K: 1000), where the split
-            holds a whole fold; images are taken in the order of their ids.
-        levels: What the score is a weighted sum of, by name; none where it has no parts.
-        **kwargs: Passed on to `torchmetrics.Metric`.
+        score: Scores images against texts. The metric does not own it: `state_dict`, copies and `to` ignore it.
+        fold_size: Also compute the mean over folds of this many images, as `folds/...` (COCO 1K: 1000), if the split
+            has a whole fold; images are ordered by id.
+        levels: Terms of the score by name; empty if it is not a sum.
+        **kwargs: Passed to `torchmetrics.Metric`.
 
     Example:
         >>> def score(images, texts):
@@ -65,14 +64,14 @@ class RetrievalMetrics(Metric):
         image_embeds: Float[Tensor, "N D"],
         text_embeds: Float[Tensor, "M D"],
     ) -> None:
-        """Add a batch. An image's texts may come with it, in other batches, or not at all.
+        """Adds a batch. The texts of an image may be in the same batch, in other batches, or missing.
 
         Args:
             images: Projected images, pooled (N, P), tokens (N, K, T), mask (N, K).
-            image_ids: One number for each image of the split, (N,).
+            image_ids: Id of each image in the split, (N,).
             texts: Projected texts, pooled (M, P), tokens (M, L, T), mask (M, L).
-            text_ids: One number for each text of the split, (M,).
-            text_image_ids: The id of each text's image, (M,).
+            text_ids: Id of each text in the split, (M,).
+            text_image_ids: Id of each text's image, (M,).
             image_embeds: Independent embeddings, L2-normalised, (N, D).
             text_embeds: Independent embeddings, L2-normalised, (M, D).
         """
@@ -93,14 +92,14 @@ class RetrievalMetrics(Metric):
             getattr(self, f"{kind}_{field}").append(value.detach())
 
     def compute(self) -> dict[str, float]:
-        """Rank everything that came.
+        """Ranks all collected items.
 
         Returns:
-            The keys of `retrieval_metrics`; `alignment`, `uniformity/image`, `uniformity/text`; and with folds the
-            keys of `retrieval_metrics` again, under `folds/`.
+            The keys of `retrieval_metrics`; `alignment`, `uniformity/image`, `uniformity/text`; and with folds, the
+            keys of `retrieval_metrics` again with the prefix `folds/`.
 
         Raises:
-            ValueError: If a text came without its image, or no text at all.
+            ValueError: If the image of a text is missing, or there is no text.
         """
         gallery = self.gallery()
         num_images, image_of_text = len(gallery.images.ids), gallery.image_of_text
@@ -114,13 +113,13 @@ class RetrievalMetrics(Metric):
         return metrics
 
     def gallery(self) -> Gallery:
-        """What all processes have collected so far, ready to be scored; the same until more comes.
+        """The items that all ranks have collected; cached until the next `update`.
 
         Raises:
-            ValueError: If a text came without its image.
+            ValueError: If the image of a text is missing.
         """
         if self._gallery is None:
-            alone = not self._is_synced  # `compute` has all processes' items already, and gives them back itself
+            alone = not self._is_synced  # in `compute`, torchmetrics has synced the state already
             with self.sync_context(should_sync=alone, should_unsync=alone):
                 images, texts = self._items("image"), self._items("text")
                 text_image_ids = dim_zero_cat(self.text_image_ids).to(self.device)[texts.rows]
@@ -129,13 +128,13 @@ class RetrievalMetrics(Metric):
         return self._gallery
 
     def alone(self) -> "RetrievalMetrics":
-        """An empty one with the same scores, for items of this process alone."""
+        """An empty metric with the same scores, for items of this rank only."""
         scorer = self._scorer
         metrics = RetrievalMetrics(scorer.score, None, scorer.levels, distributed_available_fn=lambda: False)
         return metrics.to(self.device)
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Drops all items."""
         super().reset()
         self._gallery = None
 
@@ -146,7 +145,7 @@ class RetrievalMetrics(Metric):
 
 
 class _Unowned:
-    """Keeps the scorers from becoming sub-modules of the metric, and from being copied with it."""
+    """Wraps the scorers so that they neither become submodules of the metric nor are copied with it."""
 
     def __init__(self, score: Score, levels: Mapping[str, Level]) -> None:
         self.score = score
@@ -159,5 +158,5 @@ class _Unowned:
 def _rows_of(ids: Int[Tensor, " M"], sorted_ids: Int[Tensor, " N"]) -> Int[Tensor, " M"]:
     missing = ids[~torch.isin(ids, sorted_ids)]
     if len(missing):
-        raise ValueError(f"a text of image {missing[0].item()} came, but not the image itself")
+        raise ValueError(f"image {missing[0].item()} is missing, but one of its texts is not")
     return torch.searchsorted(sorted_ids, ids)

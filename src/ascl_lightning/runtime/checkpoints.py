@@ -1,6 +1,6 @@
-"""Files that a run goes on from or a model is loaded from: where they lie, and how they are written and read.
+"""Finds, reads and writes checkpoints and exported weights.
 
-Nothing here runs code that a file brings: pickles are read with `weights_only`, and addresses are refused.
+Files cannot run code: pickles are read with `weights_only`, and URLs are rejected.
 """
 
 import json
@@ -21,31 +21,31 @@ from ascl_lightning.runtime.files import atomic_file, remove_partials
 
 WEIGHTS = "model.safetensors"
 LAST = "last-*.ckpt"
-"""The newest checkpoints of a run; the star is the step."""
+"""Pattern of the newest checkpoints of a run; the star is the step."""
 DATA_MODULE = "RetrievalDataModule"
-"""Entry of a checkpoint with the state of the data module, named by Lightning after its class."""
+"""Key of the data module's state in a checkpoint: Lightning uses the class name."""
 _GIVE = "give a .ckpt file that `ascl fit` wrote, or the folder of its exported weights"
-_SHARDED = ("meta.pt", ".metadata")  # of Lightning and of torch, written when the shards are
+_SHARDED = ("meta.pt", ".metadata")  # by Lightning and torch, written after the shards
 
 
 def find_checkpoint(name: str | None, root: Path) -> str | None:
-    """The file that `--ckpt_path` stands for.
+    """Resolves `--ckpt_path`.
 
     Args:
-        name: A path, of a checkpoint or of exported weights or their folder; or `best` or `last`, of the newest
+        name: Path of a checkpoint, of exported weights or of their folder; or `best` or `last` for that of the newest
             training run; None for no checkpoint.
-        root: The `default_root_dir` under which runs lie.
+        root: The `default_root_dir` that holds the runs.
 
     Returns:
-        The path of an existing file (of a folder, if ranks saved shards), or None.
+        The path of an existing file (of a folder for a sharded checkpoint), or None.
 
     Raises:
-        UserError: If there is no such file, the newest run lacks it, it holds code, or the name is an address.
+        UserError: If there is no such file, the newest run lacks it, it holds code, or the name is a URL.
     """
     if name is None:
         return None
     if "://" in name:
-        raise UserError(f"--ckpt_path {name}: addresses are not loaded, download the file and give its path")
+        raise UserError(f"--ckpt_path {name}: addresses are not loaded; download the file and give its path")
     path = Path(name)
     if name in ("best", "last"):
         path = _of_newest_run(name, root)
@@ -62,13 +62,13 @@ def find_checkpoint(name: str | None, root: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Continuation:
-    """What an interrupted run goes on from.
+    """The checkpoint from which to resume an interrupted run.
 
     Args:
-        checkpoint: The newest checkpoint of the newest run that can be read.
-        logged_steps: How many steps it holds, as metrics count them.
-        passed_over: What is wrong with newer ones.
-        log_versions: What each logger but that of the folder itself called the run, by the name of its class.
+        checkpoint: The newest readable checkpoint of the newest run.
+        logged_steps: Number of logged steps that it covers.
+        passed_over: Faults of newer checkpoints.
+        log_versions: Version of the run in each logger other than CSV, by class name of the logger.
     """
 
     checkpoint: Path
@@ -83,13 +83,13 @@ class Continuation:
 
     @classmethod
     def find(cls, root: Path) -> "Continuation | None":
-        """Looks under a `default_root_dir`.
+        """Searches the runs below a `default_root_dir`.
 
         Returns:
-            None, if no run has a checkpoint.
+            None if no run has a checkpoint.
 
         Raises:
-            UserError: If the newest run has checkpoints and none of them can be gone on from.
+            UserError: If none of the newest run's checkpoints can be resumed from.
         """
         found = _newest_first(root, "**/checkpoints/*.ckpt")
         faults: list[str] = []
@@ -105,15 +105,15 @@ class Continuation:
                 return cls(path, content["recovery"]["logged_steps"], faults, content.get("log_versions", {}))
             faults.append(f"'{path}' was not saved by `ascl fit`")
         if faults:
-            raise UserError(f"no checkpoint of the newest run can be gone on from: {'; '.join(faults)}")
+            raise UserError(f"the newest run has no checkpoint to resume from: {'; '.join(faults)}")
         return None
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Writes a file that appears complete or not at all, whenever this process or the machine ends.
+    """Writes a checkpoint atomically.
 
     Raises:
-        UnwritableError: If it cannot be written; what lay there before is untouched.
+        UnwritableError: If it cannot be written; an existing file is unchanged.
     """
     remove_partials(path.parent)
     with atomic_file(path) as file:
@@ -121,14 +121,14 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
 
 def require_weights(content: Mapping[str, Any], path: Path) -> None:
-    """Makes sure that what a file holds can be evaluated or trained further.
+    """Checks that a file holds usable weights.
 
     Args:
-        content: Of a checkpoint, or of exported weights under `state_dict`.
+        content: Content of a checkpoint, or exported weights under `state_dict`.
         path: The file, for messages.
 
     Raises:
-        UserError: If it holds no weights, only weights, or weights that are not finite.
+        UserError: If there are no weights, no vocabulary, or weights that are not finite.
     """
     state = content.get("state_dict")
     if not isinstance(state, Mapping) or not state:
@@ -143,7 +143,7 @@ def require_weights(content: Mapping[str, Any], path: Path) -> None:
 
 
 def non_finite(state: Mapping[str, Tensor]) -> str:
-    """How many tensors hold NaN or infinity, and the name of the first; "" if none does."""
+    """Number of tensors with NaN or infinity, and the name of the first; "" if there are none."""
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     return f"{len(bad)} of {len(state)} tensors, such as {bad[0]}" if bad else ""
 
@@ -152,7 +152,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a file of tensors and plain values, on the CPU.
 
     Raises:
-        UserError: If it is not there, is damaged, or holds anything else.
+        UserError: If it is missing, damaged, or holds anything else.
     """
     _check_sums(path)
     return _load(path)
@@ -162,7 +162,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads exported weights.
 
     Returns:
-        The named tensors, and the state of the data module that the file carries beside them.
+        The named tensors, and the data module's state from the file's metadata.
 
     Raises:
         UserError: If the file cannot be read.
@@ -177,8 +177,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _require_weights_in(path: Path) -> None:
-    if not path.is_file():  # opening a named pipe would wait for ever
-        raise UserError(f"--ckpt_path {path}: this is no regular file")
+    if not path.is_file():  # opening a named pipe would block
+        raise UserError(f"--ckpt_path {path}: not a regular file")
     if path.suffix == ".safetensors":
         require_weights({"state_dict": read_weights(path)[0]}, path)
     else:
@@ -186,7 +186,7 @@ def _require_weights_in(path: Path) -> None:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """A whole checkpoint, whose tensors stay on disk; of one in shards, what is not in the shards."""
+    """A checkpoint with memory-mapped tensors; for a sharded checkpoint, only its unsharded content."""
     if path.is_dir():
         if not _is_sharded(path):
             raise UserError(f"the checkpoint '{path}' lacks shards")
@@ -198,7 +198,7 @@ def _checked(path: Path) -> dict[str, Any]:
 
 
 def _of_newest_run(name: str, root: Path) -> Path:
-    """The best or the last checkpoint of the run that saved a checkpoint, or started, after all others."""
+    """The best or last checkpoint of the newest run: the one that last saved a checkpoint, or started."""
     pattern = LAST if name == "last" else "best.ckpt"
     folders = {folder: _last_change(folder) for folder in root.glob("**/checkpoints") if folder.is_dir()}
     if not folders:
@@ -213,7 +213,7 @@ def _of_newest_run(name: str, root: Path) -> Path:
 
 
 def _last_change(folder: Path) -> int:
-    """When a run saved its newest checkpoint, or made the folder, in nanoseconds."""
+    """Time of a run's newest checkpoint, or of its empty folder, in nanoseconds."""
     saved = [path.stat().st_mtime_ns for path in folder.glob("*.ckpt")]
     return max(saved, default=folder.stat().st_mtime_ns)
 
@@ -227,19 +227,19 @@ def _is_sharded(path: Path) -> bool:
 
 
 def _check_sums(path: Path) -> None:
-    """Compares every record with its checksum, which `torch.load` does not do."""
+    """Verifies the checksums of all records, which `torch.load` does not."""
     _require_archive(path)
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except Exception as error:  # damaged ones raise nearly any error
+    except Exception as error:  # damaged archives raise nearly any error
         raise UserError(f"the checkpoint '{path}' is damaged: {error}") from error
     if bad is not None:
-        raise UserError(f"the checkpoint '{path}' is damaged: {bad} is not what was written")
+        raise UserError(f"the checkpoint '{path}' is damaged: the checksum of {bad} does not match")
 
 
 def _require_archive(path: Path) -> None:
-    """What `torch.save` writes is a ZIP archive."""
+    """Checks that a file is a ZIP archive, as `torch.save` writes."""
     is_archive = False
     try:
         with path.open("rb") as file:
@@ -247,13 +247,13 @@ def _require_archive(path: Path) -> None:
             with suppress(zipfile.BadZipFile):
                 is_archive = zipfile.is_zipfile(file)
     except FileNotFoundError:
-        raise UserError(f"the checkpoint '{path}' is not there") from None
+        raise UserError(f"there is no checkpoint '{path}'") from None
     except OSError as error:
         raise UserError(f"the checkpoint '{path}' cannot be read: {error.strerror}") from error
     if is_empty:
         raise UserError(f"the checkpoint '{path}' is an empty file; {_GIVE}")
     if not is_archive:
-        raise UserError(f"'{path}' is no checkpoint, or it is cut short; {_GIVE}")
+        raise UserError(f"'{path}' is not a checkpoint, or is truncated; {_GIVE}")
 
 
 def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
@@ -262,10 +262,10 @@ def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"'{path}' is damaged, or holds more than tensors and plain values, and is not loaded"
+            f"'{path}' is damaged, or holds more than tensors and plain values; it is not loaded"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"the checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
-        raise UserError(f"'{path}' is no checkpoint: it holds a {type(content).__name__}; {_GIVE}")
+        raise UserError(f"'{path}' is not a checkpoint: it holds a {type(content).__name__}; {_GIVE}")
     return content

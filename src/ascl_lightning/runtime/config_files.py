@@ -1,4 +1,4 @@
-"""Finds the configs that come with the package by name, so that `ascl fit --config scenes` works in any folder."""
+"""Finds shipped configs by name, so that `ascl fit --config scenes` works in any folder."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,17 +6,19 @@ from pathlib import Path
 
 from ascl_lightning.errors import UserError
 
+CONFIG = "config.yaml"
+"""The whole configuration of a run, in its folder and next to exported weights."""
 _PACKAGE = Path(__file__).parents[1]
-# the wheel has them inside the package, a clone beside `src`
+# inside the package in a wheel, next to `src` in a clone
 SHIPPED = next(path for path in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if path.is_dir())
 """The folder of the shipped configs."""
 
-# a config itself in the place of a file's name
+# a config given inline instead of a file name
 _INLINE = re.compile(r"[{:\n]")
 
 
 def shipped_configs() -> list[str]:
-    """Names that `--config` takes: experiments, then what can be added to one with a second `--config`."""
+    """Names for `--config`: experiments, then additions for a second `--config`."""
     experiments = sorted(path.stem for path in SHIPPED.glob("*.yaml") if path.stem != "sweep")  # a sweep is W&B's
     additions = (path for folder in ("callbacks", "logger") for path in SHIPPED.glob(f"{folder}/*.yaml"))
     return [*experiments, *sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in additions)]
@@ -26,16 +28,16 @@ def find_config(name: str | Path) -> Path:
     """Path of a config.
 
     Args:
-        name: A file, or the name of a shipped config: its path below `configs/` without `.yaml`. An existing file wins.
+        name: A file, or the path of a shipped config below `configs/` without `.yaml`. Existing files take precedence.
 
     Returns:
         The file.
 
     Raises:
-        UserError: If there is neither such a file nor such a shipped config.
+        UserError: If there is no such file or shipped config.
     """
     path = Path(name)
-    # a pipe is fine: the shell's <(...)
+    # allows pipes, for the shell's <(...)
     if path.exists() and not path.is_dir():
         return path
     shipped = {file.relative_to(SHIPPED).with_suffix(""): file for file in SHIPPED.rglob("*.yaml")}
@@ -45,7 +47,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def with_config_paths(args: Sequence[str]) -> list[str]:
-    """A command line with the name of each shipped config replaced by its path.
+    """Replaces names of shipped configs in a command line by their paths.
 
     Raises:
         UserError: If a `--config` is neither a file nor the name of a shipped config.
@@ -71,5 +73,5 @@ def _path(value: str) -> str:
 
 
 def is_inline(value: str) -> bool:
-    """Whether a value is itself a config, and not a file's name."""
+    """Whether a value is an inline config rather than a file name."""
     return _INLINE.search(value) is not None

@@ -1,9 +1,8 @@
-"""Rows of every process side by side, with the gradients that one process would have on all of them.
+"""Differentiable collectives that gather rows of all ranks, with the gradients of a single process on all rows.
 
-A process keeps its own images as rows and scores them with the texts of all processes as columns: nothing is scored
-twice. Texts come with their gradients (what other processes make of a text returns to the process that encoded it),
-and the text-to-image direction takes its rows from the others' scores, not from their images. Without processes, or
-with one, everything is returned as it is.
+Each rank scores its own images (rows) with the texts of all ranks (columns), so every pair is scored once. Gradients of
+gathered texts return to the rank that encoded them. The text-to-image direction exchanges scores, not images. Without
+a process group, or with one rank, all functions return their input.
 """
 
 from collections.abc import Sequence
@@ -17,17 +16,17 @@ from torch.nn import functional as F
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process."""
+    """This process's rank."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def gather_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
-    """Numbers of this process: for each of them those of all processes, in their order."""
+    """Gathers integers of this rank: for each, its values on all ranks."""
     own = torch.tensor(sizes, device=device)
     if world_size() == 1:
         return [[size] for size in sizes]
@@ -37,11 +36,11 @@ def gather_sizes(*sizes: int, device: torch.device) -> list[list[int]]:
 
 
 def gather_rows(rows: Shaped[Tensor, " b *rest"], counts: Sequence[int]) -> Shaped[Tensor, " B *rest"]:
-    """The rows of all processes, in their order; gradients return to where rows came from, summed over processes.
+    """Gathers rows of all ranks, in rank order; the gradient of a row is summed over ranks.
 
     Args:
-        rows: This process's rows, (b, ...).
-        counts: Number of rows of each process.
+        rows: This rank's rows, (b, ...).
+        counts: Number of rows on each rank.
 
     Returns:
         All rows, (B, ...).
@@ -55,15 +54,15 @@ def gather_rows(rows: Shaped[Tensor, " b *rest"], counts: Sequence[int]) -> Shap
 def gather_sequences(
     pooled: Float[Tensor, "b D"], tokens: Float[Tensor, "b L E"], mask: Bool[Tensor, "b L"]
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B K E"], Bool[Tensor, "B K"]]:
-    """Sequences of all processes, in rank order, padded to the longest; padding is not sent.
+    """Gathers sequences of all ranks, in rank order, padded to the longest; padding is not sent.
 
     Args:
         pooled: One vector per sequence, (b, D).
-        tokens: The sequences of this process, (b, L, E).
+        tokens: The sequences of this rank, (b, L, E).
         mask: True for real tokens, (b, L).
 
     Returns:
-        The three of all processes, (B, D), (B, K, E) and (B, K).
+        Vectors, tokens and mask of all ranks, (B, D), (B, K, E) and (B, K).
     """
     if world_size() == 1:
         return pooled, tokens, mask
@@ -75,19 +74,19 @@ def gather_sequences(
 
 
 def transpose_scores(scores: Float[Tensor, "b B"], counts: Sequence[int]) -> Float[Tensor, "b B"]:
-    """From this process's images with all texts to its texts with all images, with gradients.
+    """Exchanges scores of this rank's images with all texts for scores of its texts with all images; differentiable.
 
     Args:
-        scores: Row i is this process's image i, column j is text j of all, (b, B).
-        counts: Pairs of each process.
+        scores: Row i is this rank's image i, column j is text j of all ranks, (b, B).
+        counts: Number of pairs on each rank.
 
     Returns:
-        Row j is this process's text j, column i is image i of all, (b, B).
+        Row j is this rank's text j, column i is image i of all ranks, (b, B).
     """
     if len(counts) == 1:
         return scores.T
     own = counts[rank()]
-    # what goes to a process must lie together: its texts are rows of the transposed matrix
+    # values for a rank must be contiguous: its texts are rows of the transposed matrix
     sizes = [own * count for count in counts]
     received: Tensor = _Exchange.apply(scores.T.flatten(), sizes)
     blocks = zip(received.split(sizes), counts, strict=True)
@@ -95,7 +94,7 @@ def transpose_scores(scores: Float[Tensor, "b B"], counts: Sequence[int]) -> Flo
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean over processes, without gradient."""
+    """The mean over ranks, without gradient."""
     values = values.detach().clone()
     if world_size() > 1:
         dist.all_reduce(values)
@@ -103,16 +102,16 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def leave_group() -> None:
-    """Ends this process's part in the group; called before the interpreter goes, whose end gloo's threads would abort.
+    """Destroys a gloo process group before the interpreter exits, since gloo's threads would abort it.
 
-    Lightning does so for NCCL.
+    Lightning does this for NCCL only.
     """
     if dist.is_initialized() and dist.get_backend() == "gloo":
         dist.destroy_process_group()
 
 
 class _GatherRows(torch.autograd.Function):
-    """All-gather of different numbers of rows; its gradient is a reduce-scatter."""
+    """All-gather of rows with different counts; its gradient is a reduce-scatter."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
@@ -120,7 +119,7 @@ class _GatherRows(torch.autograd.Function):
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         of_all = rows.new_empty(len(counts), *padded.shape)
-        if padded.numel():  # on all processes or on none
+        if padded.numel():  # on all ranks or on none
             dist.all_gather_into_tensor(of_all.flatten(0, 1), padded)
         return torch.cat([part[:count] for part, count in zip(of_all, counts, strict=True)])
 
@@ -137,7 +136,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 class _Exchange(torch.autograd.Function):
-    """Sends every process its part of a vector and gets as much from it; the gradient takes the way back."""
+    """All-to-all that receives as much from each rank as it sends; the gradient is the same exchange."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, sizes: list[int]) -> Tensor:

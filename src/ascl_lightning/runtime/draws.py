@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone: the same on any number of ranks and workers, and in a resumed run."""
+"""Random numbers keyed by values such as (seed, epoch, index): equal for any number of ranks and workers."""
 
 import math
 from enum import IntEnum
@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): the step of the counter
-# and the two multipliers of the finaliser
+# splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): counter step and the two
+# multipliers of the finaliser
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK_64 = 2**64 - 1
 
 
 class Series(IntEnum):
-    """Independent series of draws of the data under one key; the last part of `keyed_rng`'s key.
+    """Independent random series under one key: the last part of `keyed_rng`'s key.
 
-    None is 0: NumPy pads keys with zeros, so (seed, epoch, 0) is (seed, epoch), by which an epoch is shuffled.
+    No member is 0: NumPy pads keys with zeros, so (seed, epoch, 0) equals (seed, epoch), the key of an epoch's order.
     """
 
     POSITIVE = 1
@@ -34,7 +34,7 @@ class Series(IntEnum):
 
 
 def keyed_rng(*key: int) -> np.random.Generator:
-    """A NumPy generator for a key such as (seed, epoch, index, stream); no part is negative.
+    """A NumPy generator for a key of non-negative integers, such as (seed, epoch, index, series).
 
     Example:
         >>> keyed_rng(0, 1, 2, Series.CAPTION).integers(100) == keyed_rng(0, 1, 2, Series.CAPTION).integers(100)
@@ -44,9 +44,9 @@ def keyed_rng(*key: int) -> np.random.Generator:
 
 
 def sampling_key(seed: int, epoch: int, index: int) -> int:
-    """Hash (seed, epoch, index) into the key of a row's draws on features, for `keyed_uniform`.
+    """Hashes (seed, epoch, index) to the key of a row for `keyed_uniform`.
 
-    Distinct indices of one seed and epoch have distinct keys, as every step is a bijection.
+    Distinct indices under one seed and epoch have distinct keys, since every step is a bijection.
 
     Args:
         seed: The run's seed.
@@ -66,14 +66,14 @@ def sampling_key(seed: int, epoch: int, index: int) -> int:
 
 
 def keyed_uniform(keys: Int[Tensor, " B"], shape: tuple[int, ...], stream: int) -> Float[Tensor, "B ..."]:
-    """Uniform numbers in [0, 1) that depend on their key, the stream and their position alone.
+    """Uniform numbers in [0, 1) that depend only on key, stream and position.
 
-    The last axis counts first, so a longer first axis (more padding) only adds numbers.
+    Positions are row-major, so a longer first axis (more padding) does not change the other numbers.
 
     Args:
-        keys: One key for each sample, (B,).
-        shape: The shape of a sample's numbers.
-        stream: Which of the key's series.
+        keys: Key of each sample, (B,).
+        shape: Shape of a sample's numbers.
+        stream: Number of an independent series under the key.
 
     Returns:
         Multiples of 2^-24 in float32, (B, *shape).
@@ -85,10 +85,10 @@ def keyed_uniform(keys: Int[Tensor, " B"], shape: tuple[int, ...], stream: int) 
 
 
 def keyed_normal(keys: Int[Tensor, " B"], shape: tuple[int, ...], stream: int) -> Float[Tensor, "B ..."]:
-    """Standard normal numbers, keyed as those of `keyed_uniform`, by Box and Muller's method.
+    """Standard normal numbers keyed like `keyed_uniform`, by the Box-Muller method.
 
-    Computed in float64 where the device has it: rounding to float32 hides the last bits, in which logarithms and
-    cosines of different devices differ.
+    Computed in float64 if the device supports it: rounding to float32 then hides differences in the last bits of
+    logarithms and cosines between devices.
 
     Returns:
         float32, (B, *shape).
@@ -99,14 +99,14 @@ def keyed_normal(keys: Int[Tensor, " B"], shape: tuple[int, ...], stream: int) -
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """The finaliser of splitmix64, on int64 that wraps around."""
+    """The finaliser of splitmix64, with int64 overflow."""
     bits = (bits ^ _shift_right(bits, 30)) * _signed(_FIRST)
     bits = (bits ^ _shift_right(bits, 27)) * _signed(_SECOND)
     return bits ^ _shift_right(bits, 31)
 
 
 def _shift_right(bits: Tensor, count: int) -> Tensor:
-    """Shift that fills with zeros; int64's own fills with the sign."""
+    """Logical right shift; int64's own is arithmetic."""
     return (bits >> count) & ((1 << (64 - count)) - 1)
 
 

@@ -1,7 +1,7 @@
-"""Atomic files and folders, and one error for every place that cannot be written.
+"""Atomic files and folders, and one error for all places that cannot be written.
 
-A file is written beside its place, flushed to disk and renamed, so that a killed process or a power cut leaves either
-the old file or the new one, never a part.
+A file is written under a temporary name, flushed to disk and renamed: after a killed process or a power cut, there is
+either the old file or the new one, never a part.
 """
 
 import errno
@@ -17,34 +17,34 @@ from uuid import uuid4
 from ascl_lightning.errors import UserError
 
 PARTIAL = ".*.partial"
-"""Pattern of what a killed process may leave beside a file or a folder that it was writing."""
+"""Pattern of temporary files and folders that a killed process may leave."""
 
 _ADVICE = {
     errno.ENOSPC: "free space there or choose another place",
     errno.EDQUOT: "free space there or choose another place",
     errno.EFBIG: "choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOTDIR: "a file stands where a folder is needed: choose another place",
-    errno.EEXIST: "a file stands where a folder is needed: choose another place",
+    errno.ENOTDIR: "a file is in the place of a folder: choose another place",
+    errno.EEXIST: "a file is in the place of a folder: choose another place",
     errno.EISDIR: "this is a folder: name a file",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable or choose another place"),
 }
 UNWRITABLE = frozenset(_ADVICE)
-"""Numbers of the system's errors that a place has and the program has not."""
+"""Error numbers of file-system errors, as opposed to bugs."""
 
 _BLOCK = 4096
 
 
 class UnwritableError(UserError):
-    """A place cannot be written: it is read-only, full, a file in place of a folder, or its name is too long."""
+    """A path cannot be written: it is read-only, full, a file in place of a folder, or its name is too long."""
 
     @classmethod
     def of(cls, place: str | Path, error: OSError) -> "UnwritableError":
-        """The error for a place, with the system's reason and what to do about it.
+        """Builds the error for a path, with the system's reason and a remedy.
 
         Args:
-            place: The file or folder that was to be written.
-            error: What the system raised.
+            place: The file or folder.
+            error: The system's error.
         """
         shown = str(place) if len(str(place)) <= 200 else f"{str(place)[:200]}..."
         advice = _ADVICE.get(error.errno or 0, "choose another place")
@@ -53,18 +53,18 @@ class UnwritableError(UserError):
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that replaces `path` at the end of the block, complete and on disk; after an exception, not at all.
+    """Opens a temporary file that replaces `path` when the block ends without an exception.
 
-    Folders above it are made. A link is followed. A device or a pipe, such as `/dev/stdout`, is written directly.
+    Creates parent folders and follows symlinks. A device or a pipe, such as `/dev/stdout`, is written directly.
 
     Args:
-        path: The file to write or to replace.
+        path: The file to write or replace.
 
     Yields:
-        The open file, for bytes.
+        The open binary file.
 
     Raises:
-        UnwritableError: If the place cannot be written; what was there before is untouched.
+        UnwritableError: If the path cannot be written; an existing file is unchanged.
     """
     with _unwritable(path):
         if path.exists() and not path.is_file():
@@ -86,10 +86,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Writes a file as `atomic_file` does; text as UTF-8.
+    """Writes a file atomically; text as UTF-8.
 
     Raises:
-        UnwritableError: If the place cannot be written.
+        UnwritableError: If the path cannot be written.
     """
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -97,16 +97,16 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Makes a folder that replaces `path` at the end of the block, complete and on disk; not after an exception.
+    """Creates a temporary folder that replaces `path` when the block ends without an exception.
 
     Args:
-        path: The folder to make or to replace.
+        path: The folder to create or replace.
 
     Yields:
-        An empty folder to write files into.
+        The empty folder.
 
     Raises:
-        UnwritableError: If the place cannot be written.
+        UnwritableError: If the path cannot be written.
     """
     with _unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,17 +126,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def require_regular(path: Path) -> None:
-    """Call before opening a file of the data: a named pipe would wait for ever, and a device need not end.
+    """Checks a data file before it is opened: a named pipe would block, and a device may be endless.
 
     Raises:
-        OSError: If there is no such file, or it is something else.
+        OSError: If the file is missing, or is not a regular file.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what killed processes left in a folder that no other process writes to."""
+    """Removes temporary files of killed processes from a folder that no other process writes to."""
     for left in folder.glob(PARTIAL):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -145,10 +145,10 @@ def remove_partials(folder: Path) -> None:
 
 
 def require_writable_file(path: Path) -> None:
-    """Makes sure, before work is done, that a file could be written; nothing stays behind.
+    """Checks that a file can be written, without leaving anything behind.
 
     Raises:
-        UnwritableError: If it could not.
+        UnwritableError: If it cannot be written.
     """
     with _unwritable(path):
         if path.is_dir():
@@ -160,17 +160,17 @@ def require_writable_file(path: Path) -> None:
 
 
 def require_writable_folder(path: Path) -> None:
-    """Makes sure, before work is done, that files could be written to a folder; nothing stays behind, nor is it made.
+    """Checks that files can be written to a folder, without creating it or leaving anything behind.
 
     Raises:
-        UnwritableError: If they could not.
+        UnwritableError: If they cannot be written.
     """
     with _unwritable(path):
         _probe(path)
 
 
 def _probe(folder: Path) -> None:
-    """Writes a block to the folder, or where it does not exist, to the nearest folder above it."""
+    """Writes a block to the folder or, if it does not exist, to its nearest existing parent."""
     existing = next(path for path in (folder, *folder.absolute().parents) if _exists(path))
     if not existing.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -189,23 +189,23 @@ def _probe(folder: Path) -> None:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that is too long, or a folder that may not be searched
+    except OSError:  # the name is too long, or a parent is not searchable
         return False
 
 
 def _check_name(path: Path) -> None:
-    """Asks the system whether a name may be as long as this."""
+    """Raises the system's error if a name is too long."""
     with suppress(FileNotFoundError):
         os.lstat(path)
 
 
 def _partial(path: Path) -> Path:
-    # short whatever the name, and different in every process
+    # short for any name, and unique per process
     return path.with_name(f".{uuid4().hex}.partial")
 
 
 def _sync(path: Path) -> None:
-    """Brings a file, or the names in a folder, to disk."""
+    """Flushes a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -218,7 +218,7 @@ def _unwritable(place: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch's writer raises an error of its own in place of the system's
+        # torch's writer wraps the system's error
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise

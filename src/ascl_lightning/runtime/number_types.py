@@ -1,7 +1,7 @@
-"""Numbers with a range, for signatures that configs fill: the command line refuses others before anything is built.
+"""Number types with a range, for signatures that configs fill; the command line validates them before building objects.
 
-To Python and type checkers they are plain numbers. The restricted types of jsonargparse would arrive as instances of
-classes of its own, which weights-only checkpoints refuse.
+At run time they are plain numbers. Values of jsonargparse's restricted types are instances of its own classes, which
+weights-only loading of checkpoints rejects.
 """
 
 from typing import Annotated
@@ -16,6 +16,6 @@ Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 UnitInterval = Annotated[float, Ge(0), Le(1)]
-"""Shares and probabilities."""
+"""Fractions and probabilities."""
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
-"""Dropout: dropping all would leave nothing."""
+"""Dropout rates: 1 would drop everything."""

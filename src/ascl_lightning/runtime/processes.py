@@ -1,4 +1,4 @@
-"""The processes of a run: signals that ask it to stop, and launchers that end or hang."""
+"""Stop signals, and processes that end together: ranks, launchers and workers."""
 
 import ctypes
 import os
@@ -14,27 +14,27 @@ _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([] if _HANGUP is None else [_HANGUP]))
 _LAUNCHER = "ASCL_LAUNCHER_PID"
 USER_ERROR = 2
-"""Exit code after a mistake of the user."""
+"""Exit code after a `UserError`."""
 _SECONDS_FOR_RANK_0 = 5
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGINT and SIGHUP, so that the run can stop at the next place where it can save.
+    """Records SIGTERM, SIGINT and SIGHUP, so that the run can save before it stops.
 
-    While `deferred` is false there is nothing to save: a signal then ends the process at once, with exit code 128 + its
+    While `deferred` is false, there is nothing to save: a signal ends the process at once with exit code 128 + its
     number. A second SIGINT always does. Under `nohup`, SIGHUP stays ignored.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        """Number of the first signal that came; 0: none."""
+        """Number of the first signal; 0 if none came."""
         self.deferred = False
         self._before: dict[int, Any] = {}
         self._terminals: list[int] = []
 
     def listen(self) -> None:
-        """Takes the place of whatever handled the signals; without effect outside the main thread."""
+        """Installs the signal handlers; has no effect outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
@@ -62,7 +62,7 @@ class StopSignals:
             raise SystemExit(128 + number)
 
     def _leave_terminals(self) -> None:
-        """Discards further output: writing to a closed terminal is an error, which would keep the run from saving."""
+        """Discards further output: an error from writing to a closed terminal would prevent saving."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in self._terminals:
             os.dup2(nowhere, descriptor)
@@ -70,15 +70,15 @@ class StopSignals:
 
 
 def leave_stopping_to_the_run(_worker: int) -> None:
-    """For processes that load data: a signal to the whole group must not end them before the run has saved.
+    """Makes a data worker ignore stop signals, so that a signal to the process group lets the run save first.
 
-    Only the process that they load for ends them, as it does when it is over (Linux; elsewhere SIGTERM ends them).
+    On Linux, SIGTERM from the parent process still ends the worker; on other systems, any SIGTERM does.
     """
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
-        # blocked in all threads, so that one of them can ask who sent it
+        # blocked in all threads, so that one thread can check the sender
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_told_by_parent, daemon=True).start()
 
@@ -90,7 +90,7 @@ def _end_when_told_by_parent() -> None:
 
 
 def end_with_launcher() -> None:
-    """Called first by every process of a run: those that another launched end when that one ends, in whatever way."""
+    """Ends this process when its launcher ends for any reason; called first by every process of a run."""
     if "LOCAL_RANK" not in os.environ:
         os.environ[_LAUNCHER] = str(os.getpid())
     elif (_launched() or "TORCHELASTIC_RUN_ID" in os.environ) and sys.platform == "linux":
@@ -98,13 +98,13 @@ def end_with_launcher() -> None:
 
 
 class RankWatch(threading.Thread):
-    """Ends the process that launched others as soon as one of them ended with a mistake of the user.
+    """Ends the launching process with code 2 as soon as one of its ranks exits after a `UserError`.
 
-    Lightning would kill it after some seconds, with another exit code; this process may wait for the others in a
-    collective, which no exception ends.
+    Lightning would kill it some seconds later, with another exit code. Meanwhile it may wait in a collective, which no
+    exception interrupts.
 
     Args:
-        launcher: Lightning's, whose `procs` are the processes.
+        launcher: Lightning's launcher; `procs` are the processes that it started.
     """
 
     def __init__(self, launcher: Any) -> None:
@@ -112,14 +112,14 @@ class RankWatch(threading.Thread):
         self._launcher = launcher
 
     def run(self) -> None:
-        """Looks at the processes ten times a second."""
+        """Polls the processes ten times per second."""
         while all(process.poll() != USER_ERROR for process in self._launcher.procs):
             time.sleep(0.1)
         sys.stdout.flush()
         os._exit(USER_ERROR)
 
     def end_ranks(self) -> None:
-        """Kills the processes; Lightning, which looks at the same list, no longer sees that they end."""
+        """Kills the processes, and clears the list so that Lightning does not react."""
         ranks = list(self._launcher.procs)
         self._launcher.procs.clear()
         for process in ranks:
@@ -127,15 +127,15 @@ class RankWatch(threading.Thread):
 
     @staticmethod
     def current() -> "RankWatch | None":
-        """That of this process, if it launched others."""
+        """The watch of this process; None if it launched no ranks."""
         return next((thread for thread in threading.enumerate() if isinstance(thread, RankWatch)), None)
 
 
 def report_once(message: str) -> None:
-    """Prints an error to stderr, on the first of the ranks that have it.
+    """Prints an error to stderr on one rank only.
 
-    Rank 0 ends the others and prints. Another rank waits for that: if rank 0 has no error, this rank prints, and leaves
-    without waiting for the others; its exit code ends rank 0.
+    Rank 0 kills the other ranks and prints. Another rank first waits to be killed; if rank 0 has no error, this rank
+    prints and exits at once, and its exit code makes rank 0 exit.
 
     Args:
         message: The line.
@@ -152,10 +152,10 @@ def report_once(message: str) -> None:
 
 
 def end_hung_launcher(seconds: int = 3) -> None:
-    """Called by a process that fails: kills the one that launched it if that does not end by itself.
+    """Called by a process that fails: kills its launcher if that does not exit within some seconds.
 
-    A launcher notices that a process it launched has ended, unless it is stopped or hangs. The launcher itself waits
-    for a moment: if it failed because of a rank that reports a mistake of the user, `RankWatch` ends it.
+    A launcher exits by itself when one of its processes has ended, unless it is stopped or hangs. In the launcher, this
+    waits a moment instead: if a rank reports a `UserError`, `RankWatch` ends the launcher.
     """
     if _launched():
         command = ["sh", "-c", f"sleep {seconds}; kill -KILL {os.getppid()}"]
@@ -166,5 +166,5 @@ def end_hung_launcher(seconds: int = 3) -> None:
 
 
 def _launched() -> bool:
-    """Whether the parent is a process of the same run, and no shell, agent or scheduler."""
+    """Whether the parent is a process of the same run rather than a shell or scheduler."""
     return "LOCAL_RANK" in os.environ and os.environ.get(_LAUNCHER) == str(os.getppid())

@@ -9,8 +9,8 @@ def render(template: str, **values: Any) -> str:
     """Renders a template; in HTML every value is escaped.
 
     Args:
-        template: Its path inside the package.
-        values: What the template shows.
+        template: Path of the template inside the package.
+        values: Variables of the template.
     """
     loader = PackageLoader("ascl_lightning", "")
     return (

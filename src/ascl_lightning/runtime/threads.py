@@ -1,4 +1,4 @@
-"""Work that threads share."""
+"""Maps a function over items in threads."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -6,16 +6,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 _AHEAD = 64
-"""Items that are started before the result of the first is taken."""
+"""Items in progress at a time."""
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
 
 def side_by_side(function: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator[_Made]:
-    """Results of a function, in the order of the items, computed by threads; only `_AHEAD` items are started early.
+    """Yields the results of a function in the order of the items, computed by threads, `_AHEAD` items at a time.
 
-    Decoders and hashes release the interpreter lock, so that threads serve as well as processes.
+    Image decoders and hashes release the interpreter lock, so threads are as fast as processes.
 
     Example:
         >>> list(side_by_side(len, ["a", "bc"]))

@@ -1,4 +1,4 @@
-"""YAML that may come from anywhere: checked for size, cycles and duplicate keys before it is built."""
+"""Reads untrusted YAML: checks size, cycles and duplicate keys before building objects."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import yaml
 from ascl_lightning.errors import UserError
 
 MAX_NODES = 100_000
-"""Most nodes of a document, each alias counted with all that it stands for."""
+"""Most nodes of a document; an alias counts as all nodes of its target."""
 MAX_DEPTH = 50
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -28,21 +28,21 @@ class _Collection:
         is_key = isinstance(self.start, yaml.MappingStartEvent) and self._num_children % 2 == 0
         if is_key and isinstance(event, yaml.ScalarEvent) and event.value != "<<":
             if event.value in self._keys:
-                raise _fault(event, f"the key '{event.value}' stands twice")
+                raise _fault(event, f"the key '{event.value}' is repeated")
             self._keys.add(event.value)
         self._num_children += 1
 
 
 def check_yaml(text: str) -> None:
-    """Refuses documents that would not end, would fill the memory, or say one thing twice.
+    """Rejects documents with cycles, too many nodes or duplicate keys.
 
-    Reads the stream of events once and builds nothing.
+    Reads the stream of events once, without building objects.
 
     Args:
         text: One YAML document.
 
     Raises:
-        yaml.YAMLError: If it is no YAML, has a cycle, repeats a key, or exceeds `MAX_NODES` or `MAX_DEPTH`.
+        yaml.YAMLError: If it is not YAML, has a cycle, repeats a key, or exceeds `MAX_NODES` or `MAX_DEPTH`.
     """
     num_nodes: dict[str | None, int] = {}
     opened: list[_Collection] = []
@@ -63,7 +63,7 @@ def check_yaml(text: str) -> None:
         if opened:
             opened[-1].add(size, node)
         if max(size, opened[-1].num_nodes if opened else 0) > MAX_NODES:
-            raise _fault(node, f"more than {MAX_NODES:,} values, counting what aliases stand for")
+            raise _fault(node, f"more than {MAX_NODES:,} values, including those of aliases")
         num_nodes[node.anchor] = size
 
 
@@ -77,7 +77,7 @@ def _leaf_size(event: yaml.NodeEvent, opened: list[_Collection], num_nodes: dict
 
 def _fault(event: yaml.NodeEvent, message: str) -> yaml.YAMLError:
     error = yaml.MarkedYAMLError(problem=message)
-    error.problem_mark = event.start_mark  # type: ignore[assignment]  # libyaml's own class
+    error.problem_mark = event.start_mark  # type: ignore[assignment]  # libyaml's class
     return error
 
 
@@ -88,10 +88,10 @@ def read_config(path: Path) -> dict[str, Any]:
         path: A regular file; a pipe could block forever.
 
     Returns:
-        The mapping in it.
+        The mapping in the file.
 
     Raises:
-        UserError: If the file is missing, no regular file, unreadable, no text, no YAML, or no mapping.
+        UserError: If the file is missing, not a regular file, unreadable, or not a YAML mapping in UTF-8.
     """
     if not path.exists():
         raise UserError(f"config '{path}': there is no such file")
@@ -115,7 +115,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def describe_yaml_error(error: yaml.YAMLError) -> str:
-    """Line and problem, as the rest of a message that begins with the file's name."""
+    """Line and problem of an error, to append to a file name."""
     mark = getattr(error, "problem_mark", None)
     place = "" if mark is None else f", line {mark.line + 1}"
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)

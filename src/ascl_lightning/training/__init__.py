@@ -1,1 +1,1 @@
-"""The LightningModule (`module`), its loss (`objective`), and what runs of it need."""
+"""Training: the LightningModule (`module`), the loss of a batch (`objective`), optimizer, loggers and callbacks."""

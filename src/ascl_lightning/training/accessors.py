@@ -1,4 +1,4 @@
-"""The project's own parts behind Lightning's generic ones."""
+"""Typed accessors for the module, the data module and the run folder of a Lightning trainer."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ def retrieval_data(trainer: Trainer) -> RetrievalDataModule:
     """The data module of a run.
 
     Raises:
-        TypeError: If it is of another class, or loaders were given in its place.
+        TypeError: If the trainer has no `RetrievalDataModule`.
     """
     datamodule = getattr(trainer, "datamodule", None)
     if not isinstance(datamodule, RetrievalDataModule):
@@ -28,7 +28,7 @@ def retrieval_module(pl_module: LightningModule) -> RetrievalModule:
     """The module of a run.
 
     Raises:
-        TypeError: If it is of another class.
+        TypeError: If it is not a `RetrievalModule`.
     """
     if not isinstance(pl_module, RetrievalModule):
         raise TypeError(f"this callback needs a RetrievalModule, not {type(pl_module).__name__}")
@@ -36,23 +36,23 @@ def retrieval_module(pl_module: LightningModule) -> RetrievalModule:
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The folder of this run: the first logger's, or the trainer's root without one; all ranks ask together."""
+    """The first logger's folder, or `default_root_dir` without a logger. A collective: call it on all ranks."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def evaluated_split(trainer: Trainer) -> str | None:
-    """The split that `ascl validate` or `ascl test` evaluates; None inside a training, whose validations are quick."""
+    """The split that `ascl validate` or `ascl test` evaluates; None during training."""
     return {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(trainer.state.fn)  # type: ignore[arg-type]
 
 
 def is_trial(trainer: Trainer) -> bool:
-    """Whether this is a `fast_dev_run`, which leaves nothing behind."""
+    """Whether this is a `fast_dev_run`, which must not write files."""
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def callbacks_of(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
-    """The callbacks of one class, in their order."""
+    """The callbacks of one class, in trainer order."""
     every: list[Callback] = getattr(trainer, "callbacks", [])
     return [callback for callback in every if isinstance(callback, kind)]

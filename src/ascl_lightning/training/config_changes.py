@@ -1,4 +1,4 @@
-"""Differences between the configuration of a run and that of the training behind its checkpoint."""
+"""Finds settings that differ between a run and the training that its checkpoint comes from."""
 
 import json
 from collections.abc import Iterator
@@ -10,24 +10,23 @@ import yaml
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.renamed import current_config
+from ascl_lightning.runtime.config_files import CONFIG
 from ascl_lightning.runtime.files import write_file
 
-CONFIG = "config.yaml"
-"""The whole configuration of a run, in its folder and beside exported weights."""
 CHANGES = "config_changes.json"
-"""What a continued training changed, in the same places."""
+"""Settings that a continued training changed, in the same folders."""
 _TRAINING = ("data", "model", "seed_everything")
-# choices of an evaluation, which the training does not make
+# settings that only affect evaluation
 _EVALUATION = ("model.fold_size",)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A setting that has another value than before.
+    """A setting whose value changed.
 
     Args:
-        setting: Its name with dots, as on the command line.
-        before: Value in the training behind the checkpoint.
+        setting: Dotted name, as on the command line.
+        before: Value in the earlier training.
         now: Value in this run.
     """
 
@@ -40,7 +39,7 @@ class Change:
 
 
 def config_behind(checkpoint: str | Path | None) -> Path | None:
-    """The configuration that made a checkpoint or exported weights; None if it does not lie with them."""
+    """The config file of a checkpoint or exported weights; None if there is none in their folder or its parent."""
     if checkpoint is None:
         return None
     folder = Path(checkpoint).parent
@@ -59,7 +58,7 @@ def changes_of_training(before: Path, now: dict[str, Any]) -> list[Change]:
 
 
 def changes_of_evaluation(before: Path, now: dict[str, Any]) -> list[Change]:
-    """Changes of the model in an evaluation; other data are what an evaluation may choose.
+    """Changes of the model in an evaluation; its data may differ from the training's.
 
     Args:
         before: Configuration of the training.
@@ -70,12 +69,12 @@ def changes_of_evaluation(before: Path, now: dict[str, Any]) -> list[Change]:
 
 
 def write_changes(run: Path, earlier: Path, changes: list[Change]) -> None:
-    """Adds the changes of a continued training to those that the training before it had.
+    """Writes the changes of a continued training after those of the earlier training.
 
     Args:
         run: Folder of the continued training.
-        earlier: Folder of the training before; the same one after `--resume`.
-        changes: Of `changes_of_training`.
+        earlier: Folder of the earlier training; the same folder after `--resume`.
+        changes: From `changes_of_training`.
     """
     every = [*read_changes(earlier), *(asdict(change) for change in changes)]
     if every:
@@ -83,7 +82,7 @@ def write_changes(run: Path, earlier: Path, changes: list[Change]) -> None:
 
 
 def read_changes(run: Path) -> list[dict[str, Any]]:
-    """What `write_changes` left in the folder of a training; empty for one that changed nothing."""
+    """Reads the changes that `write_changes` wrote; empty if there are none."""
     path = run / CHANGES
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
@@ -94,12 +93,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the configuration '{path}' of the checkpoint: {error}") from error
     if not isinstance(config, dict):
-        raise UserError(f"the configuration '{path}' of the checkpoint holds no settings: restore or remove it")
+        raise UserError(f"the configuration '{path}' of the checkpoint is empty: restore or remove it")
     return current_config(config)
 
 
 def _compare(before: Any, now: Any, name: str) -> Iterator[Change]:
-    """Differences of settings that both have; settings of another version of this package are none."""
+    """Differences of settings that both have; settings that only one has come from another version of this package."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         if before != now:
             yield Change(name, before, now)
@@ -107,7 +106,7 @@ def _compare(before: Any, now: Any, name: str) -> Iterator[Change]:
         yield Change(name, before.get("class_path"), now.get("class_path"))
     else:
         for key in sorted((before.keys() & now.keys()) - {"class_path"}):
-            # as on the command line, which leaves `init_args` out
+            # the command line omits `init_args` from names
             yield from _compare(before[key], now[key], name if key == "init_args" else f"{name}.{key}")
 
 

@@ -1,4 +1,4 @@
-"""Encodes a whole split with a trained model, to look at its pairs."""
+"""Encodes a whole split with a trained model."""
 
 from lightning.pytorch import LightningModule, Trainer
 
@@ -9,11 +9,11 @@ from ascl_lightning.training.module import RetrievalModule
 
 
 class SplitEncoder(LightningModule):
-    """Runs the towers over a split as Lightning runs predictions, and ranks nothing.
+    """Runs the towers over a split in Lightning's prediction loop, without ranking.
 
     Args:
-        module: The trained model, which moves to the device; it collects what it encodes.
-        datamodule: Refuses pictures that cannot be read, as in evaluation.
+        module: The trained model; its metric collects the encoded batches.
+        datamodule: Rejects unreadable images, as in evaluation.
     """
 
     def __init__(self, module: RetrievalModule, datamodule: RetrievalDataModule) -> None:
@@ -22,10 +22,10 @@ class SplitEncoder(LightningModule):
         self._datamodule = datamodule
 
     def on_before_batch_transfer(self, batch: ImageTextBatch, dataloader_idx: int) -> ImageTextBatch:
-        """As in evaluation.
+        """Rejects unreadable images.
 
         Raises:
-            UserError: If a picture cannot be read.
+            UserError: If an image cannot be read.
         """
         return self._datamodule.on_before_batch_transfer(batch, dataloader_idx)
 
@@ -34,17 +34,15 @@ class SplitEncoder(LightningModule):
         self.module.validation_step(batch, batch_idx)
 
     def on_predict_epoch_end(self) -> None:
-        """Gathers while processes and tensors are where they were: Lightning then takes the module off the device."""
+        """Gathers from all ranks now: after this hook, Lightning moves the module off the device."""
         self.gallery = self.module.evaluation.gallery()
 
 
 def encode_split(trainer: Trainer, module: RetrievalModule, datamodule: RetrievalDataModule, split: str) -> Gallery:
-    """The images of any split with all their captions, encoded; number i of either is row i of the split.
-
-    Images without captions are among them.
+    """Encodes all images of a split, also those without captions, and all captions, in the order of the split.
 
     Raises:
-        UserError: If there is no such split, or a picture cannot be read.
+        UserError: If there is no such split, or an image cannot be read.
     """
     module.evaluation.reset()
     loader = datamodule.evaluation_dataloader(split)

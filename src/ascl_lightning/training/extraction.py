@@ -1,4 +1,4 @@
-"""Runs towers over a split once and keeps what they give, shard by shard."""
+"""Runs towers over a split once and stores their features, shard by shard."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ _TOKENIZED_TOGETHER = 4096
 
 @dataclass(frozen=True)
 class Job:
-    """One shard of one kind of one split."""
+    """A shard of the image or text features of a split."""
 
     extraction: "SplitExtraction"
     kind: Literal["images", "texts"]
@@ -52,17 +52,17 @@ class Job:
 
 
 class SplitExtraction:
-    """The features of one split: of its images, of its captions and the texts made from them, or both.
+    """Extracts the features of a split: of its images, of its captions and the texts made from them, or both.
 
     Args:
-        model: Whose towers are run, as they are.
-        datamodule: Where the split comes from; its operations make the texts.
+        model: The model with the towers to run.
+        datamodule: Reads the split; its operations make the texts.
         split: Name of the split.
-        folder: Where the split's tables lie, or will.
+        folder: Folder of the split's feature tables; need not exist.
         images: Run the image tower.
         texts: Run the text tower.
-        variants: Texts T+, T- and (T+)- made from each caption, of as many epochs.
-        dtype: How numbers are stored.
+        variants: Number of epochs for which to make T+, T- and (T+)- of each caption.
+        dtype: Data type of stored features.
         regions: Region features that another program extracted, for an image encoder that takes them.
 
     Raises:
@@ -101,7 +101,7 @@ class SplitExtraction:
             self._manifests["texts"] = Manifest(encoder, _hash(self._texts), len(self._texts), dtype, made_with)
 
     def prepare(self) -> None:
-        """Writes what is not encoded: manifests, captions, rows. What belongs to other towers or data is removed."""
+        """Writes manifests, captions and rows; removes features of other towers or data."""
         for kind, manifest in self._manifests.items():
             manifest.write(self.folder / kind)
         if "texts" in self._manifests:
@@ -116,7 +116,7 @@ class SplitExtraction:
         write_file(self.folder / CAPTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def jobs(self) -> list[Job]:
-        """The shards that are not there yet."""
+        """The missing shards."""
         return [
             Job(self, kind, number)
             for kind, manifest in self._manifests.items()
@@ -128,7 +128,7 @@ class SplitExtraction:
         """Encodes a shard and writes it.
 
         Raises:
-            UserError: If pictures of another split than `train` cannot be read; in `train` they are left out.
+            UserError: If images of a split other than `train` cannot be read; in `train` they are skipped.
         """
         manifest = self._manifests[job.kind]
         rows = manifest.shard_rows(job.number)
@@ -136,7 +136,7 @@ class SplitExtraction:
         write_shard(self.folder / job.kind, job.number, list(parts), manifest.dtype)
 
     def features(self) -> SplitFeatures:
-        """What was extracted, once no job is left."""
+        """The extracted features, after all jobs have run."""
         images = FeatureTable(self.folder / "images") if "images" in self._manifests else None
         texts = None
         if "texts" in self._manifests:
@@ -152,14 +152,14 @@ class SplitExtraction:
             return
         for batch in self._datamodule.pictures_dataloader(self._split, batches):
             if batch.faults and self._split != "train":
-                raise UserError(f"{len(batch.faults)} pictures cannot be read: {'; '.join(batch.faults.values())}")
+                raise UserError(f"{len(batch.faults)} images cannot be read: {'; '.join(batch.faults.values())}")
             features = self.model.image_encoder(batch.images.to(device))
-            # no tokens: the mark of a picture that training leaves out
+            # an image without tokens is one that training skips
             features.mask[list(batch.faults)] = False
             yield features
 
     def _encode_texts(self, rows: range, device: torch.device) -> Iterator[Features]:
-        """Texts one by one, in their order."""
+        """Features of one text at a time, in order."""
         texts = self._datamodule.tokenizer()(self._texts[rows.start : rows.stop])[0]
         encoded: dict[int, Features] = {}
         for chosen, features in encoded_by_length(self.model.text_encoder, texts, device):
@@ -170,10 +170,10 @@ class SplitExtraction:
 
 
 def foreign_entries(out: Path) -> list[str]:
-    """What lies in a folder, or in its folders, that no extraction writes; hidden files do not count.
+    """Files in the output folder, or in its split folders, that no extraction writes; hidden files are ignored.
 
     Args:
-        out: The folder of the splits; it need not exist.
+        out: The folder of the splits; need not exist.
     """
     known = {"images", "texts", CAPTIONS, PICTURES, NUMBERS}
     entries = sorted(out.iterdir()) if out.is_dir() else []
@@ -188,15 +188,15 @@ def foreign_entries(out: Path) -> list[str]:
 def encoded_by_length(
     encoder: nn.Module, texts: TokenizedTexts, device: torch.device
 ) -> Iterator[tuple[Tensor, Features]]:
-    """Runs a text tower in passes of similar length, so that little padding is computed.
+    """Encodes texts in batches of similar length, which reduces padding.
 
     Args:
-        encoder: The tower.
-        texts: What it encodes.
-        device: Where it lies.
+        encoder: The text tower.
+        texts: Texts to encode.
+        device: Device of the tower.
 
     Yields:
-        The rows of a pass, and what the tower gives for them.
+        The rows of a batch, and their features.
     """
     lengths = texts.attention_mask.sum(dim=1)
     for chosen in lengths.argsort(stable=True).split(_TEXTS_PER_PASS):
@@ -204,11 +204,11 @@ def encoded_by_length(
 
 
 class FeatureExtraction(LightningModule):
-    """Runs extractions as Lightning runs predictions: on any number of devices, a shard a step.
+    """Runs extractions in Lightning's prediction loop: one shard per step, on any number of devices.
 
     Args:
-        model: The towers, which move to the device.
-        extractions: What to extract with them.
+        model: The model with the towers to run.
+        extractions: The splits to extract.
     """
 
     def __init__(self, model: ImageTextModel, extractions: Sequence[SplitExtraction]) -> None:
@@ -238,7 +238,7 @@ class FeatureExtraction(LightningModule):
 
 
 def fingerprint(encoder: nn.Module) -> str:
-    """A hash of what a tower is: its class, what it is fed, and its weights."""
+    """A hash of a tower's class, input specification and weights."""
     return hash_of_weights(encoder, f"{type(encoder).__name__} {encoder.spec}")
 
 
@@ -260,9 +260,9 @@ def _select(texts: TokenizedTexts, rows: Tensor, longest: int, device: torch.dev
 
 
 def _distinct_texts(datamodule: RetrievalDataModule, split: str, variants: int) -> tuple[list[str], TextRows]:
-    """Distinct texts of a split, and where each caption and each text made from it stands among them.
+    """Distinct texts of a split, and the row of each caption and each text made from it among them.
 
-    Texts are the same where their tokens are: a T- that differs from T beyond the tokenizer's limit is none.
+    Texts with equal tokens are equal: a T- that differs from T only beyond the tokenizer's limit is invalid.
     """
     captions = datamodule.view(split).split.captions
     samples = _samples(datamodule, captions, variants)
@@ -279,7 +279,7 @@ def _distinct_texts(datamodule: RetrievalDataModule, split: str, variants: int) 
 def _samples(
     datamodule: RetrievalDataModule, captions: Sequence[tuple[str, ...]], variants: int
 ) -> list[AsymmetrySample]:
-    """The texts of every caption, as many epochs draw them; row by row, variant by variant."""
+    """The texts made from each caption in the first `variants` epochs; captions vary slowest."""
     maker = datamodule.text_maker()
     pairs = ((image, of_image, place) for image, of_image in enumerate(captions) for place in range(len(of_image)))
     return [

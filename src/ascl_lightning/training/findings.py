@@ -1,4 +1,4 @@
-"""What callbacks find out about a model, kept with the module for whoever shows it: no callback reads another one."""
+"""Results that callbacks store on the module, so that no callback reads another one."""
 
 from dataclasses import dataclass, field
 
@@ -10,12 +10,12 @@ from ascl_lightning.metrics.comparisons import Comparison
 
 @dataclass
 class LeakCheck:
-    """What a test was checked for.
+    """Result of checking a test for leaks.
 
     Attributes:
-        found: What falsifies the figures.
-        unchecked: What could not be looked at.
-        notes: What is no leak by itself, such as captions that stand in training too.
+        found: Leaks, which invalidate the metrics.
+        unchecked: Checks that could not run.
+        notes: Observations that are not leaks, such as test captions that also occur in training.
     """
 
     found: list[Leak] = field(default_factory=list)
@@ -25,12 +25,12 @@ class LeakCheck:
 
 @dataclass
 class Findings:
-    """Of one run of the trainer; the module starts each run with empty ones.
+    """Findings of one trainer run; reset at the start of each run.
 
     Attributes:
-        leaks: None where nothing was checked.
+        leaks: None if leaks were not checked.
         made_scores: Fused scores of T+ and T- with their images, from the report card.
-        comparisons: How often images prefer one kind of text to another, in the last validation.
+        comparisons: How often images score one kind of text above another, from the last validation.
     """
 
     leaks: LeakCheck | None = None

@@ -1,8 +1,8 @@
-"""Large batches on small memory: towers run over a part of the batch at a time (gradient caching).
+"""Gradient caching: towers encode a batch in chunks, so that large batches fit into memory.
 
-Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup". The first pass keeps
-no graph; when the loss has sent its gradient back to a part's output, that part is encoded again, with a graph and the
-same random numbers, and its gradient goes on into the towers. The result is the gradient of the whole batch.
+Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup". The first forward
+pass keeps no graph. In the backward pass each chunk is encoded a second time, with a graph and the same random numbers,
+and backpropagated. The result is the gradient of the whole batch.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ Encoded = TypeVar("Encoded", bound=tuple[Features | Tensor | None, ...])
 
 
 def encode_in_chunks(encode: Callable[..., Encoded], *inputs: Any, chunk_size: int | None) -> Encoded:
-    """What `encode` gives for a batch, computed over chunks of it.
+    """Calls `encode` on chunks of a batch and joins the results.
 
     Args:
-        encode: Gives a tuple of `Features`, tensors and Nones, row by row with its inputs, each row on its own.
-        inputs: Tensors, or types of `data.batch`, all of the same number of rows.
-        chunk_size: Rows of a chunk; None for all at once.
+        encode: Returns a tuple of `Features`, tensors and Nones, whose row i depends only on row i of the inputs.
+        inputs: Tensors, or types of `data.batch`, all with the same number of rows.
+        chunk_size: Rows per chunk; None for all at once.
     """
     num_rows = len(inputs[0])
     if chunk_size is None or num_rows <= chunk_size:
@@ -35,9 +35,9 @@ def encode_in_chunks(encode: Callable[..., Encoded], *inputs: Any, chunk_size: i
 
 
 def mixes_rows(module: nn.Module) -> bool:
-    """Whether a module in training lets the rows of a batch see each other: batch normalisation.
+    """Whether a module has batch normalisation in training mode.
 
-    Chunks of a batch would have statistics of their own, and count twice in the running ones.
+    Its statistics would be those of a chunk, and the running ones would count each chunk twice.
     """
     return any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
 

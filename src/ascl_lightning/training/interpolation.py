@@ -1,4 +1,4 @@
-"""Between the weights that fine-tuning began with and those it ended with."""
+"""Interpolates between the weights before and after fine-tuning."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ State = Mapping[str, Tensor]
 
 
 def interpolated_names(module: RetrievalModule) -> set[str]:
-    """Entries of the module's state that have a start worth going back to: those of pretrained, trained towers.
+    """Names of the state entries to interpolate: those of towers that are pretrained and fine-tuned.
 
-    An adapter's B starts at zero and is interpolated, which weighs the product B A; its A starts at random and is not.
+    Of a LoRA adapter only B is interpolated: it starts at zero, so this scales the product B A. A starts at random.
 
     Raises:
         UserError: If there are none.
@@ -28,21 +28,21 @@ def interpolated_names(module: RetrievalModule) -> set[str]:
     }
     if not names:
         raise UserError(
-            "there is nothing to interpolate: no tower of the config is pretrained and trained on; "
-            "towers from scratch start at random, and frozen ones end where they start"
+            "nothing to interpolate: the config has no pretrained tower that was fine-tuned (towers trained from "
+            "scratch start at random, and frozen towers do not change)"
         )
     return names
 
 
 def interpolate(start: State, tuned: State, names: set[str], weight: float) -> dict[str, Tensor]:
-    """`(1 - weight) * start + weight * tuned` of the named entries; the tuned ones of all others.
+    """Returns `(1 - weight) * start + weight * tuned` for the named entries, and `tuned` for all others.
 
     Source: WiSE-FT, Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903).
 
     Args:
         start: Weights before fine-tuning.
-        tuned: Weights after it.
-        names: What to interpolate.
-        weight: Share of the tuned weights, in [0, 1].
+        tuned: Weights after fine-tuning.
+        names: Entries to interpolate.
+        weight: Weight of `tuned`, in [0, 1].
     """
     return {name: torch.lerp(start[name], value, weight) if name in names else value for name, value in tuned.items()}

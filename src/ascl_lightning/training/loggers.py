@@ -1,6 +1,4 @@
-"""Where metrics and configuration go: the run's folder, however often the run was interrupted, and beside it
-TensorBoard, or W&B, if it answers.
-"""  # noqa: D205
+"""Loggers of a run: CSV in the run folder, which a resumed run appends to, and TensorBoard or W&B if configured."""
 
 import csv
 import io
@@ -20,9 +18,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
 from ascl_lightning.runtime.checkpoints import Continuation
+from ascl_lightning.runtime.config_files import CONFIG
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.training.config_changes import (
-    CONFIG,
     changes_of_evaluation,
     changes_of_training,
     config_behind,
@@ -33,13 +31,13 @@ _SECONDS_TO_ANSWER = 5
 
 
 class LogConfig(SaveConfigCallback):
-    """Keeps the whole configuration: as `config.yaml` beside the run's CSV metrics, as hyperparameters elsewhere.
+    """Saves the whole configuration as `config.yaml` in the run folder, and as hyperparameters of other loggers.
 
-    Lightning's own would overwrite one file, or fail, where a logger has no folder for each run.
+    Lightning's callback overwrites one file, or fails, for loggers without a folder per run.
     """
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Called once, on rank 0; warns of settings that differ from those behind the checkpoint."""
+        """Called once, on rank 0; warns about settings that differ from the checkpoint's training."""
         text = self.parser.dump(self.config, skip_unset=False)
         config = yaml.safe_load(text)
         folders = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
@@ -51,7 +49,7 @@ class LogConfig(SaveConfigCallback):
                 logger.log_hyperparams(config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Notes what a resumed run goes on with."""
+        """Stores the version of each logger for a resumed run."""
         others = [logger for logger in trainer.loggers if not isinstance(logger, CSVLogger)]
         checkpoint["log_versions"] = {type(logger).__name__: logger.version for logger in others}
 
@@ -59,13 +57,13 @@ class LogConfig(SaveConfigCallback):
 def loggers_of_run(
     configured: Logger | Iterable[Logger] | bool | None, root: Path, command: str, going_on: Continuation | None
 ) -> list[Logger] | bool:
-    """What `Trainer` takes: the configured loggers, after one that writes CSV into a new folder for each run.
+    """The `logger` argument of the trainer: a CSV logger with a folder per run, then the configured loggers.
 
     Args:
-        configured: Of the config; None: not said. A CSV logger among them takes the place of ours.
-        root: The `default_root_dir`; loggers without a `save_dir` of their own write below it too.
-        command: Names the folder under it.
-        going_on: The run whose folder and CSV file are gone on with, and what else logged it.
+        configured: Loggers of the config; None if it sets none. A CSV logger among them replaces the default one.
+        root: The `default_root_dir`; loggers without their own `save_dir` also write below it.
+        command: Name of the folder below `root`.
+        going_on: The run to resume, whose folder and loggers are continued.
     """
     if isinstance(configured, bool):
         return configured
@@ -78,7 +76,7 @@ def loggers_of_run(
 
 
 def _place(logger: Logger, root: Path) -> None:
-    """Lets a logger whose `save_dir` is the current folder, as by default, write below the root."""
+    """Makes a logger with the default `save_dir` (the current folder) write below the root."""
     if isinstance(logger, WandbLogger) and logger._save_dir in (None, "."):
         logger._save_dir = logger._wandb_init["dir"] = str(root)
     elif isinstance(logger, TensorBoardLogger) and logger._root_dir == ".":
@@ -86,25 +84,25 @@ def _place(logger: Logger, root: Path) -> None:
 
 
 def _continued(logger: Logger, going_on: Continuation) -> Logger:
-    """A logger that goes on where a checkpoint was saved, if it logged the run then."""
+    """The logger, set to continue the interrupted run if it logged that run."""
     version = going_on.log_versions.get(type(logger).__name__)
     if isinstance(logger, CSVLogger):
         return ContinuedCSVLogger(going_on)
     if isinstance(logger, WandbLogger) and logger.version is None and version is not None:
-        # offline, `wandb sync --append` joins what was recorded before and after
+        # offline, `wandb sync --append` joins the records before and after the interruption
         logger._id = logger._wandb_init["id"] = str(version)
     if isinstance(logger, TensorBoardLogger) and version is not None:
         logger._version = version
-        # what was written of later steps than the checkpoint holds is not shown
+        # hides steps after the checkpoint
         logger._kwargs["purge_step"] = going_on.logged_steps
     return logger
 
 
 class ContinuedCSVLogger(CSVLogger):
-    """Goes on with the `metrics.csv` of a run; Lightning's own deletes what it finds.
+    """Appends to the `metrics.csv` of a run; Lightning's logger would delete it.
 
     Args:
-        going_on: The run, and the checkpoint; rows of later steps than it holds are dropped, as they come anew.
+        going_on: The run to resume. Rows of steps after its checkpoint are dropped, since those steps run again.
     """
 
     def __init__(self, going_on: Continuation) -> None:
@@ -115,7 +113,7 @@ class ContinuedCSVLogger(CSVLogger):
     @property
     @rank_zero_only
     def experiment(self) -> ExperimentWriter:
-        """What writes the file."""
+        """The writer of the file."""
         if self._experiment is None:
             self._experiment = _ContinuedWriter(self.log_dir, self._logged_steps)
         return self._experiment  # type: ignore[return-value]
@@ -137,14 +135,14 @@ class _ContinuedWriter(ExperimentWriter):
             write_file(path, text.getvalue())
 
     def _check_log_dir_exists(self) -> None:
-        """Deletes nothing."""
+        """Lightning's method would delete the file."""
 
 
 @rank_zero_only
 def record_offline_if_unreachable(loggers: Sequence[Logger]) -> None:
-    """Lets W&B record to disk if its server does not answer, before it is started.
+    """Switches W&B to offline mode before it starts if its server does not answer.
 
-    It would try for a minute and a half and end the training, or spoil a recording that is begun then (wandb#9865).
+    W&B would retry for 90 seconds and end the training, or damage a record that starts meanwhile (wandb#9865).
     """
     online = [logger for logger in loggers if isinstance(logger, WandbLogger) and not logger._offline]
     if not online or "WANDB_MODE" in os.environ:
@@ -155,23 +153,23 @@ def record_offline_if_unreachable(loggers: Sequence[Logger]) -> None:
     try:
         urlopen(address, timeout=_SECONDS_TO_ANSWER).close()
     except HTTPError:
-        return  # an answer all the same
+        return  # the server is reachable
     except OSError:
         for logger in online:
             logger._wandb_init["mode"] = "offline"
-        rank_zero_warn(f"W&B at {address} does not answer: it records offline, `wandb sync` sends it later")
+        rank_zero_warn(f"W&B at {address} does not answer: recording offline, upload later with `wandb sync`")
 
 
 @rank_zero_only
 def keep_pictures_with_runs(loggers: Sequence[Logger]) -> None:
-    """Has W&B put pictures and tables beside its records, where `wandb sync` finds them, not into the home folder."""
+    """Makes W&B store images and tables next to its records, where `wandb sync` finds them, not in the home folder."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             os.environ.setdefault("WANDB_DATA_DIR", str(Path(logger.save_dir or ".", "wandb").absolute()))
 
 
 def _note_changes(trainer: Trainer, config: dict[str, Any], folders: list[Path]) -> None:
-    """Warns of changes; those of a training are written to the run's folders."""
+    """Warns about changed settings; in training, also writes them to the run folders."""
     trains = trainer.state.fn == TrainerFn.FITTING
     resumed = [folder / CONFIG for folder in folders if trains and (folder / CONFIG).is_file()]
     before = next(iter(resumed), config_behind(config.get("ckpt_path")))

@@ -1,4 +1,4 @@
-"""The Lightning hooks around the model: training step, evaluation, optimiser."""
+"""The LightningModule: training step, evaluation and optimizer around the plain model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.towers.image import ImageEncoder
 from ascl_lightning.models.towers.text import TextEncoder
 from ascl_lightning.runtime.number_types import NonNegativeFloat, PositiveInt
+from ascl_lightning.training.callbacks.last_validation import LastValidation
 from ascl_lightning.training.callbacks.thawing import Thawing
 from ascl_lightning.training.findings import Findings
 from ascl_lightning.training.objective import Objective
@@ -33,7 +34,7 @@ _REQUIRED = {"image_encoder", "text_encoder", "similarity", "loss"}
 
 @dataclass(frozen=True)
 class Encoded:
-    """Projected images and texts, and the embeddings that belong to one of them alone."""
+    """Projected images and texts, and the independent embeddings of both."""
 
     images: Features
     texts: Features
@@ -44,26 +45,26 @@ class Encoded:
 class RetrievalModule(LightningModule):
     """Trains and evaluates image-text retrieval.
 
-    The training loss is the weighted mean of two terms (AsCL, docs/method.md#total): type I, L(I, T, T-), and types II
-    and III, L(I, T+, (T+)-). Without T+ in the batch it is the first term alone.
+    The training loss is the weighted mean of two terms (AsCL, docs/method.md#total): L(I, T, T-) for type I and
+    L(I, T+, (T+)-) for types II and III. A batch without T+ has the first term only.
 
     Args:
         image_encoder: Image tower.
         text_encoder: Text tower.
-        similarity: Scores projected images against projected texts; its `embed_dim` is the common width.
+        similarity: Scores projected images against projected texts; its `embed_dim` is the width of the projections.
         loss: `AsymmetricContrastiveLoss` or `InfoNCE`.
-        word_features: Makes T- from the features of the valid words, after the projection, as published. None: not.
-            The data module makes T- at word level; with both, both are negatives.
+        word_features: Makes T- by perturbing projected word features, as published; None for no such T-. They are used
+            in addition to the word-level T- of the data module.
         type_i_weight: Weight of the first term.
         type_ii_iii_weight: Weight of the second term.
-        first_stage_weight: Weight of a further term, the same loss on the embeddings that belong to one item alone: the
-            first stage of a two-stage search ranks by them.
-        chunk_size: Images or texts that a tower encodes at a time in training, for batches whose activations have no
-            room in memory: the gradient is that of the whole batch, for a second pass through the towers. None: all.
-        project: False keeps the towers' own vectors, as a pretrained CLIP or SigLIP pair needs.
-        compile_towers: Run both towers through `torch.compile`, at their first batch; scoring has kernels of its own.
+        first_stage_weight: Weight of an additional term: the same loss on the independent embeddings, by which the
+            first stage of a two-stage search ranks.
+        chunk_size: Images or texts that a tower encodes at a time in training. Saves activation memory at the cost of
+            a second forward pass; the gradient stays that of the whole batch. None: all at once.
+        project: False uses the towers' own vectors without projection, as for a pretrained CLIP or SigLIP pair.
+        compile_towers: Compile both towers with `torch.compile` at their first batch.
         optimizer: Called with the parameter groups.
-        schedule: Learning rate, per step.
+        schedule: Learning rate of each step.
         fold_size: Also report the mean over folds of this many images (COCO: 1000).
     """
 
@@ -96,17 +97,17 @@ class RetrievalModule(LightningModule):
         weights = type_i_weight, type_ii_iii_weight, first_stage_weight
         self.findings = Findings()
         self._objective = Objective(self.model, loss, word_features, *weights, chunk_size)
-        # a number that it refuses, such as a rate below 0, shows here and not after the run has begun
+        # raises for invalid numbers, such as a negative learning rate, before the run starts
         optimizer([nn.Parameter(torch.zeros(1))])
         self._optimizer = optimizer
         self._schedule = schedule
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **arguments: Any) -> "RetrievalModule":  # type: ignore[override]
-        """As Lightning's, where `arguments` hold those of the constructor: a checkpoint has weights alone.
+        """Lightning's method; `arguments` must include the constructor's, since a checkpoint holds only weights.
 
         Raises:
-            UserError: If they are missing.
+            UserError: If required arguments are missing.
         """
         if not arguments.keys() >= _REQUIRED:
             raise UserError(
@@ -118,67 +119,47 @@ class RetrievalModule(LightningModule):
 
     @property
     def uses_tokens(self) -> bool:
-        """Whether scores or T- need local tokens; if not, only pooled vectors are read."""
+        """Whether scores or T- need local tokens; otherwise only pooled vectors are loaded."""
         return self.model.similarity.uses_tokens or self.word_features is not None
 
     def setup(self, stage: str) -> None:
-        """Forgets what callbacks found in an earlier run."""
+        """Drops the findings of an earlier run."""
         self.findings = Findings()
 
     def configure_model(self) -> None:
-        """Under FSDP2 (Lightning's `ModelParallelStrategy`), splits the weights over the processes."""
+        """Shards the weights under FSDP2 (Lightning's `ModelParallelStrategy`)."""
         if self.device_mesh is not None:
             shard_weights(self, self.device_mesh, ("training_step", "validation_step", "test_step", "predict_step"))
 
-    def on_fit_start(self) -> None:
-        """Refuses what would train something else than it says.
-
-        Raises:
-            UserError: If gradients are to be accumulated over batches.
-        """
-        if self.trainer.accumulate_grad_batches > 1:
-            raise UserError(
-                "a contrastive loss of several batches is not that of one large batch, which has more negatives: leave "
-                "trainer.accumulate_grad_batches out, and set data.batch_size with model.chunk_size for less memory"
-            )
-
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
-        """Loss of the pairs of this process among those of all."""
+        """Loss of this rank's pairs, contrasted with the pairs of all ranks."""
         terms = self._objective(batch)
         values, size = terms.of_batch(), len(batch.image_ids)
         self.log("train/loss", values.pop("loss"), prog_bar=True, batch_size=size)
         self.log_dict({f"train/loss_{name}": value for name, value in values.items()}, batch_size=size)
         self.log("train/temperature", self.loss.temperature(), batch_size=size)
-        counts = {"truncated_texts": batch.num_truncated, "skipped_images": len(batch.faults)}
-        self.log_dict(
-            {f"train/{name}": float(count) for name, count in counts.items()},
-            reduce_fx="sum",
-            on_step=False,
-            on_epoch=True,
-            sync_dist=True,
-            batch_size=size,
-        )
+        counts = {"train/truncated_texts": batch.num_truncated, "train/skipped_images": len(batch.faults)}
+        totals = {name: float(count) for name, count in counts.items()}
+        self.log_dict(totals, reduce_fx="sum", on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return terms.loss
 
     def encode(self, batch: ImageTextBatch) -> Encoded:
-        """Images and texts, each by itself, whatever else the batch holds."""
+        """Encodes images and texts independently of each other."""
         images, texts = self.model.encode_images(batch.images), self.model.encode_texts(batch.texts)
         similarity = self.model.similarity
         return Encoded(images, texts, similarity.image_embeds(images), similarity.text_embeds(texts))
 
     def collect(self, batch: ImageTextBatch, metrics: RetrievalMetrics) -> None:
-        """Encodes a batch for metrics of a whole split."""
+        """Encodes a batch and adds it to the metrics of a whole split."""
         of = self.encode(batch)
         ids = batch.text_ids, batch.text_image_ids
         metrics.update(of.images, batch.image_ids, of.texts, *ids, of.image_embeds, of.text_embeds)
 
     def validation_step(self, batch: ImageTextBatch, batch_idx: int) -> None:
-        """Collects encoded images and texts."""
+        """Collects encoded images and texts; `on_validation_epoch_end` scores them."""
         self.collect(batch, self.evaluation)
 
-    def test_step(self, batch: ImageTextBatch, batch_idx: int) -> None:
-        """As in validation."""
-        self.collect(batch, self.evaluation)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Scores the whole split."""
@@ -189,7 +170,7 @@ class RetrievalModule(LightningModule):
         self._log_metrics("test")
 
     def predict_step(self, batch: ImageTextBatch, batch_idx: int) -> dict[str, Tensor]:
-        """The pair-independent embeddings of a batch, with the rows of its images and texts."""
+        """Independent embeddings of a batch's images and texts, with their rows in the split."""
         encoded = self.encode(batch)
         return {
             "image_embeds": encoded.image_embeds,
@@ -200,11 +181,11 @@ class RetrievalModule(LightningModule):
         }
 
     def configure_callbacks(self) -> list[Callback]:
-        """What towers that thaw during training need."""
-        return [Thawing([self.model.image_encoder, self.model.text_encoder])]
+        """Lightning runs these after the trainer's callbacks, which may stop the training, and before checkpoints."""
+        return [Thawing([self.model.image_encoder, self.model.text_encoder]), LastValidation()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The injected optimiser over all trainable parameters, and the schedule per step."""
+        """The injected optimizer over all trainable parameters, with a schedule that steps per batch."""
         optimizer = build_optimizer(self._optimizer, self.model, self.loss)
         scheduler = self._schedule.scheduler(optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -212,7 +193,7 @@ class RetrievalModule(LightningModule):
     def _log_metrics(self, stage: str) -> None:
         metrics = {f"{stage}/{name}": value for name, value in self.evaluation.compute().items()}
         rsum = metrics.pop(f"{stage}/rsum")
-        # the same on every rank, each of which stops and keeps checkpoints by it
+        # every rank computes the same value, so all agree on the best checkpoint
         self.log(f"{stage}/rsum", rsum, prog_bar=True)
         self.log_dict(metrics)
         self.evaluation.reset()

@@ -1,4 +1,4 @@
-"""Which parameters are trained, at which rates, and which of them decay."""
+"""Optimizer parameter groups: trained parameters with their learning rate and weight decay."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -14,13 +14,13 @@ OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
 
 def build_optimizer(factory: OptimizerFactory, model: ImageTextModel, loss: nn.Module) -> Optimizer:
-    """An optimizer over everything trainable.
+    """Builds an optimizer over all trainable parameters.
 
     Args:
-        factory: Called with the groups of `parameter_groups`; it brings the learning rate and the weight decay that
-            groups without their own get.
-        model: Towers and what stands on them.
-        loss: Trained beside them, if its temperature is learned.
+        factory: Called with the groups of `parameter_groups`; its learning rate and weight decay are the defaults of
+            the groups.
+        model: Towers, projections and similarity.
+        loss: Has a parameter if its temperature is learned.
     """
     optimizer = factory(parameter_groups(model, loss))
     for group in optimizer.param_groups:
@@ -29,14 +29,14 @@ def build_optimizer(factory: OptimizerFactory, model: ImageTextModel, loss: nn.M
 
 
 def parameter_groups(model: ImageTextModel, loss: nn.Module) -> list[dict[str, Any]]:
-    """Every trainable parameter, in one group: by tower or head, by layer where rates differ, by weight decay.
+    """Groups trainable parameters by tower or head, by layer if layers have different rates, and by weight decay.
 
-    A tower's layer i of d has the learning rate `tower * layer_decay ** (d - i)` (as in BEiT, Bao et al. 2021, arXiv
-    2106.08254). Norms, biases and positions do not decay.
+    Layer i of d in a tower has the learning rate `tower * layer_decay ** (d - i)` (as in BEiT, Bao et al. 2021, arXiv
+    2106.08254). Norms, biases and position embeddings have no weight decay.
 
     Returns:
-        Groups as optimizers take them, with a `name`, `lr` and `weight_decay` where they are not the optimizer's own,
-        and `lr_scale`, by which the learning rate is still to be multiplied.
+        Groups with a `name`, with `lr` and `weight_decay` where they differ from the optimizer's defaults, and with
+        `lr_scale`, a factor that the caller must apply to the learning rate.
     """
     towers = {"image_encoder": model.image_encoder, "text_encoder": model.text_encoder}
     of_towers = {id(parameter) for tower in towers.values() for parameter in tower.parameters()}
@@ -62,7 +62,7 @@ def _tower_groups(name: str, tower: Encoder) -> Iterator[dict[str, Any]]:
 def _by_decay(
     name: str, parameters: Mapping[str, nn.Parameter], spared: Set[str], lr_scale: float = 1.0, **rate: float
 ) -> Iterator[dict[str, Any]]:
-    """Two groups, or the one of them that is not empty."""
+    """The non-empty ones of two groups: with and without weight decay."""
     trained = {each: parameter for each, parameter in parameters.items() if parameter.requires_grad}
     decayed = [parameter for each, parameter in trained.items() if each not in spared]
     rest = [parameter for each, parameter in trained.items() if each in spared]

@@ -18,8 +18,13 @@ def total_steps(trainer: Trainer) -> int:
     of the data from before any `on_fit_start` hook.
 
     Raises:
-        UserError: If neither the epochs nor the steps are limited.
+        UserError: If neither the epochs nor the steps are limited, or gradients are accumulated over batches.
     """
+    if trainer.accumulate_grad_batches > 1:
+        raise UserError(
+            "accumulating gradients does not give the contrastive loss of a large batch, which has more negatives: "
+            "remove trainer.accumulate_grad_batches and raise data.batch_size with model.chunk_size, which saves memory"
+        )
     if trainer.max_epochs == -1:
         if trainer.max_steps == -1:
             raise UserError("the learning-rate schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
@@ -35,14 +40,14 @@ def total_steps(trainer: Trainer) -> int:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Linear warm-up, then a cosine down to a share of the peak.
+    """Linear warm-up, then cosine decay to a fraction of the peak rate.
 
     Args:
-        warmup: Share of all steps in which the rate rises from 0.
-        final: Rate of the last step as a share of the peak (the paper's code: 5e-4 to 1e-4, so 0.2).
+        warmup: Fraction of all steps in which the rate rises from 0.
+        final: Rate of the last step as a fraction of the peak (the paper's code decays from 5e-4 to 1e-4: 0.2).
 
     Raises:
-        ValueError: If a share lies outside [0, 1].
+        ValueError: If a fraction is outside [0, 1].
     """
 
     warmup: float = 0.05
@@ -50,10 +55,10 @@ class WarmupCosine:
 
     def __post_init__(self) -> None:
         if not (0 <= self.warmup <= 1 and 0 <= self.final <= 1):
-            raise ValueError(f"warmup and final are shares between 0 and 1, not {self.warmup} and {self.final}")
+            raise ValueError(f"warmup and final are fractions between 0 and 1, not {self.warmup} and {self.final}")
 
     def factor(self, step: int, total_steps: int) -> float:
-        """The rate of a step as a share of the peak.
+        """The rate of a step as a fraction of the peak.
 
         >>> schedule = WarmupCosine(warmup=0.5, final=0.2)
         >>> [round(schedule.factor(step, 8), 3) for step in (0, 1, 3, 4, 6, 8)]
@@ -66,5 +71,5 @@ class WarmupCosine:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
     def scheduler(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
-        """The schedule of an optimizer, to be stepped after each of its steps."""
+        """A scheduler to step after each optimizer step."""
         return LambdaLR(optimizer, lambda step: self.factor(step, total_steps))

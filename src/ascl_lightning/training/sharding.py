@@ -1,4 +1,4 @@
-"""Weights split over processes (FSDP2), for models that have no room on one device."""
+"""Shards weights over ranks (FSDP2), for models that do not fit on one device."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,29 +10,29 @@ from ascl_lightning.errors import UserError
 
 
 def shard_weights(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -> None:
-    """Splits the layers that towers repeat, each by itself, and all other weights together.
+    """Shards each repeated layer of the towers by itself, and all other weights together.
 
-    A layer's weights are gathered when it runs; the others are few, and stay gathered for a whole step. What is not
-    trained is not split.
+    A layer's weights are gathered while it runs; the other weights stay gathered for a whole step. Frozen weights are
+    not sharded.
 
     Args:
         module: Holds the model and the loss.
-        mesh: With a dimension `data_parallel` of all processes, as Lightning's `ModelParallelStrategy` makes it.
+        mesh: Mesh with a dimension `data_parallel` of all ranks, as Lightning's `ModelParallelStrategy` makes it.
         methods: Names of the methods of `module` that run the model.
 
     Raises:
-        UserError: If processes are to work on the same data (tensor parallelism).
+        UserError: If the mesh uses tensor parallelism.
     """
     shards = mesh["data_parallel"]
     if shards.size() != mesh.size():
         raise UserError(
-            f"the strategy shares out data to {shards.size()} of {mesh.size()} processes: set its data_parallel_size "
-            f"to {mesh.size()} and its tensor_parallel_size to 1"
+            f"the strategy uses tensor parallelism ({shards.size()} of {mesh.size()} processes are data parallel): set "
+            f"its data_parallel_size to {mesh.size()} and its tensor_parallel_size to 1"
         )
-    # those without gradient stay whole: frozen towers also run outside of steps, and their weights are hashed
+    # frozen weights stay whole: frozen towers also run outside of steps, and their weights are hashed
     whole = {parameter for parameter in module.parameters() if not parameter.requires_grad}
     for parameter in module.parameters():
-        # FSDP2 splits no channels-last weights
+        # FSDP2 cannot shard channels-last weights
         parameter.data = parameter.data.contiguous()
     for layer in list(repeated_layers(module)):
         if whole.isdisjoint(layer.parameters()):
@@ -43,7 +43,7 @@ def shard_weights(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -
 
 
 def repeated_layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers of lists and sequences that hold one class of layers, with weights, twice or more."""
+    """Layers of each `ModuleList` or `Sequential` that holds at least two layers, with weights, of a single class."""
     for container in module.modules():
         layers = list(container.children()) if isinstance(container, nn.ModuleList | nn.Sequential) else []
         if len(layers) > 1 and len(set(map(type, layers))) == 1 and any(True for _ in layers[0].parameters()):

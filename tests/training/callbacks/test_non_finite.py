@@ -85,10 +85,10 @@ def test_a_finite_step_starts_the_count_anew(tmp_path):
 
 def test_a_run_that_skipped_most_of_its_steps_ends_with_an_error(tmp_path):
     with pytest.raises(
-        UserError, match=r"^8 of 9 steps were skipped.*no weights are exported; lower the learning rate"
+        UserError, match=r"^8 of 9 steps were skipped.*weights are not exported; lower the learning rate"
     ):
         fit(tmp_path, [1.0] + 8 * [NAN])
-    with pytest.warns(UserWarning, match=r"^2 of 4 steps were skipped, as their loss or gradient was not finite$"):
+    with pytest.warns(UserWarning, match=r"^2 of 4 steps were skipped because of a non-finite loss or gradient$"):
         fit(tmp_path, [1.0, NAN, NAN, 1.0])
 
 

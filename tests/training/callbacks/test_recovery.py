@@ -217,7 +217,7 @@ def test_the_newest_checkpoints_are_kept_by_steps_and_a_damaged_one_is_passed_ov
     caplog.clear()
     assert fit(tmp_path, data, *often, "--resume") is None
     said = caplog.text
-    assert "last-00000011.ckpt' is no checkpoint, or it is cut short" in said
+    assert "last-00000011.ckpt' is not a checkpoint, or is truncated" in said
     assert "Going on with" in said
     assert "from last-00000010.ckpt" in said
     assert checkpoints(tmp_path) == {"best.ckpt", *(f"last-{step:08d}.ckpt" for step in (14, 16, 18))} | {newest.name}

@@ -151,17 +151,18 @@ def test_a_resumed_run_has_the_average_of_one_that_never_stopped(tmp_path, epoch
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_a_run_that_breaks_during_validation_keeps_both_apart(tmp_path):
-    """What is saved of it afterwards is what would have been saved before."""
-    path = tmp_path / "broken.ckpt"
+@pytest.mark.parametrize("name", ["inside.ckpt", "after.ckpt"])
+def test_a_checkpoint_of_an_interrupted_validation_holds_average_and_trained_weights(tmp_path, name):
+    path = tmp_path / name
 
     class Break(Callback):
         def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
             if not trainer.sanity_checking:
+                trainer.save_checkpoint(tmp_path / "inside.ckpt")
                 raise RuntimeError("broken")
 
         def on_exception(self, trainer, pl_module, exception):
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(tmp_path / "after.ckpt")
 
     module, watch = build(), Watch()
     with pytest.raises(RuntimeError, match="broken"):

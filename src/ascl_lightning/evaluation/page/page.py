@@ -20,7 +20,6 @@ from ascl_lightning.evaluation.page.training import training_section
 from ascl_lightning.evaluation.run_files import (
     ATTENTION,
     CARD,
-    CONFIG,
     EXAMPLES,
     HISTOGRAMS,
     METRICS,
@@ -29,6 +28,7 @@ from ascl_lightning.evaluation.run_files import (
     RunFiles,
 )
 from ascl_lightning.metrics.labels import HEADLINES, label
+from ascl_lightning.runtime.config_files import CONFIG
 from ascl_lightning.runtime.files import require_writable_file, write_file
 from ascl_lightning.runtime.templates import render
 

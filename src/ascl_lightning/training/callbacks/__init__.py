@@ -1,1 +1,1 @@
-"""What a training does beside its steps: recovery, averages, export of weights and the like."""
+"""Training callbacks: recovery, weight averaging, export of weights, progress and others."""

@@ -1,4 +1,4 @@
-"""How a trainer writes and reads files, whichever its strategy."""
+"""Reads and writes checkpoint files for a trainer."""
 
 import shutil
 from pathlib import Path
@@ -11,10 +11,10 @@ from ascl_lightning.training.callbacks.export import weights_as_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Checkpoints that are whole or not there (docs/reliability.md#storage).
+    """Writes checkpoints atomically (docs/reliability.md#storage).
 
-    Lightning's own writes to a temporary folder first, perhaps on another disk, brings nothing to disk, and reports
-    success where it may not write. Strategies that save shards write them without it (`save_distributed_checkpoint`).
+    Lightning's plugin writes to a temporary folder that may be on another disk, does not flush, and reports success
+    where it may not write. Strategies that save shards bypass plugins (`save_distributed_checkpoint`).
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -26,7 +26,7 @@ class AtomicCheckpointIO(CheckpointIO):
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """A checkpoint, or exported weights as if they were one; never more than tensors and plain values.
+        """Loads a checkpoint or exported weights; only tensors and plain values.
 
         Raises:
             UserError: If the file cannot be read, or holds no usable weights.

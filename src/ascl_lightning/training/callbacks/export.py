@@ -1,4 +1,4 @@
-"""The best weights of a run in a form to hand on: safetensors, the configuration, a page that says what they are."""
+"""Exports the best weights of a run: safetensors, configuration and model card."""
 
 import json
 import shutil
@@ -19,42 +19,43 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.labels import COLUMNS, recall_rows
 from ascl_lightning.models.rebuild import TOWERS
 from ascl_lightning.runtime.checkpoints import WEIGHTS, non_finite, read_checkpoint, read_weights
+from ascl_lightning.runtime.config_files import CONFIG
 from ascl_lightning.runtime.files import atomic_folder, write_file
 from ascl_lightning.runtime.templates import render
 from ascl_lightning.training.accessors import is_trial, retrieval_data, retrieval_module, run_folder
 from ascl_lightning.training.callbacks.non_finite import refuse_mostly_skipped
-from ascl_lightning.training.config_changes import CHANGES, CONFIG
+from ascl_lightning.training.config_changes import CHANGES
 
 _METADATA_ROOM = 90_000_000
-"""Characters; the format refuses files that have more than 100 MB beside their tensors."""
+"""Most characters of metadata: safetensors rejects headers above 100 MB."""
 
 
 class WeightsExport(Callback):
-    """Writes `weights/` to the run's folder when a training is complete: of the checkpoint with the best metric.
+    """Writes the weights of the best checkpoint to `weights/` in the run folder when training is complete.
 
-    `model.safetensors` holds the weights, and in its metadata the vocabulary and what data made them; `config.yaml` is
-    the run's; folders named after the towers hold the settings and the tokenizer of pretrained ones; `README.md` is a
-    model card of facts that the run knows. `ascl_lightning.Retriever.from_pretrained` loads the folder.
+    `model.safetensors` holds the weights, with the vocabulary and the provenance of the data in its metadata;
+    `config.yaml` is the run's; folders named after the towers hold the settings and tokenizers of pretrained towers;
+    `README.md` is a model card. `ascl_lightning.Retriever.from_pretrained` loads the folder.
     """
 
     def __init__(self) -> None:
         self._validated_step = -1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on, and until the next step, the metrics are those of the weights."""
+        """Notes the step: until the next one, the logged metrics belong to the current weights."""
         self._validated_step = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint carries the figures of its weights, where they were validated."""
+        """Stores the validation metrics in the checkpoint if its weights were validated."""
         if self._validated_step == trainer.global_step:
             metrics = trainer.callback_metrics
             checkpoint["metrics"] = {name: float(metrics[name]) for name in metrics if name.startswith("val/")}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank 0 writes; a folder appears whole or not at all.
+        """Writes the folder atomically, on rank 0.
 
         Raises:
-            UserError: If the weights are not finite, or most of the steps that made them were skipped.
+            UserError: If the weights are not finite, or more than half of the training steps were skipped.
         """
         if is_trial(trainer):
             return
@@ -67,7 +68,7 @@ class WeightsExport(Callback):
         bad = non_finite(checkpoint["state_dict"])
         if bad:
             raise UserError(
-                f"no weights are exported: '{best}' holds weights that are not finite ({bad}); "
+                f"weights are not exported: '{best}' holds weights that are not finite ({bad}); "
                 f"train again with a lower learning rate"
             )
         with atomic_folder(run / "weights") as folder:
@@ -78,11 +79,11 @@ class WeightsExport(Callback):
             for tower in TOWERS:
                 getattr(retrieval_module(pl_module).model, tower).save_settings(folder / tower)
             write_file(folder / "README.md", _model_card(trainer, pl_module, checkpoint, run / CONFIG))
-        rank_zero_info(f"Weights to hand on: {run / 'weights'}")
+        rank_zero_info(f"Exported weights: {run / 'weights'}")
 
 
 def weights_as_checkpoint(path: Path) -> dict[str, Any]:
-    """What `ascl test` needs of a checkpoint, from exported weights.
+    """Exported weights as the checkpoint dict that `ascl test` loads.
 
     Raises:
         UserError: If the file cannot be read.
@@ -98,27 +99,26 @@ def weights_as_checkpoint(path: Path) -> dict[str, Any]:
 def _weights_file(checkpoint: dict[str, Any]) -> bytes:
     data = checkpoint.get(RetrievalDataModule.__qualname__, {})
     carried = {name: data[name] for name in ("vocabulary", "provenance") if name in data}
-    said = json.dumps(carried)
-    if len(said) > _METADATA_ROOM and "provenance" in carried:
-        unknown = Provenance(gaps=("the data that made the weights: too many images to be noted in exported weights",))
-        said = json.dumps(carried | {"provenance": unknown.state()})
-    # one entry: several come in any order, and the same weights would give other bytes
-    metadata = {"data": said}
-    # weights that are tied share their memory, and the format wants each entry to have its own
+    metadata = json.dumps(carried)
+    if len(metadata) > _METADATA_ROOM and "provenance" in carried:
+        unknown = Provenance(gaps=("training data: too many images to list in exported weights",))
+        metadata = json.dumps(carried | {"provenance": unknown.state()})
+    # safetensors rejects tensors that share memory, as tied weights do
     state = {name: value.clone().contiguous() for name, value in checkpoint["state_dict"].items()}
-    return save(state, metadata)
+    # a single entry: the order of several is undefined, so equal weights could give different bytes
+    return save(state, {"data": metadata})
 
 
 def _model_card(trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any], config: Path) -> str:
     module, data = retrieval_module(pl_module), retrieval_data(trainer)
-    said = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    model = said.get("model", {})
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    model = settings.get("model", {})
     parts = {
         "image tower": _described(module.model.image_encoder, model.get("image_encoder")),
         "text tower": _described(module.model.text_encoder, model.get("text_encoder")),
         "similarity": type(module.model.similarity).__name__,
         "loss": _described(module.loss, model.get("loss")),
-        "data": _described(data.source, said.get("data", {}).get("source")),
+        "data": _described(data.source, settings.get("data", {}).get("source")),
     }
     metrics = {name.removeprefix("val/"): value for name, value in checkpoint.get("metrics", {}).items()}
     callback = trainer.checkpoint_callback
@@ -144,7 +144,7 @@ def _model_card(trainer: Trainer, pl_module: LightningModule, checkpoint: dict[s
 
 
 def _described(part: object, config: Any) -> str:
-    """A part's class, and what the configuration gives it."""
+    """A part's class with its arguments from the configuration."""
     given = config.get("init_args", {}) if isinstance(config, dict) else {}
     arguments = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
     return f"{type(part).__name__}({arguments})"

@@ -1,4 +1,4 @@
-"""Runs frozen towers once a training instead of once an epoch, and refuses features of other towers."""
+"""Encodes data with frozen towers once per training instead of once per epoch; checks stored features."""
 
 import tempfile
 from pathlib import Path
@@ -17,15 +17,15 @@ from ascl_lightning.training.extraction import SplitExtraction, fingerprint
 
 
 class FrozenFeatures(Callback):
-    """Before the first epoch, encodes the training and validation images and captions with every frozen tower.
+    """Encodes the training and validation split with every frozen tower before the first epoch.
 
-    An image tower qualifies if it is frozen and pictures are not augmented; a text tower, if it is frozen. Texts that
-    are made during training (T+, T-) are not captions and go through the text tower as they come. A streamed training
-    split is not encoded beforehand. Features that the source brings (`ascl extract`) must be of the model's own towers.
+    Images are encoded if the image tower is frozen and images are not augmented; captions, if the text tower is frozen.
+    Texts made during training (T+, T-) still go through the text tower at each step. A streamed training split is not
+    encoded. Features of the source (from `ascl extract`) must come from the model's own towers.
 
     Args:
-        folder: Where the features are kept and found again by the next run with the same towers and data. None: in a
-            temporary folder under `default_root_dir`, for this run alone.
+        folder: Folder that keeps the features for later runs with the same towers and data. None: a temporary folder
+            below `default_root_dir`.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -33,7 +33,7 @@ class FrozenFeatures(Callback):
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Encodes, and gives the features to the data module."""
+        """Encodes the splits and passes the features to the data module."""
         self._check(trainer, pl_module)
         datamodule = retrieval_data(trainer)
         splits = ["val"] if datamodule.streams else ["train", "val"]
@@ -41,7 +41,7 @@ class FrozenFeatures(Callback):
             self._encode(trainer, pl_module, split)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks features that the source brings."""
+        """Checks the features of the source."""
         if trainer.state.fn != "fit":
             self._check(trainer, pl_module)
 
@@ -72,10 +72,12 @@ class FrozenFeatures(Callback):
             extraction.prepare()
         trainer.strategy.barrier()
         jobs = extraction.jobs()
-        # no rank may look for missing shards when another has begun to write
+        # all ranks must list missing shards before any rank writes one
         trainer.strategy.barrier()
         with trainer.strategy.precision_plugin.forward_context():
-            for job in track(jobs[trainer.global_rank :: trainer.world_size], f"Frozen towers, {split} split, once"):
+            for job in track(
+                jobs[trainer.global_rank :: trainer.world_size], f"Encoding the {split} split with frozen towers"
+            ):
                 extraction.run(job, pl_module.device)
         trainer.strategy.barrier()
         found = extraction.features()
@@ -96,15 +98,15 @@ class FrozenFeatures(Callback):
 
 
 def check_features(datamodule: RetrievalDataModule, model: ImageTextModel, training: bool = False) -> None:
-    """Makes sure that features which the source brings are of the model's own towers.
+    """Checks that the features of the source come from the model's own towers.
 
     Args:
-        datamodule: Its splits that were read so far are looked at.
+        datamodule: The splits that it has read so far are checked.
         model: The model.
-        training: Whether it is to be trained.
+        training: Whether the model will be trained.
 
     Raises:
-        UserError: If they are of other towers, or of one that is to be trained.
+        UserError: If features come from other towers, or from a tower that will be trained.
     """
     for view in datamodule.views.values():
         texts = view.features.texts
@@ -117,11 +119,11 @@ def _check_table(table: FeatureTable | None, encoder: Encoder, kind: str, traini
         return
     if training and not encoder.tuning.frozen:
         raise UserError(
-            f"the {kind} encoder is to be trained, but its features were extracted beforehand ({table.folder}): "
-            f"set its `tuning.frozen` to true, or train from the data itself"
+            f"the {kind} encoder is not frozen, but the data are its extracted features ({table.folder}): "
+            f"set its `tuning.frozen` to true, or train on the original data"
         )
     if table.manifest.encoder != fingerprint(encoder):
         raise UserError(
-            f"{table.folder}: these features are of another {kind} encoder, other weights or another transform than "
+            f"{table.folder}: these features come from another {kind} encoder, other weights or another transform than "
             f"the config's; run `ascl extract` with this config"
         )

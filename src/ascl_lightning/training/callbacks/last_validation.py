@@ -1,4 +1,4 @@
-"""Validation of the weights that a training ends with."""
+"""Validates the final weights of a training."""
 
 from typing import Any
 
@@ -6,28 +6,28 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class LastValidation(Callback):
-    """Validates after the last step of a training, whatever `check_val_every_n_epoch` and `val_check_interval` are.
+    """Validates after the last step, even if `check_val_every_n_epoch` or `val_check_interval` would skip it.
 
-    Otherwise a run that is shorter than the interval would end without a best checkpoint and without exported weights.
-    The last step is that of `max_epochs` or `max_steps`, or the one after which another callback stops the training.
+    Otherwise a run shorter than the interval would have no best checkpoint and no exported weights. The last step is
+    that of `max_epochs` or `max_steps`, or the one after which another callback stops the training.
     """
 
     def __init__(self) -> None:
         self._validation_due = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Notes whether the run was interrupted before or inside a validation."""
+        """Notes whether the run was interrupted before or during a validation."""
         self._validation_due = checkpoint.get("recovery", {}).get("validation_due", False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a resume inside the last validation, which starts again."""
+        """Repeats the last validation if the run was interrupted in it."""
         if self._validation_due:
             _validate_if_last(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Asks for a validation if this step was the last."""
+        """Requests a validation if this step was the last."""
         _validate_if_last(trainer)
 
 

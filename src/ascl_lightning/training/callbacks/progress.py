@@ -1,4 +1,4 @@
-"""How a training goes, beside its losses: scalars for every logger."""
+"""Logs learning rates, logit scale and speed of a training."""
 
 import time
 from typing import Any
@@ -11,14 +11,14 @@ from ascl_lightning.training.accessors import retrieval_module
 
 
 class TrainingProgress(Callback):
-    """Logs rates, scale and speed of a training, at the steps that are logged.
+    """Logs at each logged step.
 
-    - `train/learning_rate/GROUP`, of each group of parameters with a rate of its own;
-    - `train/logit_scale`, 1 / temperature: what similarities are multiplied by, and not its logarithm;
-    - `train/pairs_per_second`, of all processes since the step logged before, or since the last validation or the
-      beginning of the epoch, if that is later: loading counts, validation does not.
+    - `train/learning_rate/GROUP` for each parameter group;
+    - `train/logit_scale`: 1 / temperature, the factor of similarities (not its logarithm);
+    - `train/pairs_per_second` over all ranks since the previous logged step, or since the last validation or the start
+      of the epoch if that is later. The time includes data loading, but not validation.
 
-    `train/gradient_norm` is of `NonFiniteSteps`, which needs it in any case.
+    `NonFiniteSteps` logs `train/gradient_norm`, which it computes anyway.
     """
 
     def __init__(self) -> None:
@@ -26,15 +26,15 @@ class TrainingProgress(Callback):
         self._since = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to count."""
+        """Starts the count of pairs."""
         self._pairs, self._since = 0, time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to count anew."""
+        """Restarts the count of pairs."""
         self._pairs, self._since = 0, time.perf_counter()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Rates and scale of the step that comes; it and the schedule move them."""
+        """Logs learning rates and scale before the optimizer and the schedule change them."""
         if _is_logged(trainer):
             rates = {group["name"].removesuffix("/no_decay"): group["lr"] for group in optimizer.param_groups}
             pl_module.log_dict({f"train/learning_rate/{name}": rate for name, rate in rates.items()})
@@ -43,12 +43,12 @@ class TrainingProgress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageTextBatch, batch_idx: int
     ) -> None:
-        """Counts, and logs what became of the count."""
+        """Counts pairs and logs the speed."""
         self._pairs += len(batch.image_ids)
         if not _is_logged(trainer):
             return
         now = time.perf_counter()
-        # batches of processes differ by a pair at most
+        # batch sizes of ranks differ by at most one pair
         pl_module.log("train/pairs_per_second", self._pairs * trainer.world_size / (now - self._since), prog_bar=True)
         self._pairs, self._since = 0, now
 

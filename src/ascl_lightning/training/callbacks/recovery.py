@@ -1,4 +1,4 @@
-"""Checkpoints from which a run goes on as if nothing had happened, and the way it stops when it is asked to."""
+"""Checkpoints for an exact resume, and a clean stop on signals."""
 
 import signal
 import time
@@ -23,18 +23,18 @@ _SECONDS_FOR_CHILDREN = 30
 
 
 class RecoveryCheckpoints(Checkpoint):
-    """Saves the whole training at intervals and after each epoch, and keeps the newest few files.
+    """Saves the whole training state at intervals and after each epoch, and keeps the newest files.
 
-    SIGTERM, SIGINT and SIGHUP, whichever rank they reach, make all ranks save together after the step (or inside a
-    validation, which starts again after a resume) and exit with 143, 130 or 129. Files lie where those of
-    `ModelCheckpoint` do by default, named by step.
+    On SIGTERM, SIGINT or SIGHUP on any rank, all ranks save together after the current step (or during a validation,
+    which a resumed run repeats) and exit with 143, 130 or 129. Files are named by step, in the default folder of
+    `ModelCheckpoint`.
 
-    Checkpoints are saved only where Lightning goes on exactly, or can be made to (`training/callbacks/restart.py`).
+    Checkpoints are only saved at points from which a resume is exact (`training/callbacks/restart.py`).
 
     Args:
-        keep: How many files are kept; with two, one that a disk damages does not cost the run.
-        minutes: Save after this time, also inside an epoch. None: not by time.
-        steps: Save after so many optimiser steps. None: not by steps.
+        keep: Number of files to keep. With two, the run survives damage to one of them.
+        minutes: Save after this time, also within an epoch. None: not by time.
+        steps: Save after this many optimizer steps. None: not by steps.
 
     Raises:
         UserError: If a number is not positive.
@@ -60,14 +60,14 @@ class RecoveryCheckpoints(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """One state, whatever the intervals."""
+        """Independent of the intervals, unlike Lightning's default."""
         return type(self).__qualname__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds the folder, and tries to write there before hours were spent.
+        """Determines the folder and checks that it is writable before training starts.
 
         Raises:
-            UserError: If it cannot be written to.
+            UserError: If it is not writable.
         """
         if stage != "fit" or is_trial(trainer):
             return
@@ -77,54 +77,54 @@ class RecoveryCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             require_writable_folder(self._folder)
         if trainer.world_size > 1:
-            # on the host: a decision in each step must not wait for a GPU
+            # gloo, since reducing the signals at each step must not wait for the GPU
             timeout = getattr(trainer.strategy, "_timeout", None)
             self._group = distributed.new_group(backend="gloo", timeout=timeout)
 
     def _listen(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has its own handler of SIGTERM, which it sets after `setup`; it exits with 0."""
+        """Replaces Lightning's handler of SIGTERM, which is set after `setup` and exits with 0."""
         self._signals.listen()
 
     on_sanity_check_start = on_test_start = on_predict_start = _listen
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on there is something to save."""
+        """From here on, signals wait until the state is saved."""
         self._signals.listen()
         self._signals.deferred = not is_trial(trainer)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if self._begins_epoch:
-            # with `max_steps`, Lightning takes every resume for one inside an epoch, and skips the rest of it
+            # with `max_steps`, Lightning treats every resume as one within an epoch, and skips the rest of it
             trainer.fit_loop._restarting = trainer.fit_loop.epoch_loop.restarting = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves, if the epoch before ended with a request to."""
+        """Exits if a signal came at the end of the previous epoch."""
         self._leave()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Leaves, if the step before ended with a request to, and now is logged."""
+        """Exits if a signal came in the previous step, whose metrics are logged by now."""
         self._leave()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is time or a stop was asked for."""
+        """Saves if a checkpoint is due or a signal came."""
         loops = trainer.fit_loop
         if is_trial(trainer):
             return
         due, validates = self._agree(trainer), validates_next(trainer)
         last = loops.epoch_loop.batch_progress.is_last_batch
-        # what comes next saves too, unless it is a long validation that somebody waits for
+        # the next hook saves too; but after a signal, do not wait for a validation
         if (due and not (validates or last)) or (self._stopped_by and (validates or not last)):
             self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves, if the step before ended with a request to."""
+        """Exits if a signal came in the previous step."""
         if trainer.state.fn != "fit":
             self._signals.listen()
         if not self._in_training(trainer):
             return
         self._leave()
-        # after a resume inside a validation, which counts anew
+        # after a resume within a validation, which starts again
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
         self._common_batches = -self._reduce(trainer, [-sum(trainer.num_val_batches)]).item()
 
@@ -137,20 +137,21 @@ class RecoveryCheckpoints(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Saves and leaves if a stop was asked for; the validation is run anew after a resume."""
-        # shares of the ranks may differ by a batch
+        """Saves and exits if a signal came; a resumed run repeats the validation."""
+        # ranks may differ by one batch
         if not self._in_training(trainer) or batch_idx >= self._common_batches:
             return
         self._agree(trainer)
         if self._stopped_by:
             for averaging in callbacks_of(trainer, WeightAveraging):
-                averaging.on_validation_epoch_end(trainer, pl_module)  # swaps the trained weights back
+                # swaps the trained weights back, for Lightning's own averages
+                averaging.on_validation_epoch_end(trainer, pl_module)
             self._breaks_off = True
             self._save(trainer)
             self._leave()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves inside an epoch as after a step; at its end `on_train_epoch_end` does."""
+        """Saves within an epoch, as after a step; at the end of an epoch, `on_train_epoch_end` saves."""
         if self._in_training(trainer) and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             due = self._agree(trainer)
             if due or self._stopped_by:
@@ -163,16 +164,16 @@ class RecoveryCheckpoints(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The training is complete: a stop that was asked for in its last step is none."""
+        """Ignores signals of the last step: the training is complete."""
         self._signals.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Sees to it that no process stays behind."""
+        """Ends the processes that this one launched, if a signal stops the run."""
         self._signals.restore()
         if not isinstance(exception, SystemExit):
-            return  # `main` ends the launcher, once it knows whether the error is a mistake of the user
+            return  # `main` ends the launcher, depending on the kind of error
         children = getattr(trainer.strategy.launcher, "procs", [])
-        own, children[:] = list(children), []  # Lightning would kill this process when it sees that they end
+        own, children[:] = list(children), []  # Lightning would kill this process when they end
         deadline = time.monotonic() + _SECONDS_FOR_CHILDREN
         while any(child.poll() is None for child in own) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -180,19 +181,19 @@ class RecoveryCheckpoints(Checkpoint):
             child.kill()
 
     def state_dict(self) -> dict[str, Any]:
-        """The files that count as the newest."""
+        """Names of the newest files."""
         return {"files": self._files}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting those that are there; a damaged one that was passed over no longer counts."""
+        """Restores the names of the files that exist; a damaged file that was skipped is no longer counted."""
         self._files = [name for name in state_dict["files"] if (self._folder / name).exists()]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Notes what Lightning does not, in every checkpoint that anybody saves."""
+        """Adds the progress that Lightning does not store, to the checkpoints of all callbacks."""
         checkpoint["recovery"] = progress(trainer, self._breaks_off)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Mends what Lightning then restores."""
+        """Corrects the state that Lightning restores next."""
         if trainer.state.fn == "fit" and "recovery" in checkpoint:
             mend_counters(checkpoint["loops"]["fit_loop"], checkpoint["recovery"])
             self._begins_epoch = not checkpoint["recovery"]["inside_epoch"]
@@ -203,7 +204,7 @@ class RecoveryCheckpoints(Checkpoint):
         return trainer.state.fn == "fit" and not trainer.sanity_checking and not is_trial(trainer)
 
     def _agree(self, trainer: Trainer) -> bool:
-        """Lets all ranks know if one of them was asked to stop; gives whether it is time to save, by rank 0's clock."""
+        """Shares signals among ranks; returns whether a checkpoint is due by the clock of rank 0."""
         late = self._minutes is not None and time.monotonic() - self._saved_at >= 60 * self._minutes
         many = self._steps is not None and trainer.global_step - self._saved_step >= self._steps
         due = trainer.is_global_zero and (late or many)
@@ -212,7 +213,7 @@ class RecoveryCheckpoints(Checkpoint):
         return bool(any_due)
 
     def _reduce(self, trainer: Trainer, values: Sequence[int | float]) -> Tensor:
-        """The largest of each value over all ranks."""
+        """The maximum of each value over all ranks."""
         reduced = torch.tensor(values, dtype=torch.float64)
         if trainer.world_size > 1:
             distributed.all_reduce(reduced, distributed.ReduceOp.MAX, group=self._group)
@@ -231,6 +232,6 @@ class RecoveryCheckpoints(Checkpoint):
         if self._stopped_by:
             rank_zero_info(
                 f"Stopped by {signal.Signals(self._stopped_by).name}, saved {self._folder / self._files[-1]}; "
-                f"the same command with --resume goes on"
+                f"the same command with --resume continues"
             )
             raise SystemExit(128 + self._stopped_by)

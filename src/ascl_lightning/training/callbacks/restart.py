@@ -1,8 +1,8 @@
-"""What Lightning needs so that it goes on exactly: noted when a checkpoint is saved, mended when one is loaded.
+"""Patches Lightning's loop state so that resuming is exact.
 
-Lightning leaves out a validation that follows the step after which was saved, and takes a part of one for all of it;
-with `max_steps` it skips an epoch after a checkpoint at the end of one; and it forgets the best model when a folder is
-spelt otherwise. All of it is tested in `tests/training/callbacks/test_recovery.py`.
+Without it, Lightning skips a validation that was due right after the saved step, counts an interrupted validation as
+complete, skips an epoch after a checkpoint at the end of one if `max_steps` is set, and forgets the best model if the
+path of the run folder changed. Tested in `tests/training/callbacks/test_recovery.py`.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ def validates_next(trainer: Trainer) -> bool:
 
 
 def progress(trainer: Trainer, breaks_off: bool) -> dict[str, Any]:
-    """Where in an epoch a training is, beyond Lightning's own counters.
+    """Progress within an epoch that Lightning's counters do not tell.
 
     Args:
-        trainer: In whichever hook a checkpoint is saved.
-        breaks_off: Whether it is saved inside a validation, which is to be run anew.
+        trainer: The trainer, in any hook that saves a checkpoint.
+        breaks_off: Whether it is saved during a validation, which the resumed run must repeat.
     """
     loops = trainer.fit_loop
     epochs = loops.epoch_progress.current.state_dict()
@@ -34,22 +34,22 @@ def progress(trainer: Trainer, breaks_off: bool) -> dict[str, Any]:
     return {
         "inside_epoch": inside,
         "validation_due": breaks_off or (after_step and validates_next(trainer)),
-        # batches of this epoch's validations, without the one that is broken off
+        # batches of this epoch's validations, without the interrupted one
         "validated": validated.total.completed - (validated.current.completed if breaks_off else 0),
-        # rows of the metrics that belong to what the checkpoint holds
+        # logged steps that the checkpoint covers
         "logged_steps": loops.epoch_loop._batches_that_stepped + inside,
     }
 
 
 def mend_counters(fit_loop: dict[str, Any], noted: Mapping[str, Any]) -> None:
-    """Changes the counters of a checkpoint before Lightning restores them.
+    """Corrects the counters of a checkpoint before Lightning restores them.
 
     Args:
-        fit_loop: Lightning's own state of its training loop.
-        noted: By `progress`.
+        fit_loop: Lightning's state of its training loop; changed in place.
+        noted: From `progress`.
     """
     if noted["validation_due"]:
-        # as if one had been broken off in its first batch, which Lightning knows to run
+        # as if the validation was interrupted in its first batch, a case in which Lightning repeats it
         _complete(fit_loop["epoch_loop.batch_progress"])
         validated, done = fit_loop["epoch_loop.val_loop.batch_progress"], noted["validated"]
         validated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
@@ -59,17 +59,17 @@ def mend_counters(fit_loop: dict[str, Any], noted: Mapping[str, Any]) -> None:
 
 
 def _complete(counts: dict[str, dict[str, int]]) -> None:
-    """`completed` lags behind while hooks run, in which checkpoints are saved."""
+    """`completed` is only updated after the hooks that save checkpoints."""
     for part in (counts["total"], counts["current"]):
         part["completed"] = part["processed"]
 
 
 def mend_folder(state: dict[str, Any] | None, folder: Path) -> None:
-    """Lets `ModelCheckpoint` know its files where a run is gone on with in its own folder, by another path.
+    """Updates the paths in `ModelCheckpoint`'s state if the folder of the resumed run has moved.
 
     Args:
-        state: Of the callback in the checkpoint; None: not there.
-        folder: Where it keeps files now; a run that goes on in a new folder begins with none.
+        state: State of the callback in the checkpoint; None if it has none.
+        folder: Its folder now. If this is the folder of a new run, it has no such files, and the state stays.
     """
     if (
         state is None

@@ -1,4 +1,4 @@
-"""What a run says on the terminal: one line at its start, and lines of progress where no bar can move."""
+"""Terminal output of a run: one line at its start, and progress lines where a progress bar cannot be shown."""
 
 import logging
 import time
@@ -29,25 +29,25 @@ _FILTER = _NoNotices()
 
 
 def silence_notices() -> None:
-    """Drops Lightning's tips for other products, and what `RunSummary` says in its one line."""
+    """Drops Lightning's tips for other products, and notices that `RunSummary` replaces."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(_FILTER)
 
 
 class RunSummary(Callback):
-    """Says in one line what runs where: device, data, size of the model, folder of the files."""
+    """Logs one line with device, data, model size and run folder."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first step."""
+        """Called before the first step."""
         self._say(trainer, pl_module, "train")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before `ascl validate`, not inside a training."""
+        """Called before `ascl validate`; validations during training are skipped."""
         if evaluated_split(trainer) is not None:
             self._say(trainer, pl_module, "val")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before `ascl test`."""
+        """Called before `ascl test`."""
         self._say(trainer, pl_module, "test")
 
     on_predict_start = on_test_start
@@ -66,7 +66,7 @@ class RunSummary(Callback):
 
 
 def _short(number: int) -> str:
-    """A count in three digits.
+    """A count with three significant digits.
 
     >>> [_short(number) for number in (7, 379_272, 86_400_000)]
     ['7', '379 K', '86.4 M']
@@ -78,7 +78,7 @@ def _short(number: int) -> str:
 
 
 class ProgressLines(Callback):
-    """A line now and then with step, loss, pairs per second and time left, for logs and pipes.
+    """Logs step, loss, pairs per second and time left at intervals, for log files and pipes.
 
     Args:
         every: Seconds between lines.
@@ -90,14 +90,14 @@ class ProgressLines(Callback):
         self._pairs = self._batches = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to count."""
+        """Starts the clock."""
         self._begun = self._said = time.perf_counter()
         self._pairs = self._batches = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageTextBatch, batch_idx: int
     ) -> None:
-        """Says how far the training is, if the last line is old enough."""
+        """Logs a line if the previous one is old enough."""
         self._batches += 1
         self._pairs += len(batch.image_ids) * trainer.world_size
         now = time.perf_counter()

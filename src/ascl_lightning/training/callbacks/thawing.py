@@ -1,4 +1,4 @@
-"""Heads first, then towers."""
+"""Freezes towers for the first part of training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from ascl_lightning.training.schedule import total_steps
 
 
 class Thawing(Callback):
-    """Lets towers rest until their share of the training is over (`Tuning.thaw_after`).
+    """Freezes towers for the first part of training (`Tuning.thaw_after`).
 
-    Whether a tower rests follows from the step alone, so that a resumed run does as one that never stopped. All its
-    parameters are in the optimizer from the start, and the optimizer passes over them: it neither moves nor decays
-    them, and its running means begin with their first gradient.
+    Whether a tower is frozen depends on the step only, so a resumed run behaves like an uninterrupted one. The
+    optimizer holds the tower's parameters from the start, but skips them while they have no gradient: it applies no
+    weight decay, and its running averages start with the first gradient.
 
     Args:
-        towers: Those that may rest.
+        towers: Towers that may be frozen.
     """
 
     def __init__(self, towers: Sequence[Encoder]) -> None:
@@ -26,22 +26,22 @@ class Thawing(Callback):
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes down how many steps there will be."""
+        """Computes the number of steps of the training."""
         self._steps = total_steps(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Sets each tower to rest or not."""
+        """Freezes or thaws each tower."""
         for tower in self._towers:
             tower.rest(trainer.global_step < round(tower.tuning.thaw_after * self._steps))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Takes the zeros away that stand in for the gradients of resting towers."""
+        """Removes the zero gradients of frozen towers."""
         for tower in self._towers:
             if tower.resting:
                 for parameter in tower.parameters():
                     parameter.grad = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A tower that was not thawed, as training ended early, does not rest beyond it."""
+        """Thaws all towers, also if training ended early."""
         for tower in self._towers:
             tower.rest(False)

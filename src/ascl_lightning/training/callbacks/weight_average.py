@@ -1,4 +1,4 @@
-"""A moving average of the weights, which is what gets validated and kept."""
+"""Exponential moving average of the weights, used for validation and checkpoints."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from ascl_lightning.errors import UserError
 class WeightAverage(WeightAveraging):
     """Exponential moving average of the weights, updated after each step (Polyak and Juditsky 1992).
 
-    Validation, the `state_dict` of checkpoints (`best` and `last`) and the module after training have the average; a
-    checkpoint also holds the weights that training goes on from. This is Lightning's `WeightAveraging` but for:
+    Validation, the `state_dict` of checkpoints (`best` and `last`) and the module after training use the average;
+    checkpoints also hold the trained weights, for a resume. Differences from Lightning's `EMAWeightAveraging`:
 
-    - The average is in place until the module has scored the split. Lightning's `EMAWeightAveraging` takes it away
-      before, so that averaged towers would be scored by a fusion that is not.
-    - What does not change stays exactly as it is: `decay * x + (1 - decay) * x` is not always x, and stored features of
-      frozen towers are only good for the very weights that made them; numbers of positions would be rounded down.
-    - Frozen parameters are not stored twice, and the average lies on the device that trains. Lightning makes it on the
-      CPU, before the module has moved.
+    - The average stays in place until the module has scored the split. Lightning removes it earlier, so that averaged
+      towers would be scored by a fusion that is not averaged.
+    - Weights that do not change stay bitwise equal. `decay * x + (1 - decay) * x` may differ from x, but stored
+      features of frozen towers are only valid for the exact weights. Integer buffers are copied, not averaged.
+    - Frozen parameters are not stored twice, and the average is on the training device. Lightning creates it on the
+      CPU, before the module is moved.
 
     Args:
-        decay: Share of the average that stays at a step; about 1 / (1 - decay) steps have a say in it.
+        decay: Weight of the previous average at each step; the average spans about 1 / (1 - decay) steps.
 
     Raises:
         ValueError: If `decay` lies outside [0, 1).
@@ -33,22 +33,22 @@ class WeightAverage(WeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay is a share from 0 to below 1, not {decay}")
+            raise ValueError(f"decay must be at least 0 and below 1, not {decay}")
         super().__init__(avg_fn=_Blend(1 - decay))
         self._in_place = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copies the module, before a fit.
+        """Copies the module before training.
 
         Raises:
-            UserError: If the weights are to be sharded.
+            UserError: If the strategy shards weights.
         """
         if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
-            raise UserError("sharded weights cannot be averaged: leave out WeightAverage, or choose the strategy ddp")
+            raise UserError("sharded weights cannot be averaged: remove WeightAverage, or use the strategy ddp")
         super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Moves the average to the module's device, and has both share what is frozen."""
+        """Moves the average to the module's device, and shares frozen parameters."""
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
         pairs = zip(self._average_model.module.parameters(), pl_module.parameters(), strict=True)
@@ -62,7 +62,7 @@ class WeightAverage(WeightAveraging):
             self._swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves the average where it is: callbacks are called before the module, which now scores."""
+        """Keeps the average in place: the module scores the split after this hook."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts the trained weights back, before checkpoints are written."""
@@ -70,12 +70,19 @@ class WeightAverage(WeightAveraging):
             self._swap(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Puts the trained weights back, for whatever is saved of a run that was stopped during validation."""
+        """Puts the trained weights back if the run stops during validation."""
         if self._in_place:
             self._swap(pl_module)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Saves the average as `state_dict` and the trained weights apart, also while they are swapped."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._in_place:
+            trained, average = checkpoint["state_dict"], checkpoint["current_model_state"]
+            checkpoint |= {"state_dict": average, "current_model_state": trained}
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes up training where it was; outside of it the average is all that is wanted."""
+        """Restores both in training; evaluation needs only the average."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
@@ -85,7 +92,7 @@ class WeightAverage(WeightAveraging):
 
 
 class _Blend:
-    """The average after one more value."""
+    """Update rule of the average."""
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
