@@ -141,7 +141,7 @@ def test_the_model_card_says_what_the_run_knows(trained):
         assert cells == [f"{float(best[f'val/{way}/recall_at_{k}']):.1f}" for k in (1, 5, 10)]
     steps = int(best["step"]) + 1
     # 9 images with 2, 3, 1, 2, ... captions
-    for fact in (f"| optimiser steps | {steps} |", "| train split | 9 images, 18 captions |", "`val/rsum`"):
+    for fact in (f"| optimizer steps | {steps} |", "| train split | 9 images, 18 captions |", "`val/rsum`"):
         assert fact in card
     assert "KarpathyJson(annotations=dataset_flickr8k.json" in card
     assert "ConvImageEncoder(image_size=32" in card

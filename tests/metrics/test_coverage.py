@@ -25,7 +25,7 @@ def test_recalls_of_one_to_nine_captions(recall):
     assert 0.93 <= held / REPLICATES <= 0.97
 
 
-def test_captions_that_were_taken_for_independent_would_not_do():
+def test_intervals_from_independent_captions_would_be_too_narrow():
     # the same with each caption for itself: what coverage looks like when it is wrong
     held = 0
     for replicate in range(400):

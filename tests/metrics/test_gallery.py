@@ -50,7 +50,7 @@ def test_matrices_hold_every_pair_of_every_level_and_are_computed_once():
     assert (fused.asked, local.asked, of_global.asked) == (0, NUM_IMAGES * NUM_TEXTS, NUM_IMAGES * NUM_TEXTS)
 
 
-def test_scores_are_looked_up_once_they_are_known():
+def test_scores_are_looked_up_after_matrices():
     fused = Lookup(0)
     gallery = make_gallery(fused, {})
     rows, columns = torch.tensor([7, 299, 7]), torch.tensor([1099, 0])
@@ -70,12 +70,12 @@ def test_scores_are_looked_up_once_they_are_known():
         ({"local": 0.5, "independent": 0.5}, ["fused", "local", "independent"]),
     ],
 )
-def test_a_level_that_is_the_fused_score_is_not_named_beside_it(levels, expected):
+def test_a_single_level_is_not_listed_next_to_the_fused_score(levels, expected):
     named = {name: Level(weight, Lookup(3)) for name, weight in levels.items()}
     assert list(make_gallery(Lookup(3), named).matrices()) == expected
 
 
-def test_matrices_without_room_in_memory_lie_in_a_file(monkeypatch):
+def test_matrices_that_do_not_fit_in_memory_are_in_a_file(monkeypatch):
     in_memory = make_gallery(Lookup(0), {}).matrices()["fused"]
     free = psutil.virtual_memory()._replace(available=1000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)

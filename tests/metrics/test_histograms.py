@@ -23,7 +23,7 @@ def test_equals_numpy_on_all_scores_at_once(num_images, captions, seed):
     assert sum(found.counts["positive"]) + sum(found.counts["other"]) == similarity.numel()
 
 
-def test_scores_that_are_no_numbers_are_in_no_bin():
+def test_non_finite_scores_are_not_counted():
     similarity = torch.tensor([[0.0, torch.nan, torch.inf, 1.0]])
     found = score_histograms(similarity, torch.zeros(4, dtype=torch.long), {})
     assert sum(found.counts["positive"]) == 2
@@ -31,7 +31,7 @@ def test_scores_that_are_no_numbers_are_in_no_bin():
 
 
 @pytest.mark.parametrize("value", [0.5, torch.nan])
-def test_bins_have_a_width_even_where_all_scores_are_alike(value):
+def test_bins_have_a_positive_width_if_all_scores_are_equal(value):
     found = score_histograms(torch.full((2, 2), value), torch.tensor([0, 1]), {})
     assert len(found.edges) == BINS + 1
     assert found.edges[-1] - found.edges[0] == pytest.approx(1)

@@ -77,7 +77,7 @@ def test_captions_of_an_image_stay_together():
 
 
 @pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 3.6994), (100.0, 96.3006, 100.0)])
-def test_certain_recalls_are_not_certain(value, low, high):
+def test_recalls_of_0_and_100_have_an_interval_of_positive_width(value, low, high):
     # Wilson: 1.96^2 / (100 + 1.96^2) = 3.6994%
     rank = 1 if value else 11
     queries = make_queries([rank] * 100, [rank] * 100, range(100))
@@ -89,7 +89,7 @@ def test_certain_recalls_are_not_certain(value, low, high):
     assert (intervals["rsum"].low, intervals["rsum"].high) == pytest.approx((6 * low, 6 * high), abs=6e-4)
 
 
-def test_the_draws_are_those_of_the_seed_whatever_the_blocks(monkeypatch):
+def test_draws_depend_on_the_seed_and_not_on_blocks(monkeypatch):
     queries = random_queries(0)
     expected = figure_intervals(queries, draws=100)
     monkeypatch.setattr("ascl_lightning.metrics.resampling._CELLS", 300)
@@ -122,7 +122,7 @@ def test_folds_are_averaged():
     assert fold_intervals([first], draws=50) == figure_intervals(first, draws=50)
 
 
-def test_shares_come_in_percent():
+def test_shares_are_percentages():
     shares = {"ndcg": np.array([0.5, 1.0])}
     queries = make_queries([1, 1], [1, 1], [0, 1], image_to_text=shares)
 
@@ -225,7 +225,7 @@ def test_ranks_that_are_all_the_same(num_images):
         assert intervals[f"text_to_image/{figure}"] == Interval(3.0, 3.0, 3.0)
 
 
-def test_no_rank_is_before_the_first():
+def test_intervals_of_ranks_start_at_1_or_later():
     queries = make_queries([1] * 9 + [3], [1] * 9 + [30], list(range(10)))
 
     assert figure_intervals(queries, draws=500)["text_to_image/mean_rank"].low >= 1
@@ -274,6 +274,6 @@ def test_runs_that_agree_have_no_spread():
     assert spread([61.5, 61.5, 61.5]).low == spread([61.5, 61.5, 61.5]).high == 61.5
 
 
-def test_one_run_says_nothing():
+def test_one_run_has_no_spread():
     with pytest.raises(ValueError, match="at least two runs"):
         spread([60.0])

@@ -117,13 +117,13 @@ def test_positives_that_the_gallery_lacks_count(split):
     assert len(positives.gallery) == 25_000
 
 
-def test_plain_numbers_are_names_too(split):
+def test_image_ids_may_be_plain_numbers(split):
     names, image_of_text, caption_ids = split
 
     assert coco_positives("cxc", [str(number_of(name)) for name in names], image_of_text, caption_ids) is not None
 
 
-def test_other_images_have_none(split):
+def test_other_images_have_no_protocol_positives(split):
     names, image_of_text, caption_ids = split
 
     assert coco_positives("eccv", names[:-1], image_of_text, caption_ids) is None
@@ -141,7 +141,7 @@ def test_captions_that_do_not_fit_are_refused(split):
         coco_positives("eccv", names, image_of_text, np.roll(caption_ids, 5))
 
 
-def test_the_package_is_asked_for(split, monkeypatch):
+def test_a_missing_package_is_named(split, monkeypatch):
     monkeypatch.setattr("ascl_lightning.metrics.protocols.find_spec", lambda name: None)
 
     with pytest.raises(UserError, match=r"pip install 'ascl-lightning\[protocols\]'"):

@@ -64,7 +64,7 @@ def test_a_direction_without_queries_is_kept(tmp_path):
     assert len(read_queries(tmp_path / "queries.parquet")["fused", "own"].text_to_image) == 0
 
 
-def test_rows_are_for_other_tools(tmp_path):
+def test_other_tools_can_read_the_file(tmp_path):
     write_queries(tmp_path / "queries.parquet", {("fused", "own"): make_queries()})
 
     assert parquet.read_table(tmp_path / "queries.parquet").to_pylist()[0] == {
@@ -109,7 +109,7 @@ def test_files_that_cannot_be_read(tmp_path):
         read_queries(path)
 
 
-def test_wrong_values_in_a_file_name_their_place(tmp_path):
+def test_errors_in_a_file_name_the_place(tmp_path):
     path = tmp_path / "queries.parquet"
     write_queries(path, {("fused", "own"): make_queries()})
     table = parquet.read_table(path)

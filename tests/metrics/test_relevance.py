@@ -48,7 +48,7 @@ def pessimistic(scores, positives):
     return -np.argsort(np.array(ranking)).astype(float)
 
 
-def test_figures_by_hand():
+def test_precision_metrics_by_hand():
     # items from first to last: 3, 0, 2, 1; the positives are 0, of grade 3, and 1, of grade 1
     similarity = torch.tensor([[0.5, -0.9, 0.1, 0.7]])
     positives = Positives(torch.tensor([0, 0]), torch.tensor([1, 0]), torch.tensor([1.0, 3.0]))
@@ -87,7 +87,7 @@ def cases(draw):
 
 @given(case=cases(), cells=st.sampled_from([1, 20, 1 << 22]), item_block=st.sampled_from([1, 3, 1024]))
 @settings(deadline=None)
-def test_figures_against_sorting(case, cells, item_block):
+def test_precision_metrics_equal_those_of_a_sorted_list(case, cells, item_block):
     scores, positives = case
     expected = [reference.relevance(row, of_row) for row, of_row in zip(scores, positives, strict=True) if of_row]
 
@@ -102,7 +102,7 @@ def test_figures_against_sorting(case, cells, item_block):
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_figures_against_other_libraries(seed):
+def test_precision_metrics_equal_those_of_other_libraries(seed):
     similarity, positives = random_case(seed)
     ranks = positive_ranks(score_of(similarity), similarity.shape[1], positives_of(positives))
     ordered = [pessimistic(row, of_row) for row, of_row in zip(similarity, positives, strict=True)]
@@ -164,7 +164,7 @@ def test_only_the_gallery_is_ranked():
     assert positive_ranks(score_of(similarity), 4, positives).rank.tolist() == [2]
 
 
-def test_a_positive_that_the_gallery_lacks_is_never_found():
+def test_a_positive_outside_the_gallery_is_never_found():
     similarity = torch.tensor([[0.4, 0.3, 0.2]])
 
     ranks = positive_ranks(score_of(similarity), 3, Positives(torch.tensor([0, 0]), torch.tensor([ABSENT, 0])))

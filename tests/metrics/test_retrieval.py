@@ -98,7 +98,7 @@ def test_batches_of_any_size_padding_and_order_and_repeated_items_change_nothing
     assert metric.compute() == pytest.approx(split.metrics)
 
 
-def test_reset_forgets():
+def test_reset_drops_all_items():
     split, metric = make_split(), RetrievalMetrics(score)
     update(metric, make_split(5, 9), [0, 1, 2, 3, 4], list(range(9)))
     metric.reset()
@@ -141,7 +141,7 @@ def test_no_text_at_all_is_refused():
         metric.compute()
 
 
-def test_the_scorer_belongs_to_its_owner():
+def test_the_metric_does_not_own_the_scorer():
     class Model(nn.Module):
         def __init__(self):
             super().__init__()

@@ -47,7 +47,7 @@ def test_best_and_last_are_those_of_the_newest_run(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_a_newest_run_without_the_checkpoint_is_named_and_an_older_one_is_not_taken(tmp_path, name):
+def test_a_newest_run_without_the_checkpoint_is_an_error(tmp_path, name):
     older = touch(
         tmp_path / "fit" / "version_0" / "checkpoints" / f"{name}{'-00000010' * (name == 'last')}.ckpt", 1_000
     )
@@ -63,7 +63,7 @@ def test_a_newest_run_without_the_checkpoint_is_named_and_an_older_one_is_not_ta
         find_checkpoint(name, tmp_path)
 
 
-def test_a_path_stays_what_it_is(tmp_path):
+def test_a_path_is_returned_unchanged(tmp_path):
     path = touch(tmp_path / "any.ckpt", 1)
     assert find_checkpoint(path, tmp_path / "elsewhere") == path
     assert find_checkpoint(None, tmp_path) is None
@@ -84,7 +84,7 @@ def test_a_folder_of_exported_weights_is_its_file(tmp_path):
         ("s3://bucket/x.ckpt", "addresses are not loaded"),
     ],
 )
-def test_what_is_not_there_is_an_error_that_says_what_to_do(tmp_path, name, advice):
+def test_a_missing_checkpoint_is_an_error_with_a_remedy(tmp_path, name, advice):
     with pytest.raises(UserError, match=advice):
         find_checkpoint(name, tmp_path)
 
@@ -152,7 +152,7 @@ def test_a_folder_without_weights_and_a_pipe_are_named(tmp_path):
         find_checkpoint(str(tmp_path / "pipe.ckpt"), tmp_path)
 
 
-def test_exported_weights_without_numbers_are_named(tmp_path):
+def test_non_finite_exported_weights_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     for state, reason in (({"a": NAN}, "are not finite"), ({}, "holds no weights")):
         save_file(state, path)
@@ -163,7 +163,7 @@ def test_exported_weights_without_numbers_are_named(tmp_path):
         find_checkpoint(str(tmp_path), tmp_path)
 
 
-def test_an_interrupted_run_goes_on_from_its_newest_whole_checkpoint(tmp_path):
+def test_an_interrupted_run_resumes_from_its_newest_undamaged_checkpoint(tmp_path):
     folder = tmp_path / "fit" / "version_1" / "checkpoints"
     touch(tmp_path / "fit" / "version_0" / "checkpoints" / "last-00000099.ckpt", 10)
     touch(folder / "best.ckpt", 20)
@@ -184,7 +184,7 @@ def test_an_interrupted_run_goes_on_from_its_newest_whole_checkpoint(tmp_path):
     assert "last-00000040.ckpt' is damaged" in found.passed_over[0]
 
 
-def test_a_run_without_a_whole_checkpoint_is_an_error_and_no_run_is_none(tmp_path):
+def test_a_run_without_an_undamaged_checkpoint_is_an_error(tmp_path):
     assert Continuation.find(tmp_path) is None
     path = tmp_path / "checkpoints" / "last-00000001.ckpt"
     path.parent.mkdir()
@@ -205,7 +205,7 @@ def test_shards_count_once_they_are_complete(tmp_path):
     assert find_checkpoint("last", tmp_path) == str(shards)
 
 
-def test_every_flipped_bit_is_noticed_or_without_effect(tmp_path):
+def test_every_flipped_bit_is_detected_or_has_no_effect(tmp_path):
     path = tmp_path / "a.ckpt"
     write_checkpoint({"number": 1, "state": torch.arange(50.0)}, path)
     whole = path.read_bytes()
@@ -238,7 +238,7 @@ def test_a_file_that_holds_something_else_is_an_error(tmp_path):
         read_checkpoint(tmp_path / "b.ckpt")
 
 
-def test_writing_leaves_nothing_beside_and_takes_away_what_a_killed_run_left(tmp_path):
+def test_writing_removes_temporary_files_of_killed_runs(tmp_path):
     (tmp_path / ".last-00000001.ckpt.partial").touch()
     write_checkpoint(content(3), tmp_path / "new" / "a.ckpt")
     write_checkpoint(content(4), tmp_path / "b.ckpt")
@@ -283,7 +283,7 @@ def write_on_a_full_disk(path: Path) -> int:
     return 0
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     path = tmp_path / "a.ckpt"
     write_checkpoint(content(1), path)
     ended = run_forked(write_on_a_full_disk, path)

@@ -25,7 +25,7 @@ def test_a_name_is_a_shipped_config():
     assert find_config("trainer/fsdp") == CONFIGS / "trainer" / "fsdp.yaml"
 
 
-def test_a_path_that_exists_wins():
+def test_an_existing_path_takes_precedence():
     Path("scenes").write_text("seed_everything: 1\n")
     assert find_config("scenes") == Path("scenes")
     assert find_config(CONFIGS / "clip.yaml") == CONFIGS / "clip.yaml"
@@ -64,7 +64,7 @@ def test_only_the_values_of_config_are_replaced():
 
 
 @pytest.mark.parametrize("inline", ["{trainer: {max_epochs: 1}}", "seed_everything: 3"])
-def test_a_config_in_the_place_of_a_name_stays(inline):
+def test_an_inline_config_is_kept(inline):
     assert with_config_paths(["fit", "--config", inline]) == ["fit", "--config", inline]
 
 

@@ -76,7 +76,7 @@ def test_three_processes_one_of_them_without_rows():
         assert of_rank["without_tokens"][1].shape == (5, 0, 2)
 
 
-def test_one_process_gets_its_own_things_back():
+def test_one_process_gets_its_input_back():
     sequences = items(0, 2)
     assert (rank(), world_size()) == (0, 1)
     assert gather_sizes(3, 4, device=torch.device("cpu")) == [[3], [4]]

@@ -81,7 +81,7 @@ def test_neighbouring_keys_streams_and_positions_are_uncorrelated(draw: object) 
 
 
 @pytest.mark.parametrize("draw", [keyed_uniform, keyed_normal])
-def test_draws_depend_on_nothing_but_key_and_position(draw: object) -> None:
+def test_draws_depend_only_on_key_and_position(draw: object) -> None:
     keys = torch.randint(-(2**62), 2**62, (37,))
     whole = draw(keys, (5, 7), 3)
     assert torch.equal(torch.cat([draw(part, (5, 7), 3) for part in keys.split(10)]), whole)

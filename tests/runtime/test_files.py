@@ -108,7 +108,7 @@ WRITERS = [
         ("x" * 300, "choose a shorter name"),
     ],
 )
-def test_a_place_that_cannot_be_is_one_error_and_nothing_is_left(tmp_path, write, name, reason):
+def test_an_unwritable_path_is_an_error_and_leaves_nothing(tmp_path, write, name, reason):
     (tmp_path / "file").touch()
     with pytest.raises(UnwritableError) as found:
         write(tmp_path / name)
@@ -118,7 +118,7 @@ def test_a_place_that_cannot_be_is_one_error_and_nothing_is_left(tmp_path, write
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_a_folder_is_no_place_for_a_file_and_a_file_none_for_a_folder(tmp_path):
+def test_a_folder_in_place_of_a_file_and_the_reverse_are_errors(tmp_path):
     (tmp_path / "file").touch()
     for write in (lambda path: write_file(path, "x"), require_writable_file):
         with pytest.raises(UnwritableError, match="this is a folder: name a file"):
@@ -127,7 +127,7 @@ def test_a_folder_is_no_place_for_a_file_and_a_file_none_for_a_folder(tmp_path):
         require_writable_folder(tmp_path / "file")
 
 
-def test_probes_leave_nothing_and_make_nothing(tmp_path):
+def test_probes_leave_nothing_behind(tmp_path):
     require_writable_file(tmp_path / "new" / "folder" / "file")
     require_writable_folder(tmp_path / "new" / "folder")
     require_writable_folder(tmp_path)
@@ -169,7 +169,7 @@ def write_on_a_full_disk(path: Path) -> None:
     print_errors(lambda: write_file(path, bytes(2000)), lambda: require_writable_file(path))
 
 
-def test_a_full_disk_leaves_the_file_before_and_is_noticed_by_the_probe(tmp_path):
+def test_a_full_disk_leaves_the_previous_file_and_fails_the_probe(tmp_path):
     path = tmp_path / "a"
     write_file(path, "before")
     told = run_forked(write_on_a_full_disk, path).stdout
@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_the_file_before_and_is_noticed_by_the_probe(tmp_path
     assert everything(tmp_path) == ["a"]
 
 
-def test_an_error_that_is_not_of_the_place_passes(tmp_path):
+def test_other_errors_propagate(tmp_path):
     with pytest.raises(RuntimeError, match="mine"), atomic_file(tmp_path / "a"):
         raise RuntimeError("mine")
     with pytest.raises(UserError, match=r"^mine$"), atomic_file(tmp_path / "a"):

@@ -49,7 +49,7 @@ for _ in range(600):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_deferred_signal_is_noted_and_nothing_else(number, code):
+def test_a_deferred_signal_is_only_recorded(number, code):
     process = started(WORK.format(deferred=True, polite=True))
     process.send_signal(number)
     assert process.wait(PATIENCE) == code
@@ -57,7 +57,7 @@ def test_a_deferred_signal_is_noted_and_nothing_else(number, code):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_where_nothing_is_to_be_saved_a_signal_ends_at_once(number, code):
+def test_without_anything_to_save_a_signal_ends_the_process(number, code):
     process = started(WORK.format(deferred=False, polite=False))
     process.send_signal(number)
     assert process.wait(PATIENCE) == code
@@ -155,7 +155,7 @@ print(worker.exitcode, flush=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SIGTERM ends what loads data")
-def test_what_loads_data_is_ended_by_its_own_process_alone():
+def test_a_worker_is_only_ended_by_its_parent():
     process = started(WORKERS.format(patience=PATIENCE), stdin=subprocess.PIPE)
     worker = int(process.stdout.readline())
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -198,14 +198,14 @@ def test_a_launched_process_ends_with_its_launcher():
     assert gone(child)
 
 
-def test_a_process_that_fails_ends_a_launcher_that_is_stopped():
+def test_a_failing_process_kills_a_stopped_launcher():
     launcher, child = launched(fails=True)
     launcher.send_signal(signal.SIGSTOP)
     assert launcher.wait(PATIENCE) == -signal.SIGKILL
     assert gone(child)
 
 
-def test_a_process_that_a_shell_started_as_a_rank_leaves_the_shell_alone(monkeypatch):
+def test_a_failing_rank_does_not_kill_the_shell_that_started_it(monkeypatch):
     """As `torchrun`, a scheduler or a user starts ranks: the parent is none of ours."""
     # tests that ran commands in this process have made it look like one of a run
     monkeypatch.delenv("ASCL_LAUNCHER_PID", raising=False)
@@ -234,7 +234,7 @@ print("ready", flush=True)
 
 
 @pytest.mark.parametrize(("code", "expected"), [(2, 2), (0, 7), (1, 7)])
-def test_a_launcher_ends_at_once_with_a_rank_that_reported_a_mistake_of_the_user(code, expected):
+def test_a_launcher_exits_as_soon_as_a_rank_reports_a_user_error(code, expected):
     seconds = 60 if code == 2 else 1
     process = started(RANKS.format(rank=f"raise SystemExit({code})", then=f"time.sleep({seconds}); sys.exit(7)"))
     assert process.wait(PATIENCE) == expected

@@ -27,7 +27,7 @@ def test_results_keep_the_order_and_few_items_are_taken_early(monkeypatch):
     assert [0, *results] == [number * number for number in range(100)]
 
 
-def test_the_first_error_ends_it_and_nothing_more_is_started(monkeypatch):
+def test_the_first_error_stops_the_remaining_items(monkeypatch):
     monkeypatch.setattr(threads, "_AHEAD", 4)
     begun = []
 

@@ -24,7 +24,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("[1, 2", "expected"),
     ],
 )
-def test_a_document_that_cannot_be_meant_is_refused(text, message):
+def test_malformed_documents_are_refused(text, message):
     with pytest.raises(yaml.YAMLError, match=message):
         check_yaml(text)
 
@@ -42,7 +42,7 @@ def test_a_document_that_cannot_be_meant_is_refused(text, message):
         "[" + "1, " * (MAX_NODES - 2) + "1]",
     ],
 )
-def test_what_is_harmless_passes(text):
+def test_harmless_documents_pass(text):
     check_yaml(text)
 
 
@@ -65,7 +65,7 @@ def test_one_value_too_many_is_refused():
         (CYCLE.encode(), "line 1: the anchor 'a' contains itself"),
     ],
 )
-def test_a_faulty_file_is_named_with_the_place(tmp_path, content, message):
+def test_a_faulty_file_is_named_with_its_line(tmp_path, content, message):
     path = tmp_path / "faulty.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:

@@ -4,7 +4,7 @@ from lightning.pytorch import LightningModule, Trainer
 from ascl_lightning.training.accessors import is_trial, retrieval_data, retrieval_module
 
 
-def test_what_is_not_the_project_s_own_is_refused_by_name():
+def test_other_modules_and_data_modules_are_refused_by_name():
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     with pytest.raises(TypeError, match="RetrievalDataModule, not NoneType"):
         retrieval_data(trainer)

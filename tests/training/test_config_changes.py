@@ -38,7 +38,7 @@ def before(tmp_path):
     return path
 
 
-def test_an_evaluation_may_choose_data_and_folds_and_nothing_of_the_model(before):
+def test_only_model_changes_count_in_an_evaluation(before):
     model = BEFORE["model"] | {"similarity": {"local_weight": 0.9, "embed_dim": 16}, "fold_size": 1000}
     now = changed(model=model, data={"root": "b"}, seed_everything=1, trainer={})
     assert changes_of_evaluation(before, now) == [Change("model.similarity.local_weight", 0.2, 0.9)]
@@ -55,7 +55,7 @@ def test_a_continued_training_names_model_data_and_seed_but_not_the_trainer(befo
     ]
 
 
-def test_another_class_is_one_change_and_a_setting_of_another_version_is_none(before):
+def test_another_class_is_one_change_and_unknown_settings_are_ignored(before):
     model = BEFORE["model"] | {
         "loss": {"class_path": "Other", "init_args": {"margin": 1}},
         "word_features": {"operations": ["ZeroOut"]},
@@ -67,7 +67,7 @@ def test_another_class_is_one_change_and_a_setting_of_another_version_is_none(be
     ]
 
 
-def test_the_configuration_lies_with_the_run_or_with_exported_weights(tmp_path):
+def test_the_configuration_is_found_next_to_checkpoints_and_exported_weights(tmp_path):
     run = tmp_path / "fit" / "version_0"
     (run / "checkpoints").mkdir(parents=True)
     (run / "weights").mkdir()

@@ -85,7 +85,7 @@ def test_region_features_are_stored_bit_by_bit(tmp_path, layout):
 
 
 @pytest.mark.parametrize("encoder", [RegionEncoder(3, 4), MeanColour(tuning=FROZEN)])
-def test_regions_are_given_for_their_encoder_and_no_other(tmp_path, encoder):
+def test_regions_are_required_by_region_encoders_and_refused_by_others(tmp_path, encoder):
     model = ImageTextModel(encoder, WordTable(), FusedSimilarity(4, num_heads=2))
     regions = None if isinstance(encoder, RegionEncoder) else RegionFolder(".").open(tmp_path)
     with pytest.raises(UserError, match="set --regions for an image encoder that takes region features"):
@@ -98,7 +98,7 @@ def epoch(datamodule: RetrievalDataModule, number: int):
     return list(loader)
 
 
-def test_features_score_as_pictures_and_captions_do(tmp_path, model):
+def test_extracted_features_score_like_pictures_and_captions(tmp_path, model):
     extract(tmp_path, model)
     stored = data(tmp_path, model, ExtractedFeatures(), "out")
     stored.vocabulary = None  # captions are not tokenised
@@ -163,7 +163,7 @@ def test_the_same_text_is_encoded_once(tmp_path, model):
     assert len(table) == len(captions | halves)
 
 
-def test_training_pictures_that_cannot_be_read_are_left_out(tmp_path, model):
+def test_unreadable_training_pictures_are_skipped(tmp_path, model):
     data(tmp_path, model)
     (tmp_path / "data" / "images" / "train_0001.jpg").write_bytes(b"no picture")
     extract(tmp_path, model)
@@ -185,7 +185,7 @@ def test_training_pictures_that_cannot_be_read_are_left_out(tmp_path, model):
         extract(tmp_path, model)
 
 
-def test_other_operations_are_refused_and_none_are_fine(tmp_path, model):
+def test_features_of_other_operations_are_refused(tmp_path, model):
     extract(tmp_path, model)
     with pytest.raises(UserError, match="other operations or another seed"):
         data(tmp_path, model, ExtractedFeatures(), "out", negatives=[DropWord()])
@@ -202,7 +202,7 @@ def test_a_split_that_was_not_extracted_is_named(tmp_path, model):
         ExtractedFeatures().read(tmp_path / "out", "test")
 
 
-def test_a_fingerprint_is_of_class_format_and_weights():
+def test_a_fingerprint_depends_on_class_format_and_weights():
     torch.manual_seed(0)
     first, same = MeanColour(tuning=FROZEN), MeanColour()
     same.load_state_dict(first.state_dict())
@@ -212,7 +212,7 @@ def test_a_fingerprint_is_of_class_format_and_weights():
     assert len({fingerprint(first), fingerprint(other), fingerprint(WordTable(tuning=FROZEN))}) == 3
 
 
-def test_shards_that_are_there_are_not_encoded_again(tmp_path, model, monkeypatch):
+def test_existing_shards_are_not_encoded_again(tmp_path, model, monkeypatch):
     monkeypatch.setattr(storage, "SHARD_ROWS", 4)
     extract(tmp_path, model)
     seen = model.image_encoder.pictures_seen, model.text_encoder.texts_seen

@@ -15,7 +15,7 @@ def gradient(layer, encode, rows, chunk_size):
     return layer.weight.grad.clone()
 
 
-def test_dropout_is_drawn_again_as_it_was():
+def test_dropout_is_the_same_in_both_passes():
     layer, dropout = nn.Linear(4, 5).double(), nn.Dropout(0.5)
     rows = torch.randn(7, 4, dtype=torch.float64)
 
@@ -46,7 +46,7 @@ def test_each_chunk_is_encoded_twice_and_a_small_batch_once():
     assert seen == [7, 7]
 
 
-def test_features_of_different_lengths_join_and_nothing_stays_nothing():
+def test_features_of_different_lengths_are_joined_and_none_stays_none():
     items = Features(torch.randn(3, 2), torch.randn(3, 4, 2), torch.ones(3, 4, dtype=torch.bool))
 
     def encode(part):
@@ -60,7 +60,7 @@ def test_features_of_different_lengths_join_and_nothing_stays_nothing():
     assert torch.equal(joined.tokens[2], items.tokens[2, :3])
 
 
-def test_batch_normalisation_mixes_rows_in_training_alone():
+def test_batch_normalisation_mixes_rows_only_in_training():
     layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     assert mixes_rows(layers)
     assert not mixes_rows(layers.eval())

@@ -21,13 +21,13 @@ def module(image_encoder, text_encoder=None) -> RetrievalModule:
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(0.0, 2.0), (0.25, 3.0), (0.5, 4.0), (1.0, 6.0)])
-def test_the_named_weights_move_in_a_line_and_the_others_not(weight, expected):
+def test_only_the_named_weights_are_interpolated(weight, expected):
     start, tuned = ({"a": torch.tensor(value), "b": torch.tensor(value)} for value in (2.0, 6.0))
     state = interpolate(start, tuned, {"a"}, weight)
     assert (state["a"].item(), state["b"].item()) == (expected, 6.0)
 
 
-def test_only_pretrained_towers_that_were_trained_have_a_start():
+def test_only_fine_tuned_pretrained_towers_are_interpolated():
     """Counters of batches are numbers to count with: they stay as they are."""
     built = module(Pretrained())
     assert interpolated_names(built) == {"model.image_encoder.scale"}

@@ -29,7 +29,7 @@ def going_on(run: Path, logged_steps: int, **log_versions) -> Continuation:
     return Continuation(run / "checkpoints" / "last-00000002.ckpt", logged_steps, [], log_versions)
 
 
-def test_rows_up_to_the_checkpoint_stay_and_later_ones_come_anew(tmp_path):
+def test_rows_after_the_checkpoint_are_dropped(tmp_path):
     first = CSVLogger(tmp_path, name="fit")
     for step in range(4):
         first.log_metrics({"loss": step + 0.5}, step=step)
@@ -63,7 +63,7 @@ def test_loggers_without_a_folder_write_below_the_root(tmp_path):
     assert [Path(other.save_dir) for other in others] == [mine, mine]
 
 
-def test_a_run_without_metrics_yet_begins_them(tmp_path):
+def test_a_resumed_run_without_metrics_starts_the_file(tmp_path):
     run = tmp_path / "fit" / "version_3"
     logger = ContinuedCSVLogger(going_on(run, logged_steps=5))
     logger.log_metrics({"loss": 1.0}, step=5)
@@ -71,7 +71,7 @@ def test_a_run_without_metrics_yet_begins_them(tmp_path):
     assert rows(run / "metrics.csv") == [{"loss": "1.0", "step": "5"}]
 
 
-def test_metrics_go_to_a_new_folder_unless_a_run_is_gone_on_with(tmp_path):
+def test_metrics_go_to_a_new_folder_unless_a_run_is_resumed(tmp_path):
     (new,) = loggers_of_run(None, tmp_path, "fit", None)
     assert Path(new.log_dir) == tmp_path / "fit" / "version_0"
     configured = [CSVLogger(tmp_path, name="mine"), WandbLogger(offline=True)]
@@ -83,14 +83,14 @@ def test_metrics_go_to_a_new_folder_unless_a_run_is_gone_on_with(tmp_path):
     assert loggers_of_run(False, tmp_path, "fit", going_on(run, 3)) is False
 
 
-def test_csv_is_written_beside_what_a_config_names(tmp_path):
+def test_csv_is_written_in_addition_to_configured_loggers(tmp_path):
     wandb = WandbLogger(offline=True)
     csv_logger, second = loggers_of_run(wandb, tmp_path, "test", None)
     assert Path(csv_logger.log_dir) == tmp_path / "test" / "version_0"
     assert second is wandb
 
 
-def test_wandb_goes_on_with_the_run_of_the_checkpoint(tmp_path):
+def test_wandb_continues_the_run_of_the_checkpoint(tmp_path):
     run = going_on(tmp_path / "fit" / "version_0", 3, WandbLogger="abc123")
     _, wandb = loggers_of_run(WandbLogger(offline=True), tmp_path, "fit", run)
     assert wandb.version == "abc123"
@@ -110,7 +110,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_tensorboard_goes_on_where_the_checkpoint_was_saved(tmp_path):
+def test_tensorboard_continues_at_the_step_of_the_checkpoint(tmp_path):
     first = TensorBoardLogger(tmp_path, name="tensorboard")
     for step in range(4):
         first.log_metrics({"loss": step + 0.5}, step=step)
@@ -123,7 +123,7 @@ def test_tensorboard_goes_on_where_the_checkpoint_was_saved(tmp_path):
     assert events(tmp_path / "tensorboard" / "version_0")["loss"] == [(0, 0.5), (1, 1.5), (2, -2.5)]
 
 
-def test_tensorboard_carries_the_scalars_and_the_configuration(tmp_path):
+def test_tensorboard_logs_scalars_and_configuration(tmp_path):
     write_karpathy(tmp_path / "data", {"train": 6, "val": 3}, captions=2)
     record(tmp_path, "fit", "--trainer.max_epochs", "1", logger="tensorboard")
     logged = events(tmp_path / "runs" / "tensorboard" / "version_0")
@@ -137,7 +137,7 @@ def test_tensorboard_carries_the_scalars_and_the_configuration(tmp_path):
     assert "FirstHalf" in hparams
 
 
-def test_pictures_of_wandb_lie_with_the_runs(tmp_path, monkeypatch):
+def test_wandb_stores_pictures_in_the_run_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DATA_DIR", "")
     monkeypatch.delenv("WANDB_DATA_DIR")
     keep_pictures_with_runs([CSVLogger(tmp_path)])
@@ -164,7 +164,7 @@ def wandb_at(monkeypatch):
     wandb.teardown()
 
 
-def test_wandb_records_offline_where_its_server_does_not_answer(monkeypatch, wandb_at):
+def test_wandb_goes_offline_if_its_server_does_not_answer(monkeypatch, wandb_at):
     """Before `init`, which would wait, and spoil an offline `init` after it (wandb#9865)."""
     with socket.socket() as held:  # a port at which nobody listens
         held.bind(("127.0.0.1", 0))
@@ -179,7 +179,7 @@ def test_wandb_records_offline_where_its_server_does_not_answer(monkeypatch, wan
         assert "mode" not in logger._wandb_init, "the user's own word"
 
 
-def test_nobody_is_asked_where_wandb_is_offline_or_not_used(monkeypatch):
+def test_no_server_is_contacted_if_wandb_is_offline_or_unused(monkeypatch):
     asked = mock.Mock(side_effect=OSError)
     monkeypatch.setattr("ascl_lightning.training.loggers.urlopen", asked)
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -190,7 +190,7 @@ def test_nobody_is_asked_where_wandb_is_offline_or_not_used(monkeypatch):
     assert asked.call_count == 1, "where one is online"
 
 
-def test_wandb_stays_online_where_its_server_answers(wandb_at):
+def test_wandb_stays_online_if_its_server_answers(wandb_at):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:

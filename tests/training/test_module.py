@@ -90,7 +90,7 @@ def test_without_positives_the_loss_is_the_first_term(tmp_path):
     assert loss == pytest.approx(logged["train/loss_type_i"])
 
 
-def test_word_level_and_feature_level_negatives_stand_side_by_side(tmp_path):
+def test_word_level_and_feature_level_negatives_are_both_used(tmp_path):
     seen = []
 
     class Spy(AsymmetricContrastiveLoss):
@@ -121,7 +121,7 @@ def test_feature_noise_is_keyed_and_differs_between_the_terms(tmp_path):
     assert not set(keys[0].tolist()) & set(keys[1].tolist())
 
 
-def test_a_loss_without_use_for_negatives_scores_none(tmp_path):
+def test_a_loss_without_negatives_does_not_score_them(tmp_path):
     module = build(InfoNCE())
     batch = first_batch(module, tmp_path, **ASCL)
     encoder, seen = module.model.text_encoder, module.model.text_encoder.texts_seen
@@ -129,7 +129,7 @@ def test_a_loss_without_use_for_negatives_scores_none(tmp_path):
     assert encoder.texts_seen == seen + 8  # T and T+ of four pairs, no T-
 
 
-def test_tokens_are_used_where_scores_or_negatives_are_made_of_them():
+def test_tokens_are_used_if_scores_or_negatives_need_them():
     def uses_tokens(word_features=None, **similarity) -> bool:
         similarity = FusedSimilarity(4, num_heads=2, **similarity)
         return RetrievalModule(MeanColour(), WordTable(), similarity, InfoNCE(), word_features).uses_tokens
@@ -218,7 +218,7 @@ def test_all_texts_of_a_step_are_scored_in_one_call(tmp_path):
     assert score.call_count == 1
 
 
-def test_compiled_towers_train_as_others_do(tmp_path, monkeypatch):
+def test_compiled_towers_train_like_uncompiled_ones(tmp_path, monkeypatch):
     """One of them thaws on the way, and a moving average copies them."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     states = []

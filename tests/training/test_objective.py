@@ -104,7 +104,7 @@ def test_twenty_steps_of_ddp_give_the_same_parameters(ranks, optimizer, toleranc
             torch.testing.assert_close(results[optimizer][name], parameter, rtol=0, atol=tolerance)
 
 
-def test_float32_gradients_differ_by_their_rounding_alone(ranks):
+def test_float32_gradients_differ_only_by_rounding(ranks):
     counts, of_ranks = ranks
     _, expected = step(make_batch(sum(counts)), torch.float32, **SCORES["pairwise"])
     for results in of_ranks:
@@ -133,13 +133,13 @@ def test_towers_with_batch_normalisation_are_not_run_in_chunks():
 @pytest.mark.parametrize(
     "wrong", [{"type_i_weight": -1.0}, {"type_i_weight": 0.0, "type_ii_iii_weight": 0.0}, {"chunk_size": 0}], ids=str
 )
-def test_weights_and_chunks_that_make_no_sense_are_refused(wrong):
+def test_invalid_weights_and_chunks_are_refused(wrong):
     _, objective = make_objective(**SCORES["global"])
     with pytest.raises(ValueError, match=r"weight of the loss|at least 1 row"):
         replace(objective, **wrong)
 
 
-def test_a_batch_without_keys_is_none_of_training():
+def test_an_evaluation_batch_is_refused():
     _, objective = make_objective(**SCORES["global"])
     batch = make_batch(SIZE)
     batch.sampling_keys = None
@@ -147,7 +147,7 @@ def test_a_batch_without_keys_is_none_of_training():
         objective(batch)
 
 
-def test_a_word_lost_where_no_score_reads_words_makes_no_negative():
+def test_a_perturbation_that_no_score_reads_is_not_a_valid_negative():
     _, objective = make_objective({"local_weight": 0.0, "global_fusion": "none"})
     objective.word_features.operations = (ZeroOut(),)
     objective.word_features.thresholds = torch.zeros(0)

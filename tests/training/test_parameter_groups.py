@@ -57,7 +57,7 @@ def test_frozen_towers_are_in_no_group():
     assert not towers & {id(parameter) for group in groups for parameter in group["params"]}
 
 
-def test_vectors_and_the_temperature_do_not_decay():
+def test_biases_norms_and_temperature_have_no_weight_decay():
     built, loss = model(tuning=Tuning(learning_rate=1e-3)), AsymmetricContrastiveLoss(0.1, learn_temperature=True)
     optimizer = build_optimizer(adamw, built, loss)
     found = rates(optimizer, built) | rates(optimizer, loss)
@@ -109,7 +109,7 @@ def test_layers_of_an_image_tower_of_a_pair_by_hand(write, first, last, tmp_path
     assert middle == {0.5}
 
 
-def test_towers_decay_each_by_its_own_share(tmp_path):
+def test_each_tower_has_its_own_layer_decay(tmp_path):
     folder = str(write_clip(tmp_path / "pair"))
     towers = (
         ClipImageEncoder(folder, tuning=Tuning(layer_decay=0.5)),
@@ -121,7 +121,7 @@ def test_towers_decay_each_by_its_own_share(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "resnet18"])
-def test_timm_towers_get_the_rates_that_timm_gives(name):
+def test_timm_towers_get_the_rates_of_timm(name):
     tower = TimmImageEncoder(name, image_size=64, tuning=Tuning(learning_rate=0.5, layer_decay=0.7))
     found = rates(build_optimizer(adamw, model(image_encoder=tower), InfoNCE()), tower.backbone)
     spared = getattr(tower.backbone, "no_weight_decay", set)()
@@ -148,6 +148,6 @@ def test_the_schedule_multiplies_every_rate(tmp_path):
         scheduler.step()
 
 
-def test_a_tower_without_layers_says_so():
+def test_layer_decay_of_a_tower_without_layers_is_an_error():
     with pytest.raises(UserError, match="MeanColour has no layers"):
         parameter_groups(model(tuning=Tuning(layer_decay=0.5)), InfoNCE())

@@ -38,7 +38,7 @@ def test_beyond_the_last_step_the_rate_stays():
 
 
 @pytest.mark.parametrize("shares", [{"warmup": -0.1}, {"warmup": 1.1}, {"final": 2.0}])
-def test_shares_outside_0_and_1_are_refused(shares):
+def test_fractions_outside_0_and_1_are_refused(shares):
     with pytest.raises(ValueError, match="between 0 and 1"):
         WarmupCosine(**shares)
 

@@ -71,14 +71,14 @@ def refusal_of_tensor_parallelism():
     return str(refused.value)
 
 
-def test_processes_must_all_have_data_of_their_own():
+def test_tensor_parallelism_is_refused():
     messages = run_ranks(refusal_of_tensor_parallelism, 2)
     assert all(
         "1 of 2 processes are data parallel): set its data_parallel_size to 2" in message for message in messages
     )
 
 
-def test_layers_that_are_repeated():
+def test_repeated_layers_are_found():
     block = nn.TransformerEncoderLayer(8, 2, batch_first=True)
     module = nn.Sequential(
         nn.Linear(2, 2), nn.TransformerEncoder(block, 3), nn.Sequential(nn.ReLU(), nn.ReLU()), nn.ModuleList([block])

@@ -1,4 +1,4 @@
-"""The training loss of a batch: what is encoded, scored and contrasted, on one process or on many."""
+"""The training loss of a batch on any number of ranks: encodes, scores and contrasts pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ascl_lightning.runtime.distributed import (
 )
 from ascl_lightning.training.gradient_caching import encode_in_chunks, mixes_rows
 
-# (T+)- draws from keys of its own: the same noise on T and T+ would tie the two terms of the loss together
+# separate keys for (T+)-: equal noise on T and T+ would correlate the two terms of the loss
 _POSITIVE_STREAM = 0x5DEECE66D
 
 Texts = TokenizedTexts | Features
@@ -29,7 +29,7 @@ Texts = TokenizedTexts | Features
 
 @dataclass(frozen=True)
 class _TextGroup:
-    """One positive text for each image, and what may stand beside it as negatives; as scores take them."""
+    """One positive text per image with its negatives, prepared for scoring."""
 
     texts: Features
     embeds: Tensor | None
@@ -43,13 +43,13 @@ class _TextGroup:
 
 @dataclass(frozen=True)
 class Terms:
-    """Terms of the loss over the pairs of this process.
+    """Terms of the loss over the pairs of this rank.
 
     Args:
-        of_rank: Each a mean over the pairs of this process, with gradient.
-        weights: Of each term; the loss is their weighted sum.
-        scale: Pairs of this process over the mean number of pairs of a process. Gradients, which are averaged over
-            processes, are then those of one process with all pairs.
+        of_rank: Mean of each term over the pairs of this rank, with gradient.
+        weights: Weight of each term in the loss.
+        scale: Number of pairs of this rank divided by the mean over ranks. With it, gradients averaged over ranks equal
+            those of a single process with all pairs.
     """
 
     of_rank: dict[str, Tensor]
@@ -58,30 +58,30 @@ class Terms:
 
     @property
     def loss(self) -> Tensor:
-        """What this process sends back."""
+        """The loss to backpropagate on this rank."""
         return self.scale * torch.stack([self.weights[name] * term for name, term in self.of_rank.items()]).sum()
 
     def of_batch(self) -> dict[str, Tensor]:
-        """The loss and its terms over the pairs of all processes, without gradient."""
+        """The loss and its terms over the pairs of all ranks, without gradient."""
         values = torch.stack([self.loss, *(self.scale * term for term in self.of_rank.values())])
         return dict(zip(("loss", *self.of_rank), mean_over_ranks(values), strict=True))
 
 
 @dataclass(frozen=True)
 class Objective:
-    """L_AsCL (docs/method.md#total), and beside it the same loss on independent embeddings.
+    """L_AsCL (docs/method.md#total), plus an optional term with the same loss on independent embeddings.
 
     Args:
         model: Encodes and scores.
         loss: Contrasts scores.
-        word_features: Makes T- from projected word features; None: not.
+        word_features: Makes T- from projected word features; None for no such T-.
         type_i_weight: Weight of L(I, T, T-).
-        type_ii_iii_weight: Weight of L(I, T+, (T+)-); without T+ in the batch the other term counts alone.
-        first_stage_weight: Weight of the loss on embeddings that belong to one item alone, beside the mean of the two.
-        chunk_size: Images or texts that a tower encodes at a time; None: all of the batch.
+        type_ii_iii_weight: Weight of L(I, T+, (T+)-); a batch without T+ has the first term only.
+        first_stage_weight: Weight of the loss on independent embeddings, added to the weighted mean of the others.
+        chunk_size: Images or texts that a tower encodes at a time; None: the whole batch.
 
     Raises:
-        ValueError: If a weight is negative, those of types I and II/III are both zero, or chunks are empty.
+        ValueError: If a weight is negative, those of types I and II/III are both zero, or `chunk_size` is below 1.
     """
 
     model: ImageTextModel
@@ -96,21 +96,21 @@ class Objective:
         weights = (self.type_i_weight, self.type_ii_iii_weight, self.first_stage_weight)
         if min(weights) < 0 or self.type_i_weight + self.type_ii_iii_weight == 0:
             raise ValueError(
-                f"no weight of the loss may be negative, nor those of types I and II/III both 0: {weights}"
+                f"weights of the loss must not be negative, and those of types I and II/III not both 0: {weights}"
             )
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size is {self.chunk_size}; give at least 1 row, or null for all")
 
     def __call__(self, batch: ImageTextBatch) -> Terms:
-        """The terms of a batch of pairs, with the texts of all processes as columns.
+        """Computes the terms for the pairs of a batch, with the texts of all ranks as columns.
 
         Raises:
-            ValueError: If the batch is not one of training.
-            UserError: If towers are to be run in chunks and mix the rows of a batch.
+            ValueError: If it is an evaluation batch.
+            UserError: If `chunk_size` is set and a tower has batch normalisation.
         """
         keys = batch.sampling_keys
         if keys is None:
-            raise ValueError("a training batch must bring sampling_keys; evaluation batches cannot be trained on")
+            raise ValueError("the batch has no sampling_keys: evaluation batches cannot be trained on")
         self._check_chunks()
         images, image_embeds = encode_in_chunks(self._encode_images, batch.images, chunk_size=self.chunk_size)
         groups = {"type_i": self._encode_group(batch.texts, batch.negatives, keys)}
@@ -130,7 +130,7 @@ class Objective:
         return Terms(terms, weights, pairs.scale)
 
     def _contrast(self, images: Features, groups: dict[str, _TextGroup], pairs: "_Pairs") -> dict[str, Tensor]:
-        """L(I, T, T-) of each group. All texts are scored together: what scoring does for images, it does once."""
+        """L(I, T, T-) of each group; all texts are scored in one call, so that images are processed once."""
         parts = [part for group in groups.values() for part in (group.texts, *group.negatives)]
         own = Features.join(parts)
         texts = Features(*gather_sequences(own.pooled, own.tokens, own.mask))
@@ -144,7 +144,7 @@ class Objective:
         return terms
 
     def _encode_group(self, texts: Texts, word_level: MadeTexts | None, keys: Tensor) -> _TextGroup:
-        """T with its T-: from the batch, from the features of T, or from both side by side."""
+        """Encodes T with its T- from the batch and from word features."""
         encode = self._encode_texts
         own, embeds, noisy, noisy_valid = encode_in_chunks(encode, texts, keys, chunk_size=self.chunk_size)
         group = _TextGroup(own, embeds, [], [])
@@ -163,7 +163,7 @@ class Objective:
     def _encode_texts(
         self, texts: Texts, keys: Tensor
     ) -> tuple[Features, Tensor | None, Features | None, Tensor | None]:
-        """Texts, their embeddings for a first stage, and T- made of their word features with its validity."""
+        """Texts, their independent embeddings, and T- made from word features with their validity."""
         features, similarity = self.model.encode_texts(texts), self.model.similarity
         embeds = similarity.text_embeds(features) if self.first_stage_weight > 0 else None
         prepared = similarity.prepare_texts(features)
@@ -181,14 +181,14 @@ class Objective:
         mixing = [type(tower).__name__ for tower in towers if mixes_rows(tower)]
         if self.chunk_size is not None and mixing:
             raise UserError(
-                f"{mixing[0]} has batch normalisation, which makes a row depend on the others of its chunk: "
-                f"leave chunk_size out, freeze the tower, or take one with another normalisation"
+                f"{mixing[0]} has batch normalisation, which makes rows depend on the other rows of their chunk: "
+                f"remove model.chunk_size, freeze the tower, or use a tower with another normalisation"
             )
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Where the pairs of this process stand among those of all."""
+    """Positions of this rank's pairs among those of all ranks."""
 
     counts: list[int]
     image_ids: Tensor
@@ -206,7 +206,7 @@ class _Pairs:
         return len(self.targets) * len(self.counts) / sum(self.counts)
 
     def scores(self, similarity: Tensor, negatives: Sequence[Tensor] = (), valid: Sequence[Tensor] = ()) -> PairScores:
-        """Scores of this process's images with all texts, and with T- of several kinds."""
+        """Scores of this rank's images with all texts and all kinds of T-."""
         return PairScores(
             similarity,
             negatives=torch.cat([*negatives], dim=1) if negatives else None,
@@ -218,8 +218,8 @@ class _Pairs:
 
 
 def _columns_of_parts(scores: Tensor, num_parts: int, counts: list[int]) -> list[Tensor]:
-    """The scores with each part of the texts; gathered columns hold all parts of one process after another's."""
+    """Splits scores by part of the texts; gathered columns are ordered by rank, then by part."""
     pieces = scores.split([count for count in counts for _ in range(num_parts)], dim=1)
     if len(counts) == 1:
-        return list(pieces)  # which `cat` would copy
+        return list(pieces)  # `cat` would copy
     return [torch.cat(pieces[part::num_parts], dim=1) for part in range(num_parts)]

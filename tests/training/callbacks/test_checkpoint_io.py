@@ -19,7 +19,7 @@ def test_checkpoints_and_exported_weights_are_read_alike(tmp_path):
             assert torch.equal(read["state_dict"]["w"], torch.ones(2))
 
 
-def test_objects_are_not_read_even_where_a_strategy_asks_for_them(tmp_path):
+def test_pickled_objects_are_refused_even_if_a_strategy_asks_for_them(tmp_path):
     torch.save({"state_dict": {}, "when": UserError("an object")}, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match="holds more than tensors and plain values"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "a.ckpt", weights_only=False)
@@ -36,7 +36,7 @@ def test_files_and_shards_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize("strategy", ["auto", DDPStrategy(), ModelParallelStrategy()], ids=["one", "ddp", "fsdp2"])
-def test_every_strategy_takes_it(strategy):
+def test_the_plugin_works_with_every_strategy(strategy):
     files = AtomicCheckpointIO()
     trainer = Trainer(accelerator="cpu", devices=1, strategy=strategy, plugins=[files], logger=False)
     assert trainer.strategy.checkpoint_io is files

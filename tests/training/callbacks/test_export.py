@@ -17,7 +17,7 @@ from ascl_lightning.training.callbacks.export import WeightsExport, _weights_fil
 INF, NAN = float("inf"), float("nan")
 
 
-def test_weights_and_vocabulary_come_back_and_nothing_else(tmp_path):
+def test_exported_weights_hold_weights_and_vocabulary_only(tmp_path):
     table = torch.arange(6.0).reshape(2, 3)
     checkpoint = {
         "state_dict": {"words": table, "tied": table, "turned": table.T, "count": torch.tensor(3)},
@@ -41,7 +41,7 @@ def test_the_same_weights_give_the_same_bytes():
     assert len(written) == 1
 
 
-def test_what_the_record_of_the_data_has_no_room_for_is_said_to_be_unknown(tmp_path, monkeypatch):
+def test_provenance_too_large_for_metadata_is_unknown(tmp_path, monkeypatch):
     provenance = Provenance().trained(SplitDigest.of_stream([("a dog",)]), None).state()
     checkpoint = {"state_dict": {"w": torch.ones(2)}, "RetrievalDataModule": {"provenance": provenance}}
     path = tmp_path / "model.safetensors"
@@ -54,7 +54,7 @@ def test_what_the_record_of_the_data_has_no_room_for_is_said_to_be_unknown(tmp_p
     assert "too many images" in read.gaps[0]
 
 
-def test_a_model_without_a_vocabulary_of_its_own_has_none(tmp_path):
+def test_a_model_without_a_vocabulary_exports_none(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(_weights_file({"state_dict": {"w": torch.ones(2)}}))
     assert weights_as_checkpoint(path)["RetrievalDataModule"] == {}
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
         ({"state_dict": {"w": torch.tensor([1.0, INF], dtype=torch.bfloat16)}}, "1 of 1 tensors"),
     ],
 )
-def test_weights_that_no_finite_steps_made_are_not_exported(tmp_path, content, message):
+def test_weights_of_mostly_skipped_steps_are_not_exported(tmp_path, content, message):
     best = tmp_path / "checkpoints" / "best.ckpt"
     write_checkpoint({"state_dict": {"w": torch.ones(2)}, "global_step": 9} | content, best)
     callback = SimpleNamespace(best_model_path=str(best))

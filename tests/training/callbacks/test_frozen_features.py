@@ -83,13 +83,13 @@ def test_a_trained_tower_sees_every_item_every_epoch(tmp_path):
     assert module.model.text_encoder.texts_seen == NUM_TEXTS
 
 
-def test_a_tower_that_thaws_is_no_frozen_one(tmp_path):
+def test_a_tower_that_thaws_is_not_encoded_in_advance(tmp_path):
     """What it gives would be out of date as soon as it has thawed."""
     module = fit(tmp_path, tuning=Tuning(thaw_after=0.5))
     assert module.model.image_encoder.pictures_seen == 2 * (12 + 4)
 
 
-def test_made_texts_go_through_the_frozen_tower_as_they_come(tmp_path):
+def test_made_texts_are_encoded_at_each_step(tmp_path):
     module = fit(tmp_path, positives=[FirstHalf()])
     assert module.model.text_encoder.texts_seen == NUM_TEXTS + 2 * 12
 
@@ -98,7 +98,7 @@ def test_augmented_pictures_are_not_stored(tmp_path):
     assert fit(tmp_path, augment=True).model.image_encoder.pictures_seen == 2 * (12 + 4)
 
 
-def test_the_tables_hold_what_the_towers_give_in_float16(tmp_path):
+def test_stored_features_equal_the_towers_output_in_float16(tmp_path):
     module = fit(tmp_path, folder=str(tmp_path / "kept"))
     table = FeatureTable(tmp_path / "kept" / "val" / "images")
     split = KarpathyJson("dataset_flickr8k.json").read(tmp_path / "data", "val")
@@ -109,14 +109,14 @@ def test_the_tables_hold_what_the_towers_give_in_float16(tmp_path):
     torch.testing.assert_close(stored.pooled, expected.pooled, rtol=1e-3, atol=0)
 
 
-def test_other_weights_make_a_kept_folder_anew(tmp_path, monkeypatch):
+def test_other_weights_invalidate_a_kept_folder(tmp_path, monkeypatch):
     folder = str(tmp_path / "kept")
     fit(tmp_path, folder=folder, epochs=1)
     monkeypatch.setattr(MeanColour, "_finish", lambda self: (self.scale.data.mul_(2), Encoder._finish(self)))
     assert fit(tmp_path, folder=folder, epochs=1).model.image_encoder.pictures_seen == NUM_IMAGES
 
 
-def test_a_kept_folder_serves_the_next_run_with_the_same_tower_alone(tmp_path):
+def test_a_kept_folder_is_reused_with_the_same_towers(tmp_path):
     folder = str(tmp_path / "kept")
     first = fit(tmp_path, folder=folder)
     second = fit(tmp_path, folder=folder)

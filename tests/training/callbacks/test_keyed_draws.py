@@ -17,7 +17,7 @@ def draws(callback: KeyedDraws, epoch: int, batch: int, rank: int = 0) -> tuple[
     return *dropped.tolist(), torch.rand(()).item(), random.random(), np.random.rand()
 
 
-def test_a_step_draws_the_same_whatever_was_drawn_before():
+def test_a_step_does_not_depend_on_earlier_draws():
     callback = KeyedDraws()
     first = draws(callback, 2, 7)
     torch.rand(100), random.random(), np.random.rand(3)
@@ -33,7 +33,7 @@ def test_steps_epochs_ranks_and_seeds_draw_differently():
         assert len({of_step[place] for of_step in made}) == len(made)
 
 
-def test_the_seed_is_that_of_the_run_and_travels():
+def test_the_run_seed_is_used_and_stored_in_checkpoints():
     callback = KeyedDraws()
     torch.manual_seed(123)
     callback.setup(Mock(spec=Trainer, strategy=Mock(broadcast=lambda value: value)), MODULE, "fit")

@@ -53,7 +53,7 @@ def fit(root, factors, max_in_a_row=20, **arguments):
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-def test_weights_and_moments_stay(tmp_path, bad):
+def test_a_skipped_step_keeps_weights_and_moments(tmp_path, bad):
     module, callback, trainer = fit(tmp_path, [2.0, bad, bad, 2.0], gradient_clip_val=1.0)
     without, _, _ = fit(tmp_path, [2.0, 2.0], gradient_clip_val=1.0)
     (first, _), (second, state), (third, _), (fourth, last) = module.seen
@@ -71,12 +71,12 @@ def test_the_norm_is_logged_before_clipping(tmp_path):
     assert trainer.callback_metrics["train/gradient_norm"].item() == pytest.approx(3.0)
 
 
-def test_a_run_that_no_longer_learns_ends(tmp_path):
+def test_a_diverged_run_ends(tmp_path):
     with pytest.raises(UserError, match=r"3 steps in a row.*precision"):
         fit(tmp_path, [1.0, NAN, NAN, 1.0, NAN, NAN, NAN, 1.0], max_in_a_row=3)
 
 
-def test_a_finite_step_starts_the_count_anew(tmp_path):
+def test_a_finite_step_resets_the_count(tmp_path):
     _, callback, _ = fit(tmp_path, [NAN, 1.0, 1.0, 1.0, NAN, NAN], max_in_a_row=3)
     again = NonFiniteSteps()
     again.load_state_dict(callback.state_dict())
@@ -92,13 +92,13 @@ def test_a_run_that_skipped_most_of_its_steps_ends_with_an_error(tmp_path):
         fit(tmp_path, [1.0, NAN, NAN, 1.0])
 
 
-def test_a_checkpoint_says_how_many_steps_were_skipped(tmp_path):
+def test_a_checkpoint_stores_the_number_of_skipped_steps(tmp_path):
     _, _, trainer = fit(tmp_path, [1.0, NAN, 1.0])
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     saved = read_checkpoint(tmp_path / "a.ckpt")
     assert (saved["skipped_steps"], saved["global_step"]) == (1, 3)
 
 
-def test_at_least_one_step_is_borne():
+def test_max_in_a_row_is_at_least_1():
     with pytest.raises(ValueError, match="at least 1"):
         NonFiniteSteps(0)

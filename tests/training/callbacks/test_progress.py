@@ -58,7 +58,7 @@ def column(rows, name):
     return [float(row[name]) for row in rows]
 
 
-def test_rates_are_those_of_the_steps_that_were_taken(tmp_path):
+def test_logged_rates_are_those_of_the_taken_steps(tmp_path):
     """Up in three of six steps, then down a cosine: (s + 1) / 3, then (1 + cos(pi t / 3)) / 2."""
     rows = fit(tmp_path, log_every_n_steps=1)
     shares = [1 / 3, 2 / 3, 1, 1, 0.75, 0.25]
@@ -69,7 +69,7 @@ def test_rates_are_those_of_the_steps_that_were_taken(tmp_path):
     assert not [name for name in rows[0] if name.endswith("no_decay")]
 
 
-def test_pairs_are_counted_between_the_steps_that_are_logged(tmp_path):
+def test_pairs_are_counted_between_logged_steps(tmp_path):
     """A clock that a look at it sets forward by a second: at epochs' beginnings, after validations, at logged steps."""
     with mock.patch("ascl_lightning.training.callbacks.progress.time.perf_counter", side_effect=map(float, count())):
         rows = fit(tmp_path, log_every_n_steps=2)
@@ -79,7 +79,7 @@ def test_pairs_are_counted_between_the_steps_that_are_logged(tmp_path):
 
 
 @pytest.mark.parametrize(("logger", "looks"), [(False, 0), (True, 6)])
-def test_nothing_is_looked_at_without_a_logger(tmp_path, logger, looks):
+def test_nothing_is_computed_without_a_logger(tmp_path, logger, looks):
     with mock.patch("ascl_lightning.training.callbacks.progress.retrieval_module", wraps=retrieval_module) as looked_up:
         fit(tmp_path, logger=logger, log_every_n_steps=1)
     assert looked_up.call_count == looks, "of six steps"

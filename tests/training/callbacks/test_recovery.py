@@ -154,7 +154,7 @@ class Averaged(EMAWeightAveraging):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(data, uninterrupted, tmp_path, case, capsys):
+def test_a_resumed_run_equals_an_uninterrupted_one(data, uninterrupted, tmp_path, case, capsys):
     arguments, (hook, at), saved = CASES[case]
     assert fit(tmp_path, data, *arguments, *interrupt(hook, at)) == 143
     assert saved in checkpoints(tmp_path)
@@ -195,19 +195,19 @@ def test_a_signal_before_the_first_step_ends_at_once(data, tmp_path):
     assert not (tmp_path / "seen" / "batches-0.jsonl").exists()
 
 
-def test_a_stop_in_the_last_step_of_all_is_none(data, uninterrupted, tmp_path):
+def test_a_signal_in_the_last_step_does_not_stop_the_run(data, uninterrupted, tmp_path):
     assert fit(tmp_path, data, *interrupt("on_train_epoch_end", EPOCHS - 1)) is None
     assert_equal(uninterrupted([]), tmp_path)
 
 
-def test_a_run_is_interrupted_again_and_again(data, uninterrupted, tmp_path):
+def test_a_run_can_be_interrupted_repeatedly(data, uninterrupted, tmp_path):
     for at in (2, 5, 4):  # of the steps since each start
         assert fit(tmp_path, data, "--resume", *interrupt("on_train_batch_start", at)) == 143
     assert fit(tmp_path, data, "--resume") is None
     assert_equal(uninterrupted([]), tmp_path)
 
 
-def test_the_newest_checkpoints_are_kept_by_steps_and_a_damaged_one_is_passed_over(data, tmp_path, caplog):
+def test_the_newest_checkpoints_are_kept_and_a_damaged_one_is_skipped(data, tmp_path, caplog):
     """Every second step but an epoch's last, which its end saves; then the newest file is damaged, as is the best."""
     often = ["--recovery.steps", "2", "--recovery.keep", "3"]
     assert fit(tmp_path, data, *often, *interrupt("on_train_batch_start", 10)) == 143
@@ -223,7 +223,7 @@ def test_the_newest_checkpoints_are_kept_by_steps_and_a_damaged_one_is_passed_ov
     assert checkpoints(tmp_path) == {"best.ckpt", *(f"last-{step:08d}.ckpt" for step in (14, 16, 18))} | {newest.name}
 
 
-def test_the_best_model_is_remembered_in_a_run_that_moved(data, uninterrupted, tmp_path):
+def test_a_moved_run_keeps_its_best_model(data, uninterrupted, tmp_path):
     """Lightning compares folders as they are spelt, and would take the first model after a resume for the best."""
     assert fit(tmp_path / "before", data, *interrupt(*MIDDLE)) == 143
     shutil.move(tmp_path / "before", tmp_path / "after")
@@ -249,7 +249,7 @@ def test_a_new_run_from_a_checkpoint_leaves_the_old_one_alone(data, uninterrupte
     assert all(torch.equal(weights[name], value) for name, value in expected["state_dict"].items())
 
 
-def test_a_checkpoint_of_another_callback_is_gone_on_from_as_well(data, uninterrupted, tmp_path):
+def test_a_checkpoint_of_another_callback_can_be_resumed(data, uninterrupted, tmp_path):
     """One that saves after an epoch's last step, before its validation, where Lightning would leave that out."""
     flags = [("dirpath", tmp_path / "mine"), ("every_n_train_steps", 12), ("save_top_k", -1)]
     mine = ["--trainer.callbacks+=ModelCheckpoint"]
@@ -263,7 +263,7 @@ def test_a_checkpoint_of_another_callback_is_gone_on_from_as_well(data, uninterr
     assert last(tmp_path / "b")["state_dict"] == last(whole)["state_dict"]
 
 
-def test_a_resume_says_what_is_configured_otherwise(data, tmp_path):
+def test_a_resume_warns_about_changed_settings(data, tmp_path):
     assert fit(tmp_path, data, *interrupt(*LAST_STEP)) == 143
     with pytest.warns(UserWarning, match=r"another configuration: data.eval_batch_size 2 -> 3, model.type_i_weight"):
         fit(tmp_path, data, "--resume", "--data.eval_batch_size", "3", "--model.type_i_weight", "0.4")
@@ -277,7 +277,7 @@ def test_a_complete_run_has_nothing_left_to_do(data, tmp_path):
     assert len(batches(tmp_path / "seen")) == EPOCHS * STEPS
 
 
-def test_without_a_run_a_resume_starts_anew_and_says_so(data, tmp_path, caplog):
+def test_without_a_run_a_resume_starts_from_scratch_and_logs_it(data, tmp_path, caplog):
     assert fit(tmp_path, data, "--resume", "--trainer.max_epochs", "1") is None
     assert "training starts anew" in caplog.text
     assert len(batches(tmp_path / "seen")) == STEPS
@@ -300,7 +300,7 @@ def test_impossible_settings_are_refused(setting):
         RecoveryCheckpoints(**setting)
 
 
-def test_time_passes_between_checkpoints(data, tmp_path, monkeypatch):
+def test_checkpoints_are_saved_by_time(data, tmp_path, monkeypatch):
     """By a clock that goes on a minute whenever it is read: once a step, and at each save."""
     clock = iter(range(0, 10_000, 60))
     monkeypatch.setattr("ascl_lightning.training.callbacks.recovery.time", Mock(monotonic=lambda: next(clock)))

@@ -15,7 +15,7 @@ def said(monkeypatch):
     return lines
 
 
-def test_lines_say_speed_and_time_left(said, monkeypatch):
+def test_progress_lines_show_speed_and_time_left(said, monkeypatch):
     """Two epochs of three batches of 10 pairs on two processes, 20 s a batch, a line every 30 s."""
     clock = [100.0]
     monkeypatch.setattr("ascl_lightning.training.callbacks.terminal.time.perf_counter", lambda: clock[0])

@@ -70,7 +70,7 @@ def fit(root, module, epochs=2, ckpt_path=None, callbacks=(), **arguments) -> tu
     return trainer, watch
 
 
-def test_a_tower_rests_for_its_share_of_the_steps_and_is_trained_then(tmp_path):
+def test_a_tower_is_frozen_for_its_fraction_of_the_steps(tmp_path):
     module = build(thaw_after=2 / 3)
     start = module.model.image_encoder.scale.detach().clone()
     heads = copy.deepcopy(module.model.image_projection.state_dict())
@@ -80,7 +80,7 @@ def test_a_tower_rests_for_its_share_of_the_steps_and_is_trained_then(tmp_path):
     assert not torch.equal(heads["pooled.weight"], module.model.image_projection.pooled.weight)
 
 
-def test_the_optimizer_meets_a_tower_at_its_first_gradient(tmp_path):
+def test_optimizer_state_starts_with_the_first_gradient(tmp_path):
     module = build(thaw_after=2 / 3)
     trainer, _ = fit(tmp_path, module)
     (optimizer,) = trainer.optimizers
@@ -89,7 +89,7 @@ def test_the_optimizer_meets_a_tower_at_its_first_gradient(tmp_path):
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_resumed_run_thaws_as_one_that_never_stopped(tmp_path, epoch):
+def test_a_resumed_run_thaws_like_an_uninterrupted_one(tmp_path, epoch):
     """Resumed while the tower rests, and after."""
     whole, resumed = build(thaw_after=0.5), build(thaw_after=0.5)
     path = tmp_path / "stopped.ckpt"
@@ -100,7 +100,7 @@ def test_a_resumed_run_thaws_as_one_that_never_stopped(tmp_path, epoch):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_training_that_ends_early_leaves_no_tower_at_rest(tmp_path):
+def test_training_that_ends_early_leaves_no_tower_frozen(tmp_path):
     module = build(thaw_after=0.9)
     fit(tmp_path, module, limit_train_batches=1, epochs=1)
     assert not module.model.image_encoder.resting

@@ -89,7 +89,7 @@ def test_the_checkpoint_and_the_trained_module_hold_the_average(tmp_path):
         assert torch.equal(checkpoint["current_model_state"][name], watch.steps[-1][name]), name
 
 
-def test_validation_is_of_the_average_to_its_last_score(tmp_path):
+def test_validation_uses_the_average_for_all_scores(tmp_path):
     """Towers, projections and the fusion that scores at the end of the epoch."""
     module = build()
     shown = fit(tmp_path, module, WeightAverage(DECAY), epochs=1)
@@ -103,7 +103,7 @@ def test_validation_is_of_the_average_to_its_last_score(tmp_path):
 
 
 @pytest.mark.parametrize("callback", [WeightAverage, EMAWeightAveraging])
-def test_only_here_the_average_scores(tmp_path, callback):
+def test_lightning_scores_without_the_average(tmp_path, callback):
     """What the fusion is when the split is scored: of the average here, of the trained weights in Lightning's own."""
     module, watch, seen = build(), Watch(), []
     compute = module.evaluation.compute
@@ -116,7 +116,7 @@ def test_only_here_the_average_scores(tmp_path, callback):
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.999])
-def test_what_does_not_change_stays_exact(tmp_path, decay):
+def test_unchanged_weights_stay_bitwise_equal(tmp_path, decay):
     module, path = build(tuning=FROZEN), tmp_path / "last.ckpt"
     towers = {name: value.clone() for name, value in module.state_dict().items() if "encoder" in name}
     fit(tmp_path, module, WeightAverage(decay), SaveAfter(1, path))
@@ -142,7 +142,7 @@ def test_frozen_weights_are_stored_once(tmp_path):
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_resumed_run_has_the_average_of_one_that_never_stopped(tmp_path, epoch):
+def test_a_resumed_run_has_the_average_of_an_uninterrupted_one(tmp_path, epoch):
     path = tmp_path / "stopped.ckpt"
     whole, resumed = build(), build()
     fit(tmp_path, whole, WeightAverage(DECAY), SaveAfter(epoch, path), epochs=3)
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_an_interrupted_validation_holds_average_and_trained_wei
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_must_leave_something(decay):
+def test_a_decay_outside_0_and_1_is_refused(decay):
     with pytest.raises(ValueError, match="decay"):
         WeightAverage(decay)
 
