@@ -14,7 +14,7 @@ from collections import Counter
 import numpy as np
 
 from ascl_lightning.metrics.intervals import compare, figure_intervals
-from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.query_results import Queries
 
 NUM_IMAGES, NUM_TEXTS = 500, 2_500
 POPULATION = 200_000

@@ -16,7 +16,7 @@ from ascl_lightning.__main__ import main
 from ascl_lightning.data.sources import Scenes
 from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.losses import AsymmetricContrastiveLoss
-from ascl_lightning.metrics.queries import read_queries
+from ascl_lightning.metrics.query_results import read_queries
 from ascl_lightning.metrics.recall import streamed_ranks
 from ascl_lightning.models import ConvImageEncoder, FusedSimilarity, WordTransformer
 from ascl_lightning.models.similarity import fused

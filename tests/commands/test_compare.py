@@ -8,7 +8,7 @@ from tests.helpers.runs import make_queries, write_run
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.metrics.intervals import compare
-from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.query_results import Queries
 
 WEAK, STRONG = make_queries(0, 6), make_queries(1, 0.3)
 

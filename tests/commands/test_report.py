@@ -9,7 +9,7 @@ from tests.helpers.datasets import write_karpathy
 from tests.helpers.report_pages import SECTIONS, Page, looked_up
 
 from ascl_lightning.__main__ import main
-from ascl_lightning.metrics.queries import read_queries
+from ascl_lightning.metrics.query_results import read_queries
 
 TINY = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
 

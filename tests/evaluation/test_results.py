@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
-from ascl_lightning.metrics.queries import read_queries
+from ascl_lightning.metrics.query_results import read_queries
 
 TINY = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
 

@@ -6,9 +6,9 @@ from ascl_lightning.data.batch import Features
 from ascl_lightning.evaluation import side_by_side
 from ascl_lightning.evaluation.side_by_side import fold_queries, protocol_queries, queries_by_score
 from ascl_lightning.metrics import RetrievalMetrics
-from ascl_lightning.metrics.protocols import ProtocolPositives
+from ascl_lightning.metrics.coco_positives import ProtocolPositives
+from ascl_lightning.metrics.precision import Positives
 from ascl_lightning.metrics.ranks import ranks_from_similarity
-from ascl_lightning.metrics.relevance import Positives
 from ascl_lightning.search.rerank import reranked_ranks
 
 NUM_IMAGES, NUM_TEXTS = 40, 130

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ascl_lightning.metrics.queries import read_queries
+from ascl_lightning.metrics.query_results import read_queries
 
 SECTIONS = ("scores", "protocols", "card", "training", "similarity", "examples", "attention", "hard", "queries")
 SECTIONS += ("checks", "provenance")

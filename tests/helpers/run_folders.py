@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ascl_lightning.metrics.queries import Queries, write_queries
+from ascl_lightning.metrics.query_results import Queries, write_queries
 
 CONFIG = """\
 seed_everything: 0

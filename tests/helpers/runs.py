@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from ascl_lightning.metrics.intervals import figure_intervals
-from ascl_lightning.metrics.queries import Queries, write_queries
+from ascl_lightning.metrics.query_results import Queries, write_queries
 
 
 def make_queries(seed, middle, num_images=60, num_texts=3):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ascl_lightning.metrics.intervals import compare, figure_intervals, mean_interval
-from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.query_results import Queries
 
 REPLICATES = 2000
 NUM_IMAGES = 200

@@ -17,7 +17,7 @@ from ascl_lightning.metrics.intervals import (
     mean_interval,
     spread,
 )
-from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.query_results import Queries
 from ascl_lightning.metrics.recall import metrics_from_ranks
 
 

@@ -16,7 +16,7 @@ from ascl_lightning.evaluation.run_files import QUERIES, RunFiles
 from ascl_lightning.evaluation.tables import compact_table
 from ascl_lightning.metrics.intervals import Difference, compare
 from ascl_lightning.metrics.labels import heading, label
-from ascl_lightning.metrics.queries import Queries, read_queries
+from ascl_lightning.metrics.query_results import Queries, read_queries
 from ascl_lightning.runtime.files import require_writable_file, write_file
 
 SIGNIFICANT = 0.05

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.run_files import RESULTS, RunFiles
 from ascl_lightning.metrics.labels import RECALLS
-from ascl_lightning.metrics.queries import DIRECTIONS, OWN
+from ascl_lightning.metrics.query_results import DIRECTIONS, OWN
 
 _Value = TypeVar("_Value")
 

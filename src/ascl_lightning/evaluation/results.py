@@ -26,7 +26,7 @@ from ascl_lightning.evaluation.side_by_side import fold_queries, protocol_querie
 from ascl_lightning.evaluation.tables import interval_table
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.intervals import Interval, figure_intervals, fold_intervals
-from ascl_lightning.metrics.queries import OWN, Queries, write_queries
+from ascl_lightning.metrics.query_results import OWN, Queries, write_queries
 from ascl_lightning.runtime.config_files import CONFIG
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.training.accessors import (

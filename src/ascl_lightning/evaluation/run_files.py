@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.queries import Queries, read_queries
+from ascl_lightning.metrics.query_results import Queries, read_queries
 from ascl_lightning.runtime.config_files import CONFIG
 
 RESULTS = "results.json"

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from ascl_lightning.metrics.coco_positives import PROTOCOLS, coco_positives
 from ascl_lightning.metrics.gallery import Gallery
-from ascl_lightning.metrics.protocols import PROTOCOLS, coco_positives
-from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.precision import own_positives, relevance_queries
+from ascl_lightning.metrics.query_results import Queries
 from ascl_lightning.metrics.ranks import ScoreBlock, ranks_from_similarity
-from ascl_lightning.metrics.relevance import own_positives, relevance_queries
 from ascl_lightning.search.rerank import reranked_ranks
 from ascl_lightning.search.two_stage import shortlist, two_stage_ranks
 
@@ -53,7 +53,7 @@ def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[str, Qu
 def protocol_queries(
     gallery: Gallery, image_ids: Sequence[str], caption_ids: Int64[np.ndarray, " M"] | None
 ) -> dict[tuple[str, str], Queries]:
-    """What each query gave by the positives of `metrics.protocols`, by each of the gallery's matrices.
+    """What each query gave by the positives of `metrics.coco_positives`, by each of the gallery's matrices.
 
     Args:
         gallery: Scored once, all pairs.

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, Num
 from scipy.special import stdtrit
 
-from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT, Queries
+from ascl_lightning.metrics.query_results import DIRECTIONS, RECALL_AT, Queries
 from ascl_lightning.metrics.resampling import Means, Sample, redrawn, stacked, swapped_figures
 
 DRAWS = 2000

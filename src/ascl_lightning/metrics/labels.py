@@ -1,6 +1,6 @@
 """Labels of metrics, scores and protocols in tables, charts and pages."""
 
-from ascl_lightning.metrics.queries import DIRECTIONS, OWN, RECALL_AT
+from ascl_lightning.metrics.query_results import DIRECTIONS, OWN, RECALL_AT
 
 WAYS = dict(zip(DIRECTIONS, ("image to text", "text to image"), strict=True))
 """A direction in words."""

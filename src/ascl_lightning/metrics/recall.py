@@ -5,7 +5,7 @@ from statistics import fmean
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT
+from ascl_lightning.metrics.query_results import DIRECTIONS, RECALL_AT
 from ascl_lightning.metrics.ranks import ScoreBlock, checked_ids, ranks_from_similarity, streamed_ranks
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Integer
 
-from ascl_lightning.metrics.queries import DIRECTIONS, RECALL_AT, SHARES, DirectionQueries, Queries
+from ascl_lightning.metrics.query_results import DIRECTIONS, RECALL_AT, SHARES, DirectionQueries, Queries
 
 _CELLS = 1 << 20
 """Most weights in memory: the size of a block of draws."""

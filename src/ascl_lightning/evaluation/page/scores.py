@@ -10,7 +10,7 @@ from ascl_lightning.evaluation.page.blocks import Cell, Chart, Estimate, Number,
 from ascl_lightning.evaluation.page.charts import Series, interval_chart, line_chart
 from ascl_lightning.evaluation.run_files import EXAMPLES, QUERIES, RESULTS, WORST, RunFiles
 from ascl_lightning.metrics.labels import FIGURES, PERCENT, RECALLS, RSUM, WAYS, in_words, protocol_in_words
-from ascl_lightning.metrics.queries import OWN, DirectionQueries
+from ascl_lightning.metrics.query_results import OWN, DirectionQueries
 
 _DRAWN = "recall_at_1"
 INTERVAL = "In brackets: 95% interval over images, the captions of an image drawn together and the gallery fixed."

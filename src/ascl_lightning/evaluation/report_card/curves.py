@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ascl_lightning.data.variants.ladder import Ladder
 from ascl_lightning.metrics.intervals import DRAWS, Drawn, Interval, Redraws
-from ascl_lightning.metrics.queries import RECALL_AT
+from ascl_lightning.metrics.query_results import RECALL_AT
 from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.runtime.files import atomic_file
 

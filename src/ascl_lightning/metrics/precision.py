@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from ascl_lightning.metrics.queries import Queries
+from ascl_lightning.metrics.query_results import Queries
 from ascl_lightning.metrics.ranks import ScoreBlock, checked_scores, not_below
 
 _CELLS = 1 << 22

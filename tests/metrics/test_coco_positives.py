@@ -4,12 +4,12 @@ import torch
 from eccv_caption import Metrics
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.metrics.coco_positives import PROTOCOLS, coco_positives
 from ascl_lightning.metrics.intervals import figure_intervals
-from ascl_lightning.metrics.protocols import PROTOCOLS, coco_positives
-from ascl_lightning.metrics.queries import RECALL_AT
+from ascl_lightning.metrics.precision import ABSENT, relevance_queries
+from ascl_lightning.metrics.query_results import RECALL_AT
 from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.metrics.recall import fold_metrics, metrics_from_ranks
-from ascl_lightning.metrics.relevance import ABSENT, relevance_queries
 
 OFFICIAL = Metrics()
 NUM_CANDIDATES = 60
@@ -142,7 +142,7 @@ def test_captions_that_do_not_fit_are_refused(split):
 
 
 def test_a_missing_package_is_named(split, monkeypatch):
-    monkeypatch.setattr("ascl_lightning.metrics.protocols.find_spec", lambda name: None)
+    monkeypatch.setattr("ascl_lightning.metrics.coco_positives.find_spec", lambda name: None)
 
     with pytest.raises(UserError, match=r"pip install 'ascl-lightning\[protocols\]'"):
         coco_positives("eccv", *split)

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, ndcg_score
 from tests.reference import metrics as reference
 
 from ascl_lightning.metrics import ranks_from_similarity
-from ascl_lightning.metrics.relevance import ABSENT, Positives, own_positives, positive_ranks, relevance_queries
+from ascl_lightning.metrics.precision import ABSENT, Positives, own_positives, positive_ranks, relevance_queries
 
 FIGURES = ("map_at_r", "r_precision", "average_precision", "ndcg")
 
@@ -92,8 +92,8 @@ def test_precision_metrics_equal_those_of_a_sorted_list(case, cells, item_block)
     expected = [reference.relevance(row, of_row) for row, of_row in zip(scores, positives, strict=True) if of_row]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ascl_lightning.metrics.relevance._CELLS", cells)
-        patch.setattr("ascl_lightning.metrics.relevance._ITEM_BLOCK", item_block)
+        patch.setattr("ascl_lightning.metrics.precision._CELLS", cells)
+        patch.setattr("ascl_lightning.metrics.precision._ITEM_BLOCK", item_block)
         ranks = positive_ranks(score_of(torch.tensor(scores)), len(scores[0]), positives_of(positives))
 
     assert ranks.query.tolist() == [query for query, of_query in enumerate(positives) if of_query]

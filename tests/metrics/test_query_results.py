@@ -6,7 +6,7 @@ import pytest
 from pyarrow import parquet
 
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.queries import Queries, read_queries, write_queries
+from ascl_lightning.metrics.query_results import Queries, read_queries, write_queries
 
 # image 1 has no text, text 2 is no query
 IMAGE_RANKS, TEXT_RANKS, IMAGE_OF_TEXT = np.array([3, 0, 1]), np.array([2, 5, 0]), np.array([2, 0, 0])

@@ -19,7 +19,7 @@ from jaxtyping import Int, Int64, Integer
 from torch import Tensor
 
 from ascl_lightning.errors import UserError
-from ascl_lightning.metrics.relevance import ABSENT, Positives
+from ascl_lightning.metrics.precision import ABSENT, Positives
 
 PROTOCOLS = ("eccv", "cxc")
 _NUM_IMAGES = 5000
