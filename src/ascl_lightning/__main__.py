@@ -71,7 +71,7 @@ Every command takes --config after its name, a file or a shipped config's name, 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ascl",
-        description="Train, test and serve image-text retrieval with asymmetry-sensitive contrastive learning.",
+        description="Train, evaluate and use image-text retrieval with asymmetry-sensitive contrastive learning.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
