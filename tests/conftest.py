@@ -1,10 +1,14 @@
 """Every test runs with shapes and types of the public signatures checked (jaxtyping and beartype)."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
+# before torch is imported: forks of a process whose threads have computed may hang
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 install_import_hook("ascl_lightning", "beartype.beartype")
 
 from tests.helpers.datasets import write_karpathy  # noqa: E402 — after the hook
@@ -19,3 +23,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record(root, "fit")
     record(root, "test", "--ckpt_path", "best")
     return root
+
+
+@pytest.fixture(scope="module")
+def without_page() -> Iterator[None]:
+    """Evaluations write no page, which takes most of the time of a small one; tests/commands/test_report.py has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ascl_lightning.cli.write_report", lambda folder: folder / "report.html")
+        yield

@@ -221,6 +221,8 @@ def test_items_of_the_wrong_kind_or_of_another_model_are_refused():
 
 PLANTED = """
 from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("without_page")
 Path(__file__).with_name("ran").touch()
 class Tower: ...
 """

@@ -17,6 +17,8 @@ from tests.helpers.processes import run_forked
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.extract import ExtractCLI
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 WAYS = ("image_to_text", "text_to_image")
 TINY = str(Path(__file__).parent / "configs" / "tiny.yaml")
 CONFIGS = Path(__file__).parents[1] / "configs"

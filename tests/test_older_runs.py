@@ -8,6 +8,8 @@ import torch
 
 from ascl_lightning.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 RUN = Path(__file__).parent / "fixtures" / "run_0_1"
 CHECKPOINT = RUN / "last.ckpt"
 

@@ -13,6 +13,8 @@ from ascl_lightning.__main__ import main
 from ascl_lightning.data.sources import ExtractedFeatures
 from ascl_lightning.data.stored_features import FeatureTable, Manifest, TextRows
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 TINY = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
 FROZEN = [
     "--model.image_encoder.init_args.tuning.frozen",

@@ -9,6 +9,8 @@ from tests.helpers.hub_models import write_bert, write_clip
 from ascl_lightning.__main__ import main
 from ascl_lightning.models import ClipImageEncoder, ClipTextEncoder
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS.parent / "tests" / "configs" / "tiny.yaml")
 TOWERS = ("image_encoder", "text_encoder")

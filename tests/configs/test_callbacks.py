@@ -12,6 +12,8 @@ from tests.helpers.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 TINY = str(Path(__file__).parent / "tiny.yaml")
 CALLBACKS = Path(__file__).parents[2] / "configs" / "callbacks"
 

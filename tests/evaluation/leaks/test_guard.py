@@ -24,6 +24,8 @@ from ascl_lightning.search import rerank
 from ascl_lightning.training.findings import Findings
 from ascl_lightning.training.module import RetrievalModule
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny.yaml")
 JSON = "dataset_flickr8k.json"
 FROZEN = [

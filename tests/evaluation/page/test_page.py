@@ -22,6 +22,12 @@ def page(run) -> Page:
     return Page(write_report(run))
 
 
+@pytest.fixture
+def without_drawings(monkeypatch) -> None:
+    """Charts are empty: drawing them takes a second a page."""
+    monkeypatch.setattr("ascl_lightning.evaluation.page.charts._svg", lambda figure: "<svg></svg>")
+
+
 def test_every_section_is_there_and_linked(page):
     assert page.sections == list(SECTIONS)
     assert page.links == ["#main", *(f"#{section}" for section in SECTIONS)]
@@ -80,6 +86,7 @@ def test_the_title_names_model_and_data(page, tmp_path):
     assert "<title>Report on the test split</title>" in write_report(write_run(tmp_path, ("config.yaml",))).read_text()
 
 
+@pytest.mark.usefixtures("without_drawings")
 def test_the_worst_queries_are_sentences(page, tmp_path):
     section = page.text[page.text.index('id="queries"') :]
     assert section.index("a &lt;dog&gt; by the sea") < section.index("two kites") < section.index("a hat")
@@ -90,6 +97,7 @@ def test_the_worst_queries_are_sentences(page, tmp_path):
     assert "Worst queries, text to image" in write_report(run).read_text(), "of a run that kept no sentences"
 
 
+@pytest.mark.usefixtures("without_drawings")
 def test_leaks_stand_above_everything(tmp_path):
     leak = {"kind": "split", "message": "selected on the split <under test>"}
     leaking = Page(write_report(write_run(tmp_path / "a", leaks=[leak]))).text
@@ -100,6 +108,7 @@ def test_leaks_stand_above_everything(tmp_path):
     assert "No leak was found" in clean
 
 
+@pytest.mark.usefixtures("without_drawings")
 def test_a_run_that_was_not_checked_says_so(tmp_path):
     run = write_run(tmp_path)
     results = json.loads((run / "results.json").read_text())
@@ -116,6 +125,8 @@ def test_settings_that_differ_from_the_training_are_named(tmp_path):
     assert "continued another run" not in page
 
 
+@pytest.mark.usefixtures("without_drawings")
+@pytest.mark.usefixtures("without_drawings")
 @pytest.mark.parametrize(
     "file",
     ["report_card.json", "examples.json", "attention.json", "histograms.json", "latency.json", "queries.parquet"],
@@ -126,6 +137,7 @@ def test_a_section_without_its_file_says_what_writes_it(file, tmp_path):
     assert page.sections == list(SECTIONS)
 
 
+@pytest.mark.usefixtures("without_drawings")
 def test_results_alone_make_a_page(tmp_path):
     run = write_run(tmp_path)
     for path in run.iterdir():
@@ -143,6 +155,7 @@ def test_without_pictures_the_words_remain(tmp_path):
     assert "red looks most at row 1, column 1 (70%)" in page.text
 
 
+@pytest.mark.usefixtures("without_drawings")
 @pytest.mark.parametrize(("training", "said"), [(None, "lies in no run"), ("gone/fit", "has no metrics.csv any more")])
 def test_a_training_run_that_is_not_there_is_named(training, said, tmp_path):
     assert said in write_report(write_run(tmp_path, training=training)).read_text()
@@ -156,6 +169,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.usefixtures("without_drawings")
 @pytest.mark.parametrize("file", ["results.json", "examples.json", "queries.parquet"])
 def test_a_damaged_file_is_named(file, tmp_path):
     run = write_run(tmp_path)
@@ -173,6 +187,7 @@ def test_json_that_holds_something_else_is_named(tmp_path, content):
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.usefixtures("without_drawings")
 @pytest.mark.parametrize("name", ["report_card", "histograms", "examples", "attention", "latency"])
 @pytest.mark.parametrize("content", ["[1]", '"text"'])
 def test_evidence_that_holds_something_else_is_named(tmp_path, name, content):

@@ -12,6 +12,8 @@ from ascl_lightning.__main__ import main
 from ascl_lightning.cli import AsclCLI
 from ascl_lightning.data.variants.ladder import Variants
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny.yaml")
 FILES = ("report_card.json", "report_card.parquet", "variants.parquet")
 
