@@ -22,7 +22,7 @@ demo: $(STAMP) ## train on generated scenes, test, and write report.html (4 minu
 	$(BIN)/ascl test --config configs/scenes.yaml --trainer.default_root_dir $(DEMO) --ckpt_path best
 
 test: $(STAMP) ## run the tests, except slow ones
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-all: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -q
