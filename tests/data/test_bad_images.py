@@ -23,7 +23,7 @@ def view(root: Path, size: int, bad: range) -> SplitView:
     return SplitView(Split(names, [("x",)] * size, FolderImages(root, names)), PIXELS)
 
 
-def test_a_fault_counts_once_however_often_it_is_met(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_repeated_fault_counts_once(caplog: pytest.LogCaptureFixture) -> None:
     bad = BadImages(max_share=0.5)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -55,7 +55,7 @@ def test_faults_are_listed_up_to_twenty(tmp_path: Path) -> None:
     assert "and 5 more; repair them or remove them from the data set (`ascl check --json FILE` lists them)" in message
 
 
-def test_all_splits_are_looked_through(tmp_path: Path) -> None:
+def test_all_splits_are_searched(tmp_path: Path) -> None:
     first, second = view(tmp_path / "a", 2, range(1)), view(tmp_path / "b", 2, range(1, 2))
     with pytest.raises(UserError, match=r"2 cannot be read: .*a/00\.png: .*; .*b/01\.png: "):
         BadImages(0.0).refuse([first, second])

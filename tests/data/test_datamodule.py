@@ -51,7 +51,7 @@ def test_an_epoch_visits_every_pair_once(tmp_path):
     assert images == {0: 3, 2: 1, 3: 7, 4: 2}
 
 
-def test_one_caption_an_image_is_drawn_anew_each_epoch(tmp_path):
+def test_one_caption_per_image_is_drawn_each_epoch(tmp_path):
     datamodule = karpathy(tmp_path, captions_per_image=1)
     drawn = set()
     for number in range(12):
@@ -319,7 +319,7 @@ def test_a_state_is_plain_enough_for_weights_only_loading(tmp_path):
 
 
 @pytest.mark.parametrize(("batches", "steps", "world_size"), [(2, 8, 1), (2, 7, 2)])
-def test_an_epoch_that_would_be_shared_out_otherwise_is_refused(tmp_path, batches, steps, world_size):
+def test_resuming_inside_an_epoch_with_other_batches_is_refused(tmp_path, batches, steps, world_size):
     datamodule = karpathy(tmp_path)  # 25 pairs in batches of 4 or less: 7
     position = {"epoch": 0, "batches": batches, "batches_of_epoch": steps, "world_size": world_size}
     datamodule.load_state_dict({"position": position})

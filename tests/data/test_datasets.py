@@ -44,7 +44,7 @@ def test_a_pair_of_training(tmp_path: Path) -> None:
     assert all(item.faults == () and item.picture.shape == (3, 8, 8) for item in items)
 
 
-def test_another_pair_takes_the_place_of_a_bad_picture_and_keeps_count(tmp_path: Path) -> None:
+def test_a_bad_picture_is_replaced_and_counted(tmp_path: Path) -> None:
     dataset = training(view(tmp_path, bad={0}))
     item = dataset[1, 0]
     assert (item.image_row, item.texts.text) == (2, "one two three")

@@ -37,7 +37,7 @@ def write_list(path: Path, pairs: list[tuple[str, str]]) -> Path:
     return path
 
 
-def test_a_listed_pair_is_left_out_and_its_image_stays(tmp_path: Path) -> None:
+def test_a_listed_pair_is_excluded_but_its_image_stays(tmp_path: Path) -> None:
     kept = Exclusion.read(write_list(tmp_path / "list.jsonl", [("a", "two"), ("c", "two"), ("x", "one")])).apply(
         split()
     )
@@ -49,14 +49,14 @@ def test_a_listed_pair_is_left_out_and_its_image_stays(tmp_path: Path) -> None:
     assert kept.images is not None
 
 
-def test_of_a_caption_that_comes_twice_a_listing_takes_the_later(tmp_path: Path) -> None:
+def test_a_listing_excludes_the_last_copy_of_a_repeated_caption(tmp_path: Path) -> None:
     once = Exclusion.read(write_list(tmp_path / "once.jsonl", [("a", "one")])).apply(split())
     assert list(once.captions) == [("one", "two"), (), ("two",)]
     twice = Exclusion.read(write_list(tmp_path / "twice.jsonl", [("a", "one"), ("a", "one")])).apply(split())
     assert list(twice.captions) == [("two",), (), ("two",)]
 
 
-def test_of_a_triage_those_without_flags_stay(tmp_path: Path) -> None:
+def test_unflagged_pairs_of_a_triage_stay(tmp_path: Path) -> None:
     rows = {"image_id": ["a", "a", "c"], "caption": ["one", "two", "two"], "flags": [[], ["mismatched"], []]}
     flags = pa.list_(pa.string())
     schema = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("flags", flags), ("score", pa.float32())])
@@ -102,7 +102,7 @@ def test_a_broken_row_is_named(tmp_path: Path, content: str, message: str) -> No
         Exclusion.read(tmp_path / "list.jsonl")
 
 
-def test_a_file_that_is_not_there_or_no_table_is_the_users_mistake(tmp_path: Path) -> None:
+def test_a_missing_file_or_other_format_is_a_user_error(tmp_path: Path) -> None:
     for name in ("list.jsonl", "list.parquet"):
         with pytest.raises(UserError, match=name):
             Exclusion.read(tmp_path / name)
@@ -115,9 +115,7 @@ def test_a_file_that_is_not_there_or_no_table_is_the_users_mistake(tmp_path: Pat
     captions=st.lists(st.lists(st.sampled_from("xyz"), max_size=4).map(tuple), min_size=1, max_size=4),
     listed=st.lists(st.tuples(st.integers(0, 3).map(str), st.sampled_from("xyz")), max_size=6),
 )
-def test_what_is_taken_out_is_what_was_listed_and_there(
-    captions: list[tuple[str, ...]], listed: list[tuple[str, str]]
-) -> None:
+def test_exactly_the_listed_pairs_are_excluded(captions: list[tuple[str, ...]], listed: list[tuple[str, str]]) -> None:
     ids = [str(row) for row in range(len(captions))]
     column = CaptionColumn(
         pa.chunked_array([pa.array([text for of in captions for text in of], pa.string())]),

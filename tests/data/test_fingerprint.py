@@ -29,7 +29,7 @@ def same(one: Split, other: Split) -> list[bool]:
     return SplitDigest.of(one).same_images(SplitDigest.of(other)).tolist()
 
 
-def test_a_picture_is_known_by_what_it_holds_and_not_by_its_name():
+def test_a_picture_is_identified_by_content_not_name():
     assert same(split([0, 1, 2]), split([2, 3], "xy")) == [False, False, True]
     assert same(split([0, 1]), split([2, 3])) == [False, False], "the same names"
 
@@ -90,7 +90,7 @@ def test_pictures_inside_other_files_are_not_read_whole(tmp_path: Path, layout: 
     assert picture_digests(joined).tolist() == [*of_pixels, expected[2], expected[0]]
 
 
-def test_a_picture_that_cannot_be_read_is_unknown(tmp_path: Path):
+def test_an_unreadable_picture_has_no_digest(tmp_path: Path):
     write_picture(tmp_path / "a.png", 0)
     read = picture_digests(Split(["a", "b"], [(), ()], [tmp_path / "a.png", tmp_path / "missing.png"]))
     assert (read > 0).tolist() == [True, False]
@@ -112,7 +112,7 @@ def test_namesakes_with_pictures_are_told_apart():
     assert not SplitDigest.of(split([0, 1])).namesakes(SplitDigest.of(split([2, 3]))).any()
 
 
-def test_a_stream_is_known_by_its_captions_alone():
+def test_a_stream_digest_has_only_captions():
     streamed = SplitDigest.of_stream(split([0, 1]).captions)
     assert not streamed.knows_images
     assert SplitDigest.of(split([0, 1])).knows_images
@@ -120,7 +120,7 @@ def test_a_stream_is_known_by_its_captions_alone():
     assert np.array_equal(streamed.captions, SplitDigest.of(split([0, 1])).captions)
 
 
-def test_captions_are_what_the_text_encoder_is_given():
+def test_captions_are_hashed_after_clean_up():
     one, other = (SplitDigest.of(split([0], captions=[(text,)])) for text in ("A Dog!", "a dog"))
     assert one.captions.tolist() == other.captions.tolist()
     assert one.words == {"a", "dog"}
@@ -152,7 +152,7 @@ def test_a_fingerprint_for_any_order_changes_with_all_but_the_order_of_images():
     assert plain not in others
 
 
-def test_a_state_is_text_and_comes_back():
+def test_a_text_state_round_trip():
     digest = SplitDigest.of(split([0, 1, 2], captions=[("a",), (), ("b", "c")]))
     state = digest.state()
     assert all(type(value) is str for value in state.values())

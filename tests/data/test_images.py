@@ -90,7 +90,7 @@ def test_the_eight_orientations(tmp_path: Path, orientation: int, ending: str) -
     np.testing.assert_allclose(centres, blocks, atol=6)
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_transparency_becomes_white(tmp_path: Path) -> None:
     rgba = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 51]]], np.uint8)
     Image.fromarray(rgba).save(tmp_path / "rgba.png")
     # a fifth of the colour and four fifths of white: 0.2 * 200 + 0.8 * 255 = 244
@@ -262,7 +262,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Image.Image]:
 
 @pytest.mark.parametrize("crop", ["center", "squash"])
 @pytest.mark.parametrize(("size", "scale"), [(241, 1), (240, 2), (121, 2), (120, 4), (61, 4), (60, 8), (1, 8)])
-def test_a_jpeg_is_decoded_no_larger_than_the_cut_needs(
+def test_a_jpeg_is_decoded_no_larger_than_its_crop_needs(
     tmp_path: Path, decoded: list[Image.Image], size: int, scale: int, crop: str
 ) -> None:
     noise(480, 640).save(tmp_path / "a.jpg")
@@ -296,7 +296,7 @@ def test_a_random_cut_has_as_many_pixels_as_are_wanted(tmp_path: Path, decoded: 
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_a_turned_jpeg_is_cut_as_it_is_seen(tmp_path: Path, decoded: list[Image.Image], orientation: int) -> None:
+def test_a_rotated_jpeg_is_cropped_after_rotation(tmp_path: Path, decoded: list[Image.Image], orientation: int) -> None:
     seen = coordinates(100, 320)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -331,7 +331,7 @@ def test_the_centre_is_cut_or_the_whole_is_squashed() -> None:
     assert (upright[1, 3:-3] == 255).all()
 
 
-def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
+def test_a_picture_of_the_right_size_is_unchanged() -> None:
     image = noise()
     np.testing.assert_array_equal(to_square(image, spec(64)), np.asarray(image).transpose(2, 0, 1))
 

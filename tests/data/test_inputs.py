@@ -39,7 +39,7 @@ def test_grey_and_transparent_pictures_become_rgb():
     assert torch.equal(read(clear), torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)), "white, as in files"
 
 
-def test_a_picture_is_turned_as_it_is_meant_and_left_as_it_was():
+def test_exif_orientation_is_applied_without_changing_the_input():
     wide = Image.fromarray(pictures(1)[0].permute(1, 2, 0).numpy())
     upright = wide.transpose(Image.Transpose.ROTATE_270)
     wide.getexif()[274] = 6
@@ -62,7 +62,7 @@ def test_a_picture_is_turned_as_it_is_meant_and_left_as_it_was():
         (np.zeros((0, 4, 3), np.uint8), "shape"),
     ],
 )
-def test_what_is_no_picture_is_one_error(given, message):
+def test_an_unsupported_picture_is_a_user_error(given, message):
     with pytest.raises(UserError, match=message):
         read(given)
 
@@ -71,7 +71,7 @@ def test_what_is_no_picture_is_one_error(given, message):
     ("given", "message"),
     [(["a", " "], "text 1 is blank"), ([1], "text 0 is a int"), (b"a", "a bytes is no text")],
 )
-def test_what_is_no_text_is_one_error(given, message):
+def test_an_unsupported_text_is_a_user_error(given, message):
     with pytest.raises(UserError, match=message):
         text_list(given)
 

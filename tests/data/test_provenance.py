@@ -60,7 +60,7 @@ def test_a_monitor_of_the_split_under_test_is_a_leak():
     assert "test/rsum" in leak.message
 
 
-def test_words_of_no_training_caption_that_stand_in_the_test_captions_were_mined_there():
+def test_foreign_words_in_test_captions_are_a_vocabulary_leak():
     vocabulary = Vocabulary(("dog", "a", "zebra", "quokka", "yak"))
     provenance = Provenance().trained(TRAIN, vocabulary)
     assert provenance.foreign_words == ("zebra", "quokka", "yak")
@@ -71,7 +71,7 @@ def test_words_of_no_training_caption_that_stand_in_the_test_captions_were_mined
     assert "'zebra', 'quokka'" in leak.message
 
 
-def test_a_vocabulary_that_came_with_earlier_weights_is_theirs():
+def test_an_inherited_vocabulary_is_not_checked_again():
     """Trained on yaks, then on dogs: the word was mined from training captions, though not from these."""
     yaks = digest(range(40, 45), words="yak")
     provenance = Provenance().trained(yaks, Vocabulary(("yak",))).trained(TRAIN, Vocabulary(("yak",)))
@@ -94,7 +94,7 @@ def test_weights_of_unknown_data_cannot_be_said_to_have_a_foreign_vocabulary():
     assert provenance.unchecked(test) == ["the data before"]
 
 
-def test_what_features_and_streams_hide_is_said():
+def test_what_features_and_streams_hide_is_unchecked():
     without = digest(range(10), pictures=False)
     provenance = Provenance().trained(without, None)
     same_names = as_test(replace(digest(range(5), words="cat"), captions=np.arange(1, 11, dtype=np.uint64)))
@@ -109,13 +109,13 @@ def test_what_features_and_streams_hide_is_said():
     assert "streamed" in hidden
 
 
-def test_captions_that_stand_in_training_too_are_counted():
+def test_captions_that_occur_in_training_are_counted():
     (note,) = trained_and_selected().notes(as_test(digest(range(14, 18), words="cat")))
     assert note.startswith("4 of the 8 test captions")  # `a dog`, of each image
     assert Provenance().notes(as_test(TRAIN)) == []
 
 
-def test_a_state_is_plain_and_comes_back(tmp_path):
+def test_a_state_round_trip(tmp_path):
     state = trained_and_selected().state()
     torch.save(state, tmp_path / "record.pt")
     for read in (json.loads(json.dumps(state)), torch.load(tmp_path / "record.pt", weights_only=True)):

@@ -199,7 +199,7 @@ def test_k_captions_of_each_image(counts: list[int], k: int, epoch: int) -> None
         assert max(visits.values()) == -(-k // counts[image])
 
 
-def test_captions_are_drawn_evenly_and_anew_each_epoch() -> None:
+def test_captions_are_drawn_uniformly_each_epoch() -> None:
     pairs = PairIndex([5] * 2000, captions_per_image=1, seed=0)
     epochs = [[pairs.pair(index, epoch)[1] for index in range(2000)] for epoch in range(2)]
     for captions in epochs:

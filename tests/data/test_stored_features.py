@@ -94,7 +94,7 @@ def test_an_unfinished_table_is_not_opened(tmp_path):
         FeatureTable(tmp_path)
 
 
-def test_what_other_towers_or_data_gave_is_removed(tmp_path):
+def test_shards_of_other_towers_or_data_are_removed(tmp_path):
     table(tmp_path, features(2, 4))
     kept = Manifest("tower", "items", 2)
     kept.write(tmp_path)

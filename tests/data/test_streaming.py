@@ -92,7 +92,7 @@ def test_ranks_stay_in_step(tmp_path):
     assert {size for of_rank in sizes for size in of_rank} == {2, 3}
 
 
-def test_a_stream_and_an_index_hold_the_same(tmp_path):
+def test_streaming_and_indexing_read_the_same(tmp_path):
     made = streamed(tmp_path, 23)
     split = made.source.read(tmp_path, "train")
     captions = [caption for of_image in split.captions for caption in of_image]
@@ -187,9 +187,9 @@ def test_streams_need_one_caption_an_image(tmp_path):
         streamed(tmp_path, 5, captions_per_image=None)
 
 
-def test_pairs_of_a_stream_cannot_be_left_out(tmp_path):
+def test_pairs_of_a_stream_cannot_be_excluded(tmp_path):
     (tmp_path / "list.jsonl").write_text('{"image_id": "0001", "caption": "image 1 caption 0"}')
-    with pytest.raises(UserError, match=r"read it whole, or leave out --data\.exclude"):
+    with pytest.raises(UserError, match=r"do not stream it, or omit --data\.exclude"):
         streamed(tmp_path, 5, exclude=str(tmp_path / "list.jsonl"))
 
 
@@ -280,7 +280,7 @@ def noted_run(root: Path, name: str, source: list[str]) -> dict[int, list[list[l
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("taken", [1, 4, 7])
-def test_a_stream_goes_on_inside_a_window(tmp_path, monkeypatch, workers, taken):
+def test_a_stream_resumes_inside_a_window(tmp_path, monkeypatch, workers, taken):
     """With pictures that take another one from those that are held: what is held must be the same."""
     monkeypatch.setattr(streaming, "WINDOW", 13)
     arguments = {"num_workers": workers, "positives": [JoinCaptions()], "image_operations": [SideBySide(0.9)]}

@@ -60,7 +60,7 @@ def test_clean_text_equals_a_naive_version_on_ascii(raw: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(ANY_TEXT)
-def test_clean_text_leaves_no_punctuation_and_is_done_in_one_go(raw: str) -> None:
+def test_clean_text_removes_punctuation_and_is_idempotent(raw: str) -> None:
     cleaned = clean_text(raw)
     assert not any(unicodedata.category(character).startswith("P") for character in cleaned)
     assert cleaned == " ".join(cleaned.split())
@@ -76,7 +76,7 @@ def test_clean_text_keeps_sixty_words() -> None:
     assert len(clean_text(raw, max_words=None).split()) == 61
 
 
-def test_a_caption_of_punctuation_is_kept_as_it_was() -> None:
+def test_a_caption_of_punctuation_is_not_changed() -> None:
     assert clean_caption("  !?  ... ") == "!? ..."
     assert clean_caption(" A Dog! ") == "a dog"
     assert clean_caption(" \n ") == ""
@@ -248,7 +248,7 @@ def test_pieces_belong_to_their_words(tmp_path: Path) -> None:
     assert tokenizer.word_positions([]).shape == (0, 1)
 
 
-def test_a_word_is_known_that_has_tokens_of_its_own(tmp_path: Path) -> None:
+def test_a_word_with_its_own_tokens_is_known(tmp_path: Path) -> None:
     words = WordTokenizer(Vocabulary(("a", "dog", "runs")), max_length=3, vocab_size=4)
     # "runs" has id 4, for which an encoder of 4 ids has no room
     assert [words.knows(word) for word in ("a", "dog", "runs", "umbrella")] == [True, True, False, False]
@@ -258,7 +258,7 @@ def test_a_word_is_known_that_has_tokens_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("marks_spaces", ["bytes", "metaspace"])
-def test_a_piece_that_begins_with_a_space_belongs_to_the_word_after_it(tmp_path: Path, marks_spaces: str) -> None:
+def test_a_token_that_begins_with_a_space_belongs_to_the_next_word(tmp_path: Path, marks_spaces: str) -> None:
     """Byte-level and SentencePiece vocabularies keep the space in the piece: "a dog" is "a", " dog"."""
     from tokenizers import Tokenizer as Backend
     from tokenizers.models import WordLevel
@@ -288,11 +288,11 @@ def test_tokenizers_pickle_into_workers(tokenizer_folder: Path) -> None:
         assert num_cut == expected_cut == 1
 
 
-def test_a_missing_tokenizer_folder_is_the_users_mistake(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_folder_is_a_user_error(tmp_path: Path) -> None:
     assert_one_line(str(tmp_path / "nowhere"), "is no folder here")
 
 
-def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoTokenizer
 
     def unreachable(name: str, *, trust_remote_code: bool) -> None:
@@ -303,7 +303,7 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert_one_line("some/model", "We couldn't connect")
 
 
-def test_a_folder_without_a_tokenizer_is_the_users_mistake(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_a_user_error(tmp_path: Path) -> None:
     assert_one_line(str(tmp_path), "cannot be read")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     assert_one_line(str(tmp_path), "no vocabulary")

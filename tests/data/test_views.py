@@ -42,7 +42,7 @@ def test_a_picture_is_pixels_bytes_or_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(SplitView(split(array), PIXELS).picture(2), array[2].transpose(2, 0, 1))
 
 
-def test_what_an_encoder_needs_and_the_data_lacks_is_named() -> None:
+def test_missing_input_of_an_encoder_is_named() -> None:
     for view, message in (
         (SplitView(split(pictures()), REGIONS), "takes region features: run `ascl extract --regions"),
         (SplitView(split(), PIXELS), "the source has captions only: set its `images`"),
@@ -62,7 +62,7 @@ def test_stored_features_take_the_pictures_place(tmp_path: Path) -> None:
     assert view.collate(torch.tensor([2, 0]), [None, None]).pooled[:, 0].tolist() == [2, 0]
 
 
-def test_an_operation_takes_the_place_of_a_random_crop() -> None:
+def test_an_operation_replaces_the_random_crop() -> None:
     """A crop of what an operation left could show nothing of what the sentence says."""
     spec = PixelSpec(32, (0.5,) * 3, (0.5,) * 3)
     image, others = pictures(1, 64)[0], pictures(2, 64)

@@ -315,7 +315,7 @@ class RetrievalDataModule(LightningDataModule):
         shards = self.source.shards(self.root, "train")
         if shards is not None:
             if self._exclude is not None:
-                raise UserError("a streamed source tells no ids of images: read it whole, or leave out --data.exclude")
+                raise UserError("a streamed source has no image ids: do not stream it, or omit --data.exclude")
             if self._captions_per_image != 1:
                 raise UserError("a streamed source visits each image once an epoch: set --data.captions_per_image 1")
             self._stream = Stream.count(shards, self.seed)
@@ -375,7 +375,7 @@ class RetrievalDataModule(LightningDataModule):
         _, world_size = self._rank()
         if position.batches and (position.batches_of_epoch, position.world_size) != (len(batches), world_size):
             raise UserError(
-                f"the checkpoint lies inside an epoch of {position.batches_of_epoch} batches on {position.world_size} "
+                f"the checkpoint is inside an epoch of {position.batches_of_epoch} batches on {position.world_size} "
                 f"processes; here it would be {len(batches)} on {world_size}: resume with the same data, batch size "
                 f"and number of processes, or from a checkpoint at the end of an epoch"
             )

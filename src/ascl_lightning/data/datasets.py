@@ -68,15 +68,15 @@ class TextMaker:
 
 
 class TrainDataset(Dataset[TrainItem]):
-    """Pairs of an image and one of its captions, asked for as (index, epoch).
+    """Pairs of an image and one of its captions, with keys (index, epoch).
 
-    In the place of a picture that cannot be read comes another pair, drawn by the same key; the item says so.
+    If a picture is unreadable, another pair replaces it, drawn by the same key, and the item records the error.
 
     Args:
         view: The split.
-        pairs: Which pair an index stands for in an epoch.
+        pairs: The pair at each index of an epoch.
         texts: Makes T+ and T-.
-        augmentation: What is done to pictures.
+        augmentation: Changes of pictures.
     """
 
     def __init__(self, view: SplitView, pairs: MixedPairs, texts: TextMaker, augmentation: Augmentation) -> None:
@@ -106,7 +106,16 @@ class TrainDataset(Dataset[TrainItem]):
                 draw = keyed_rng(self._texts.seed, epoch, index, Series.REPLACEMENT, attempt)
                 index = int(draw.integers(len(self)))
             else:
-                return self._item(image, caption, picture, operation, index, epoch, tuple(faults))
+                return TrainItem(
+                    image_row=image,
+                    text_row=self.view.text_rows(image)[caption],
+                    picture=picture,
+                    texts=self._made(image, caption, epoch, index),
+                    key=sampling_key(self._texts.seed, epoch, index),
+                    epoch=epoch,
+                    image_operation=operation,
+                    faults=tuple(faults),
+                )
         raise UserError(f"{len(faults)} pictures in a row cannot be read; run `ascl check`. The first: {faults[0]}")
 
     def caption_length(self, index: int, epoch: int) -> int:
@@ -114,30 +123,11 @@ class TrainDataset(Dataset[TrainItem]):
         image, caption = self.pairs.pair(index, epoch)
         return self.view.split.captions[image][caption].count(" ") + 1
 
-    def _item(
-        self,
-        image: int,
-        caption: int,
-        picture: Picture,
-        operation: ImageOperation | None,
-        index: int,
-        epoch: int,
-        faults: tuple[str, ...],
-    ) -> TrainItem:
+    def _made(self, image: int, caption: int, epoch: int, index: int) -> AsymmetrySample | None:
         stored = self.view.features.texts
-        made = None
-        if stored is None or (self._texts.sampler and not stored.num_variants):
-            made = self._texts.make(self.view.split.captions[image], caption, image, epoch, index)
-        return TrainItem(
-            image_row=image,
-            text_row=self.view.text_rows(image)[caption],
-            picture=picture,
-            texts=made,
-            key=sampling_key(self._texts.seed, epoch, index),
-            epoch=epoch,
-            image_operation=operation,
-            faults=faults,
-        )
+        if stored is not None and (stored.num_variants or not self._texts.sampler):
+            return None
+        return self._texts.make(self.view.split.captions[image], caption, image, epoch, index)
 
 
 @dataclass
@@ -152,7 +142,7 @@ class EvalItem:
 
 
 class EvalDataset(Dataset[EvalItem]):
-    """Images of a split with all their captions, asked for as (index, epoch) like the training pairs.
+    """Images of a split with all their captions; the epoch of a key (index, epoch) has no effect.
 
     Args:
         view: The split.

@@ -127,7 +127,7 @@ class Provenance:
         if foreign:
             examples = ", ".join(map(repr, foreign[:_EXAMPLES]))
             message = (
-                f"{len(foreign):,} words of the vocabulary stand in no training caption, but in the {test.split} "
+                f"{len(foreign):,} words of the vocabulary occur in no training caption, but in the {test.split} "
                 f"captions ({examples}): it was mined from those"
             )
             found.append(Leak("vocabulary", message))
@@ -167,7 +167,7 @@ class Provenance:
             shared |= np.isin(captions, training.captions)
         if not shared.any():
             return []
-        return [f"{int(shared.sum()):,} of the {len(captions):,} {test.split} captions stand in training too"]
+        return [f"{int(shared.sum()):,} of the {len(captions):,} {test.split} captions occur in training too"]
 
     def state(self) -> dict[str, Any]:
         """The provenance as plain values, for checkpoints and exported weights."""

@@ -313,5 +313,5 @@ def build_tokenizer(spec: TextSpec, vocabulary: Vocabulary | None) -> Tokenizer:
     if spec.tokenizer is not None:
         return PretrainedTokenizer(spec.tokenizer, spec.max_length)
     if vocabulary is None or spec.vocab_size is None:
-        raise ValueError("a text encoder without a tokenizer of its own needs a mined vocabulary and a vocab_size")
+        raise ValueError("a text encoder without a tokenizer needs a mined vocabulary and a vocab_size")
     return WordTokenizer(vocabulary, spec.max_length, spec.vocab_size)

@@ -46,7 +46,7 @@ def test_the_facts_of_a_picture(tmp_path):
     assert (as_array.look.hash ^ facts.look.hash).bit_count() <= 3
 
 
-def test_the_size_is_the_file_s_and_the_look_as_it_is_seen(tmp_path):
+def test_the_size_is_before_and_the_look_after_rotation(tmp_path):
     write_picture(tmp_path / "a.png", 0, (60, 40))
     image = Image.open(tmp_path / "a.png")
     exif = Image.Exif()
@@ -73,7 +73,7 @@ def test_faults_name_the_picture(tmp_path, data, kind, message):
     assert message in facts.fault
 
 
-def test_too_many_pixels_are_a_fault_of_their_own(tmp_path):
+def test_too_many_pixels_are_a_separate_fault(tmp_path):
     Image.new("1", (8001, 8000)).save(tmp_path / "a.png")
     facts = picture_facts(tmp_path / "a.png", SPEC)
     assert facts.fault_kind == "huge"
@@ -130,14 +130,14 @@ def test_a_link_out_of_the_folder_is_a_fault(tmp_path):
     assert ["is not followed" in (facts.fault or "") for facts in facts_of_view(read)] == [False, True, False, False]
 
 
-def test_what_the_encoder_takes_must_be_there(tmp_path):
+def test_the_split_must_have_input_for_the_encoder(tmp_path):
     with pytest.raises(UserError, match="run `ascl extract --regions"):
         facts_of_view(view(tmp_path, RegionSpec(4, 6)))
     with pytest.raises(UserError, match="captions only"):
         facts_of_view(SplitView(Split(["a"], [("a dog",)], None), SPEC))
 
 
-def test_extracted_features_are_looked_at_row_by_row(tmp_path, monkeypatch):
+def test_extracted_features_are_checked_row_by_row(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "_ROWS_AT_ONCE", 4)
     table = write_table(tmp_path, [2, 0, 2, 3, 1, 2, 2])
     found = list(facts_of_table(table))
@@ -154,7 +154,7 @@ def test_extracted_features_are_looked_at_row_by_row(tmp_path, monkeypatch):
     ]
 
 
-def test_what_is_kept_of_pictures(tmp_path):
+def test_facts_of_pictures_in_columns(tmp_path):
     kept = Pictures()
     write_picture(tmp_path / "a.png", 0, (60, 40))
     good = picture_facts(tmp_path / "a.png", SPEC)

@@ -81,7 +81,7 @@ def test_colours_are_means_of_8_by_8_fields():
     ],
     ids=["jpeg 75", "jpeg 30", "webp", "half", "double", "squashed"],
 )
-def test_a_picture_resized_or_encoded_anew_is_near(seed, again):
+def test_a_resized_or_reencoded_picture_is_near(seed, again):
     assert are_near(texture(seed), again(texture(seed)))
 
 

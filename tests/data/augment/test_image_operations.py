@@ -34,7 +34,7 @@ def apply(operation, image: Image.Image, seed: int = 0, other: Image.Image | Non
 @pytest.mark.parametrize("operation", OPERATIONS)
 @settings(max_examples=40, deadline=None)
 @given(size=SIZES, seed=SEEDS)
-def test_any_picture_gives_an_rgb_picture_and_stays_as_it_is(operation, size, seed):
+def test_any_picture_becomes_rgb_without_changing_the_input(operation, size, seed):
     image = noise(size)
     before = image.tobytes()
     made = apply(operation(), image, seed)
@@ -62,7 +62,7 @@ def test_the_same_draws_give_the_same_picture(operation):
 
 @settings(max_examples=60, deadline=None)
 @given(size=st.tuples(st.integers(40, 90), st.integers(40, 90)), seed=SEEDS)
-def test_a_part_is_a_quarter_to_half_and_lies_somewhere_in_the_picture(size, seed):
+def test_a_crop_has_a_quarter_to_half_of_the_area(size, seed):
     image = noise(size)
     part = apply(CropPart(), image, seed)
     # rounding moves each side by half a pixel at most

@@ -82,7 +82,7 @@ def test_one_swap_by_hand():
     assert outcomes(SwapWords(), "a b c") == {"b a c", "c b a", "a c b"}
 
 
-def test_what_is_missing_is_said(tmp_path: Path):
+def test_a_missing_wordnet_is_an_error(tmp_path: Path):
     (tmp_path / "corpora" / "wordnet").mkdir(parents=True)
     with pytest.raises(UserError, match="WordNet"):
         SynonymWords(wordnet=str(tmp_path))("a dog", TextContext(("a dog",)), np.random.default_rng(0))

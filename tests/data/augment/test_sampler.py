@@ -113,7 +113,7 @@ def test_a_negative_that_cannot_differ_is_masked(
         assert sample.negative.valid == valid
 
 
-def test_a_rare_operation_steps_in_where_the_common_one_cannot() -> None:
+def test_a_rare_operation_replaces_one_that_cannot_change_the_text() -> None:
     sampler = AsymmetrySampler([], [ShuffleWords(probability=1e9), ReplaceWord(probability=1e-9)])
     assert {draw(sampler, "dog", index).negative.operation for index in range(20)} == {"replace_word"}
 
@@ -166,7 +166,7 @@ def test_an_operation_that_leaves_no_text_changes_nothing() -> None:
     assert not sample.negative.valid
 
 
-def test_a_joined_text_is_left_to_the_tokenizer_to_cut() -> None:
+def test_a_joined_text_is_truncated_by_the_tokenizer_only() -> None:
     caption = " ".join(f"w{i}" for i in range(70))
     sample = draw(AsymmetrySampler([JoinCaptions()], [ShuffleWords()]), caption)
     assert sample.text.split() == [f"w{i}" for i in range(60)]

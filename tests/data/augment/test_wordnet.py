@@ -35,7 +35,7 @@ def test_contrasts_are_never_right(wordnet):
     assert wordnet.contrasts("zebra", "noun") == []
 
 
-def test_words_that_are_counted_come_before_others(wordnet):
+def test_counted_words_are_preferred(wordnet):
     # hound was never counted, so that it contrasts with a cat only where nothing counted does
     assert wordnet.contrasts("cat", "noun") == ["dog", "horse"]
 
@@ -78,7 +78,7 @@ def test_without_nltk_the_error_says_what_to_install(monkeypatch):
         WordNet("elsewhere")
 
 
-def test_without_the_data_the_error_says_where_it_may_lie(tmp_path, monkeypatch):
+def test_without_the_data_the_error_says_where_to_put_it(tmp_path, monkeypatch):
     import nltk
 
     monkeypatch.setattr(nltk.data, "path", [])

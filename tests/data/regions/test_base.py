@@ -82,7 +82,7 @@ def test_stores_that_are_not_there_are_named(tmp_path: Path, layout: str) -> Non
         store.open(None)
 
 
-def test_a_store_that_is_let_go_closes_its_file(tmp_path: Path) -> None:
+def test_a_deleted_store_closes_its_file(tmp_path: Path) -> None:
     LAYOUTS["hdf5_stacked"](tmp_path, content()).open(tmp_path).load(["7"], SPEC)
     other = {"7": np.zeros((2, 3), np.float32)}
     assert_same(LAYOUTS["hdf5_stacked"](tmp_path, other).open(tmp_path).load(["7"], SPEC), other["7"])

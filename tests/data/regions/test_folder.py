@@ -45,7 +45,7 @@ def test_any_float_and_order_becomes_float32(tmp_path: Path, dtype: str, order: 
     np.testing.assert_array_equal(regions, np.array([[1, 2], [3, 4], [5, 6]], np.float32), strict=True)
 
 
-def test_what_was_read_may_be_written_to(tmp_path: Path) -> None:
+def test_arrays_are_writable(tmp_path: Path) -> None:
     path = save(tmp_path, np.ones((3, 2), np.float32))
     load_regions(path, SPEC)[:] = 0
     np.testing.assert_array_equal(np.load(path), np.ones((3, 2)))
@@ -179,7 +179,7 @@ def test_links_within_the_folder_and_to_it_are_followed(tmp_path: Path) -> None:
         np.testing.assert_array_equal(opened.load([name], SPEC).pooled[0], [1, 1])
 
 
-def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
+def test_a_deleted_file_is_named(tmp_path: Path) -> None:
     path = save(tmp_path, np.ones((1, 2)))
     opened = RegionFolder(".").open(tmp_path)
     path.unlink()

@@ -33,7 +33,7 @@ def test_stacked_images_have_ids_of_any_kind(tmp_path: Path, name: str, ids: Any
     np.testing.assert_array_equal(opened.load(["COCO_val2014_000000000042.jpg"], SPEC).tokens[0], stacked()[1, :3])
 
 
-def test_regions_beyond_the_limit_are_left_out_and_those_of_the_next_image_too(tmp_path: Path) -> None:
+def test_regions_beyond_the_limit_and_of_the_next_image_are_dropped(tmp_path: Path) -> None:
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
     opened = open_file(tmp_path, features=rows, pos_boxes=np.array([[4, 10], [0, 2], [3, 4]]), ids=[1, 2, 3])
     assert opened.load(["1"], SPEC).tokens[0].tolist() == rows[4:7].tolist()

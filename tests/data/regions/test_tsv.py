@@ -18,14 +18,14 @@ def replaced(column: int, cell: bytes) -> bytes:
     return b"\t".join(cells)
 
 
-def test_blank_lines_and_a_missing_last_line_end_do_no_harm(tmp_path: Path) -> None:
+def test_blank_lines_and_a_missing_last_newline_are_fine(tmp_path: Path) -> None:
     (tmp_path / "r.tsv").write_bytes(b"\n" + tsv_line("1", ONES) + b"\r\n" + tsv_line(" 2 ", 2 * ONES).rstrip())
     opened = RegionTsv("r.tsv").open(tmp_path)
     assert opened.load(["1"], SPEC).pooled[0].tolist() == [1, 1]
     assert opened.load(["2"], SPEC).pooled[0].tolist() == [2, 2]
 
 
-def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path) -> None:
+def test_decoding_is_lazy(tmp_path: Path) -> None:
     (tmp_path / "r.tsv").write_bytes(replaced(5, b"!") + b"\n" + tsv_line("8", ONES))
     opened = RegionTsv("r.tsv").open(tmp_path)
     opened.load(["8"], SPEC)
@@ -102,7 +102,7 @@ def test_a_pattern_may_be_absolute(tmp_path: Path) -> None:
     assert opened.load(["7"], SPEC).mask[0].sum() == len(ONES)
 
 
-def test_a_table_that_was_cut_is_named(tmp_path: Path) -> None:
+def test_a_truncated_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "r.tsv").write_bytes(tsv_line("1", ONES) + tsv_line("7", ONES))
     opened = RegionTsv("r.tsv").open(tmp_path)
     (tmp_path / "r.tsv").write_bytes(tsv_line("1", ONES))

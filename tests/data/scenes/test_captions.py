@@ -105,7 +105,7 @@ def test_two_descriptions_need_two_objects():
     assert SceneCaption((Sentence((red,)), Sentence((circle,)))).holds(scene)
 
 
-def test_the_objects_that_stand_so_are_those_described():
+def test_a_relation_is_about_the_described_objects():
     # There is a red object, and something left of a star, but no red object left of a star.
     scene = one_scene(("large", "red", "star", 0.5, 0.2), ("small", "blue", "ring", 0.2, 0.2))
     assert not Sentence((Mention(colour="red"), Mention("star")), "left of").holds(scene)

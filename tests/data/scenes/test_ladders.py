@@ -45,7 +45,7 @@ def test_levels_grow():
         assert all(np.all(more[holds]) for holds, more in pairwise(less))
 
 
-def test_ladders_say_in_english_what_the_claims_are():
+def test_ladders_are_the_english_of_the_parsed_variants():
     assert [ladder.operation for ladder in LADDERS] == list(CLAIMS)
     for ladder in LADDERS:
         assert ladder.exact
@@ -54,14 +54,14 @@ def test_ladders_say_in_english_what_the_claims_are():
             assert step.texts == tuple(clean_caption(claim.text, max_words=None) for claim in claims)
 
 
-def test_a_caption_has_the_same_variants_whatever_else_is_asked_for():
+def test_variants_do_not_depend_on_the_other_captions():
     for ladder, alone in zip(LADDERS, SCENES.exact_variants(None, "test", [20], 6), strict=True):
         # fewer levels, where no caption has as many others
         for step, of_one in zip(ladder.steps, alone.steps, strict=False):
             assert of_one.texts == (step.texts[ROWS.index(20)],)
 
 
-def test_of_made_variants_word_order_alone_is_added():
+def test_only_word_order_is_added_to_exact_ladders():
     captions = SCENES.read(None, "test").captions
     made = make_variants(captions, ROWS, 6, exact=LADDERS)
     operations = {ladder.operation: ladder.exact for ladder in made.ladders}

@@ -206,7 +206,7 @@ def test_wrong_counts_leave_room_for_the_mentioned_objects():
     assert {caption.sentences[0].count for caption in wrong} == {3, 4}
 
 
-def test_what_cannot_be_made_wrong_is_refused():
+def test_a_caption_that_cannot_be_made_false_is_refused():
     with pytest.raises(ValueError, match="no single detail makes 'an object' false"):
         detail_wrong(OBJECT, TRUTH.take([0]), np.random.default_rng(0))
     with pytest.raises(ValueError, match="one scene, not 2"):

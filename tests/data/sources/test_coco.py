@@ -83,7 +83,7 @@ def test_the_draw_depends_on_ids_and_seed_alone(tmp_path: Path) -> None:
     assert first == ids_of(CocoCaptions(*TRAIN, 0.2, 0.2, seed=1), tmp_path)
 
 
-def test_a_missing_split_is_listed_beside_the_drawn_ones(tmp_path: Path) -> None:
+def test_a_missing_split_is_listed_with_the_drawn_ones(tmp_path: Path) -> None:
     write_coco(tmp_path, {"train": 10})
     with pytest.raises(UserError, match=r"no split 'dev'; it has .*train \(8\), val \(2\)"):
         CocoCaptions(*TRAIN, val_share=0.2).read(tmp_path, "dev")
@@ -101,7 +101,7 @@ def test_too_few_images_for_the_shares(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (({"train": "a"}, {}), "images: give the folder of split 'train'"),
-        (({"train": "a", "val": "b"}, {"train": "a", "val": "b"}, 0.1), "'val' has a file of its own"),
+        (({"train": "a", "val": "b"}, {"train": "a", "val": "b"}, 0.1), "'val' has its own file"),
         (({"val": "b"}, {"val": "b"}, 0.0, 0.1), "take their images from split 'train'"),
         (({"train": "a"}, {"train": "a"}, 0.5, 0.5), "sum to less than 1"),
         (({"train": "a"}, {"train": "a"}, -0.1), "must be >= 0"),

@@ -62,7 +62,7 @@ def test_rows_can_be_read_in_any_order_and_twice(source: Source, tmp_path: Path)
         assert read.captions[row] == again.captions[row]
 
 
-def test_a_source_costs_nothing_before_it_is_read(layout: str, tmp_path: Path) -> None:
+def test_a_source_opens_no_file_before_read(layout: str, tmp_path: Path) -> None:
     written = LAYOUTS[layout].write(tmp_path, CONTENT)
     moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
     try:
@@ -95,7 +95,7 @@ def test_any_number_of_any_captions(name: str, tmp_path_factory, captions: list[
     assert read.num_captions.sum() == sum(map(len, texts))
 
 
-def test_a_mixture_joins_what_it_is_made_of(tmp_path: Path) -> None:
+def test_a_mixture_joins_its_sources(tmp_path: Path) -> None:
     read = write_mixture(tmp_path, CONTENT).read(tmp_path, "train")
     assert by_id(read) == {f"{'a' if i < 2 else 'b'}/{name}": texts for i, (name, texts) in enumerate(CONTENT["train"])}
     assert read.passes == ((2, 1.0), (3, 1.0))
@@ -109,7 +109,7 @@ def by_id(split: Split) -> dict[str, tuple[str, ...]]:
     return dict(zip(split.image_ids, split.captions, strict=True))
 
 
-def test_a_listed_pair_is_left_out_of_training_alone(source: Source, tmp_path: Path) -> None:
+def test_a_listed_pair_is_excluded_from_training_only(source: Source, tmp_path: Path) -> None:
     whole = source.read(tmp_path, "train")
     pairs = [(name, text) for name, texts in zip(whole.image_ids, whole.captions, strict=True) for text in texts]
     listed = [{"image_id": name, "caption": text} for name, text in pairs[1::3]]

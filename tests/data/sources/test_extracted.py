@@ -70,7 +70,7 @@ def test_texts_are_encoded_while_training_where_their_features_are_missing(tmp_p
 
 
 @pytest.mark.parametrize("split", ["test", "", "train/images", "../train"])
-def test_a_missing_split_is_named_beside_those_there_are(tmp_path: Path, split: str) -> None:
+def test_a_missing_split_is_named_with_the_existing_ones(tmp_path: Path, split: str) -> None:
     write(tmp_path / "out")
     write(tmp_path / "out", "val")
     (tmp_path / "out" / "runs").mkdir()

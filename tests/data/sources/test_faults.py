@@ -59,7 +59,7 @@ def write(root: Path, layout: str, old: bytes = b"", new: bytes = b"", content: 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_mark_is_read_as_it_stands(tmp_path: Path, layout: str) -> None:
+def test_the_tag_is_read_unchanged(tmp_path: Path, layout: str) -> None:
     assert by_id(write(tmp_path, layout, MARK.encode(), b"four").read(tmp_path, "train"), layout) == {
         "a.png": ("one", "two"),
         "b.png": ("three", "four"),
@@ -98,7 +98,7 @@ REPEATS = {
 
 
 @pytest.mark.parametrize("layout", REPEATS)
-def test_an_image_that_comes_twice(tmp_path: Path, layout: str) -> None:
+def test_a_repeated_image(tmp_path: Path, layout: str) -> None:
     with pytest.raises(UserError, match=REPEATS[layout]):
         write(tmp_path, layout, content=TWICE).read(tmp_path, "train")
 

@@ -40,12 +40,12 @@ def test_spaces_around_a_caption_and_empty_lines_are_none(tmp_path: Path) -> Non
     assert list(split.captions) == [("one", "two"), ()]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_caption(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_removed(tmp_path: Path) -> None:
     assert list(write(tmp_path, a="\ufeffone").read(tmp_path, "train").captions) == [("one",)]
 
 
 @pytest.mark.parametrize("split", ["dev", "", ".", "..", "train/sub", "notes.txt"])
-def test_a_missing_split_is_named_beside_those_there_are(tmp_path: Path, split: str) -> None:
+def test_a_missing_split_is_named_with_the_existing_ones(tmp_path: Path, split: str) -> None:
     source = write(tmp_path, a="x", sub__b="y")
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "val").mkdir()
@@ -57,18 +57,18 @@ def test_folders_without_images_or_captions_are_errors(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(UserError, match=r"train: holds no images \(\.bmp, \.gif"):
         CaptionFolder().read(tmp_path, "train")
-    with pytest.raises(UserError, match=r"train: no image has a text file with captions beside it"):
+    with pytest.raises(UserError, match=r"train: no image has a text file with captions, such as"):
         write(tmp_path, a=None, b="\n").read(tmp_path, "train")
 
 
 def test_a_text_without_its_image_is_an_error(tmp_path: Path) -> None:
     source = write(tmp_path, a="x")
     (tmp_path / "train" / "b.txt").write_text("forgotten")
-    with pytest.raises(UserError, match=r"b\.txt: there is no image of this name beside it"):
+    with pytest.raises(UserError, match=r"b\.txt: there is no image of this name"):
         source.read(tmp_path, "train")
 
 
-def test_linked_folders_are_left_out(tmp_path: Path) -> None:
+def test_linked_folders_are_skipped(tmp_path: Path) -> None:
     source = write(tmp_path, a="x")
     (tmp_path / "train" / "loop").symlink_to(tmp_path / "train")
     assert source.read(tmp_path, "train").image_ids == ["a.png"]

@@ -106,7 +106,7 @@ class Loaded(Dataset[tuple[int, bytes]]):
         return index % len(self.split), self.split.images[index % len(self.split)].data
 
 
-def test_an_archive_that_was_open_before_a_fork_is_opened_anew(tmp_path: Path) -> None:
+def test_an_archive_is_reopened_after_a_fork(tmp_path: Path) -> None:
     split = zipped_folder(tmp_path, 8).read(tmp_path, "train")
     first_picture(split)
     for row, data in DataLoader(Loaded(split), batch_size=None, num_workers=2):
@@ -250,7 +250,7 @@ def test_a_stream_cannot_join_rows(tmp_path: Path) -> None:
         HubDataset("hub", image_id="name", streaming=True).shards(tmp_path, "train")
 
 
-def test_a_stream_that_breaks_is_our_error(tmp_path: Path) -> None:
+def test_a_broken_stream_is_a_user_error(tmp_path: Path) -> None:
     source = write_hub_arrow(tmp_path, CONTENT)
     source.streaming, source.image_id = True, None
     (shard,) = [shard for shard in source.shards(tmp_path, "train") if "part 3" in shard.name]

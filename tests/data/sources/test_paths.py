@@ -67,7 +67,7 @@ def outside(tmp_path: Path) -> Path:
     return tmp_path / "outside"
 
 
-def test_the_canary_can_sing(outside: Path) -> None:
+def test_the_pickle_canary_works(outside: Path) -> None:
     with pytest.raises(AssertionError), nothing_opened_in(outside):
         open_image(outside / "canary.png")
 

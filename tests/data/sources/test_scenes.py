@@ -63,7 +63,7 @@ def test_structured_captions_are_the_captions_that_are_read():
     assert texts == list(scenes.read(None, "test").captions)
 
 
-def test_a_split_that_is_not_there_lists_those_that_are():
+def test_a_missing_split_lists_the_existing_ones():
     for ask in (lambda: scenes_of().read(None, "dev"), lambda: scenes_of().ceiling(None, "dev")):
         with pytest.raises(UserError, match=r"no split 'dev'.*train \(30\), val \(20\), test \(30\)"):
             ask()
@@ -86,7 +86,7 @@ def test_numbers_out_of_range_are_refused_by_name(argument, value):
         Scenes(**{argument: value})
 
 
-def test_twenty_captions_of_every_scene_can_be_told_apart():
+def test_twenty_captions_of_every_scene_differ():
     for texts in scenes_of(10, captions_per_image=20).read(None, "test").captions:
         assert len(set(texts)) == 20
 
@@ -157,7 +157,7 @@ def test_ceiling_equals_the_mean_of_many_lots():
         assert metrics[name] == pytest.approx(drawn[name], abs=1.5)
 
 
-def test_ceiling_refuses_texts_that_lie_and_images_without_text():
+def test_ceiling_refuses_false_texts_and_images_without_text():
     with pytest.raises(ValueError, match="must hold for its own image"):
         ceiling_of_truth(np.array([[True, True], [True, False]]), np.array([0, 1]))
     with pytest.raises(ValueError, match="needs a text"):

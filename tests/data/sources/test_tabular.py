@@ -73,7 +73,7 @@ def test_one_file_with_a_split_field(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_file_of_several_splits_is_never_taken_as_one(tmp_path: Path, kind: str) -> None:
+def test_a_file_of_several_splits_is_not_read_as_one(tmp_path: Path, kind: str) -> None:
     one_file(tmp_path, kind, ["validation", "validation", "test"])
     files = {"train": f"d.{kind}"}
     source = JsonLines(files) if kind == "jsonl" else CsvTable(files)
@@ -107,7 +107,10 @@ def test_one_file_needs_its_split_field(tmp_path: Path) -> None:
         ({"caption": "x"}, "line 2: field 'image' is missing"),
         ({"image": "b.jpg"}, "line 2: field 'caption' is missing"),
         ({"image": "b.jpg", "captions": None}, "line 2: field 'caption' is missing"),
-        ({"image": "b.jpg", "caption": "x", "captions": ["y"]}, "line 2: field 'caption' stands beside 'captions'"),
+        (
+            {"image": "b.jpg", "caption": "x", "captions": ["y"]},
+            "line 2: field 'caption' is given in addition to",
+        ),
         ({"image": "b.jpg", "captions": "x"}, "line 2: field 'captions' must be a list, not text"),
         ({"image": "b.jpg", "captions": ["x", "\t"]}, r"line 2: field 'captions\[1\]' is blank"),
         ({"image": "b.jpg", "captions": ["x", 5]}, r"line 2: field 'captions\[1\]' must be text, not a number"),

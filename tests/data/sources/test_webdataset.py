@@ -81,7 +81,7 @@ def test_what_is_no_archive(tmp_path: Path, content: bytes) -> None:
         WebDataset({"train": "a.tar"}).read(tmp_path, "train")
 
 
-def test_a_cut_archive_is_an_error(tmp_path: Path) -> None:
+def test_a_truncated_archive_is_an_error(tmp_path: Path) -> None:
     """Wherever it was cut: in a header, in a picture, between two members."""
     source = write_shards(tmp_path, CONTENT, per_shard=5)
     path = tmp_path / "train-000000.tar"
@@ -181,7 +181,7 @@ def test_archives_on_a_network_are_streamed(tmp_path: Path, server: str) -> None
         list(TarShard(f"{server}/gone.tar", "json").items(0))
 
 
-def test_a_broken_connection_is_opened_again(tmp_path: Path, server: str) -> None:
+def test_a_broken_connection_is_retried(tmp_path: Path, server: str) -> None:
     write_shards(tmp_path, {"train": [(f"{i}.png", (f"{i} " + "long " * 2000,)) for i in range(8)]}, per_shard=8)
     shard = TarShard(f"{server}/train-000000.tar", "json")
     Broken.failures = 2

@@ -85,7 +85,7 @@ def test_word_classes_come_from_wordnet_and_words_from_the_split(wordnet):
     assert made["swap_attribute"][1] == ("a blue dog", "a red horse")
 
 
-def test_what_is_not_run_is_told(tmp_path):
+def test_operations_that_are_not_run_are_listed(tmp_path):
     (tmp_path / "corpora" / "wordnet").mkdir(parents=True)
     variants = make_variants([("a dog",), ("a cat",)], [0, 1], seed=0, wordnet=str(tmp_path))
     assert set(variants.not_run) == {
@@ -101,7 +101,7 @@ def test_what_is_not_run_is_told(tmp_path):
 
 @settings(max_examples=40, deadline=None)
 @given(split=SPLITS, seed=st.integers(0, 99), data=st.data())
-def test_a_caption_has_the_same_variants_whatever_else_is_asked_for(split, seed, data):
+def test_variants_do_not_depend_on_the_other_captions(split, seed, data):
     rows = list(range(sum(map(len, split))))
     some = data.draw(st.permutations(rows).flatmap(lambda order: st.integers(1, len(order)).map(lambda n: order[:n])))
     of_all, of_some = make_variants(split, rows, seed), make_variants(split, some, seed)
@@ -117,7 +117,7 @@ def test_another_seed_makes_other_variants():
     assert first["shuffle_words"] != other["shuffle_words"]
 
 
-def test_a_file_gives_back_what_was_written(tmp_path):
+def test_a_file_round_trip(tmp_path):
     variants = make_variants(CAPTIONS, [0, 3, 4], seed=5)
     variants = replace(variants, ladders=(replace(variants.ladders[0], exact=True), *variants.ladders[1:]))
     variants.save(tmp_path / "variants.parquet", ["x", "y", "z"])
@@ -150,7 +150,7 @@ def test_files_without_variants_are_refused(tmp_path):
         Variants.load(tmp_path / "text.parquet")
 
 
-def test_ladders_without_a_change_are_left_out():
+def test_ladders_without_a_change_are_dropped():
     (ladder, *_) = make_variants(CAPTIONS, [3], seed=0).ladders
     idle = replace(ladder, operation="idle", steps=(VariantStep(1.0, ("a horse",)),))
     variants = Variants.of(0, [3], ["a horse"], [ladder, idle], {"other": "why"})

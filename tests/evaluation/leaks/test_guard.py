@@ -137,7 +137,7 @@ def test_another_data_set_with_the_same_names_is_tested(trained, tmp_path, guard
     assert ascl("test", tmp_path, tmp_path / "data", "--ckpt_path", str(best(trained))) == 0
     assert (guards[0].checked.found, guards[0].checked.unchecked) == ([], [])
     # training has 2, 3, 1, 2, 3 captions of these numbers
-    assert guards[0].checked.notes == ["11 of the 25 test captions stand in training too"]
+    assert guards[0].checked.notes == ["11 of the 25 test captions occur in training too"]
 
 
 def test_a_vocabulary_mined_from_test_captions_is_refused(tmp_path, guards, capsys, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_vocabulary_mined_from_test_captions_is_refused(tmp_path, guards, caps
     monkeypatch.setattr(RetrievalDataModule, "mine_vocabulary", mine)
     assert ascl("fit", tmp_path, tmp_path / "data") == 0
     line = refused(tmp_path, tmp_path / "data", capsys, "--ckpt_path", "best")
-    assert "5 words of the vocabulary stand in no training caption, but in the test captions ('13', '14', '15')" in line
+    assert "5 words of the vocabulary occur in no training caption, but in the test captions ('13', '14', '15')" in line
     assert branded(tmp_path, tmp_path / "data", guards, "--ckpt_path", "best") == ["vocabulary"]
 
 
@@ -277,7 +277,7 @@ def test_of_a_streamed_training_the_captions_are_known(tmp_path, guards):
     assert guards[0].checked.found == []
     (streamed,) = guards[0].checked.unchecked
     assert "the training images were streamed" in streamed
-    assert guards[0].checked.notes == ["6 of the 12 test captions stand in training too"]
+    assert guards[0].checked.notes == ["6 of the 12 test captions occur in training too"]
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ class CocoCaptions(Source):
         for split in annotations.keys() - (annotations if images is None else images).keys():
             raise UserError(f"images: give the folder of split '{split}', as annotations gives its file")
         for split in self.shares.keys() & annotations.keys():
-            raise UserError(f"split '{split}' has a file of its own, so leave {split}_share at 0")
+            raise UserError(f"split '{split}' has its own file, so {split}_share must be 0")
         if self.shares and "train" not in annotations:
             raise UserError("val_share and test_share take their images from split 'train': give it in annotations")
 

@@ -33,9 +33,9 @@ class CaptionFolder(Source):
         captions = [tuple(_captions(files[row])) if name in texts else () for row, name in enumerate(files.names)]
         lonely = texts - {_text_of(name) for name in names}
         if lonely:
-            raise UserError(f"{folder / min(lonely)}: there is no image of this name beside it")
+            raise UserError(f"{folder / min(lonely)}: there is no image of this name")
         if not any(captions):
-            raise UserError(f"{folder}: no image has a text file with captions beside it, as a.txt beside a.jpg")
+            raise UserError(f"{folder}: no image has a text file with captions, such as a.txt for a.jpg")
         return Split(names, captions, FolderImages(folder, names))
 
 

@@ -264,5 +264,5 @@ def _captions(row: Record) -> tuple[tuple[str, ...], bool]:
     if not row.has("captions"):
         return row.caption("caption"), False
     if row.has("caption"):
-        row.fail("caption", "stands beside 'captions'; keep one of them")
+        row.fail("caption", "is given in addition to 'captions'; keep one of them")
     return row.captions("captions"), True

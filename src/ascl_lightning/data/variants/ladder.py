@@ -112,11 +112,11 @@ class Variants:
         chosen = [places[row] for row in text_rows if row in places]
         here = [text for row, text in zip(text_rows, captions, strict=True) if row in places]
         if _pick(self.captions, chosen) != tuple(here):
-            raise UserError("the variants are of other captions: leave --report_card.variants out to make them anew")
+            raise UserError("the variants are of other captions: omit --report_card.variants to make new ones")
         if len(chosen) < len(text_rows):
             raise UserError(
                 f"of {len(text_rows)} captions {len(text_rows) - len(chosen)} have no variants in the file: set "
-                f"--report_card.captions to what it was made with, or leave --report_card.variants out"
+                f"--report_card.captions to what it was made with, or omit --report_card.variants"
             )
         ladders = [
             ladder.with_steps(VariantStep(step.level, _pick(step.texts, chosen)) for step in ladder.steps)
