@@ -27,6 +27,15 @@ def test_a_class_is_the_same_by_both_names() -> None:
     assert Old is ConvImageEncoder
 
 
+@pytest.mark.filterwarnings("ignore:.*goes with the next release:FutureWarning")
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [("image_encoders", "PixelEncoder"), ("image_encoders", "grid_features"), ("text_encoders", "masked_mean")],
+)
+def test_old_module_has_what_own_towers_import(old: str, name: str) -> None:
+    assert callable(getattr(import_module(f"ascl_lightning.models.{old}"), name))
+
+
 def test_name_that_never_was_is_not_found() -> None:
     with pytest.raises(ModuleNotFoundError):
         import_module("ascl_lightning.callbacks.nothing")

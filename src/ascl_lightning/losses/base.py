@@ -61,4 +61,10 @@ class ContrastiveLoss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, scores: PairScores) -> Float[Tensor, ""]:
-        """Mean over the rows of both directions, a scalar in float32 or float64."""
+        """The loss of a batch: each direction is averaged over its rows.
+
+        `AsymmetricContrastiveLoss` adds the two directions, `InfoNCE` averages them.
+
+        Returns:
+            A scalar in float32 or float64.
+        """

@@ -6,9 +6,9 @@ from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.local import local_similarity
 from ascl_lightning.models.towers.clip import ClipImageEncoder, ClipTextEncoder
 from ascl_lightning.models.towers.convolutional import ConvImageEncoder
-from ascl_lightning.models.towers.image import ImageEncoder
+from ascl_lightning.models.towers.image import ImageEncoder, PixelEncoder, grid_features
 from ascl_lightning.models.towers.regions import RegionEncoder
-from ascl_lightning.models.towers.text import TextEncoder
+from ascl_lightning.models.towers.text import TextEncoder, masked_mean
 from ascl_lightning.models.towers.timm_backbone import TimmImageEncoder
 from ascl_lightning.models.towers.transformers_text import TransformersTextEncoder
 from ascl_lightning.models.towers.tuning import Lora, Tuning
@@ -25,6 +25,7 @@ __all__ = [
     "ImageTextModel",
     "Lora",
     "PerturbWords",
+    "PixelEncoder",
     "RegionEncoder",
     "TextEncoder",
     "TimmImageEncoder",
@@ -32,5 +33,7 @@ __all__ = [
     "Tuning",
     "WordTransformer",
     "ZeroOut",
+    "grid_features",
     "local_similarity",
+    "masked_mean",
 ]
