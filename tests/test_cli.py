@@ -108,9 +108,9 @@ def test_the_same_checkpoint_gives_the_same_figures_whatever_was_mined_since(tra
 
 def test_the_data_know_whether_the_model_reads_tokens(tmp_path):
     flags = ["--config", TINY, "--out", str(tmp_path)]
-    assert ExtractCLI(flags).datamodule.with_tokens
+    assert ExtractCLI(["extract", *flags]).datamodule.with_tokens
     flags += ["--model.similarity.local_weight", "0", "--model.similarity.global_fusion", "none"]
-    assert not ExtractCLI([*flags, "--model.word_features", "null"]).datamodule.with_tokens
+    assert not ExtractCLI(["extract", *flags, "--model.word_features", "null"]).datamodule.with_tokens
 
 
 def test_exported_weights_are_tested_as_their_checkpoint_is(trained, tmp_path, capsys):

@@ -114,7 +114,6 @@ class AsclCLI(LightningCLI):
             RetrievalModule,
             RetrievalDataModule,
             parser_class=OneLineParser,
-            parser_kwargs={"prog": "ascl"},
             seed_everything_default=0,
             trainer_defaults={
                 "default_root_dir": "runs",
@@ -138,7 +137,7 @@ class AsclCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=list(args),
-            **kwargs,
+            **({"parser_kwargs": {"prog": "ascl"}} | kwargs),
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -180,7 +180,7 @@ def test_pairs_are_those_of_the_training_loader(tmp_path, epoch):
 
 
 def test_the_vocabulary_is_as_large_as_the_model_s(karpathy):
-    made = SamplesCLI([*karpathy, "--model.text_encoder.init_args.vocab_size", "7"]).datamodule
+    made = SamplesCLI(["samples", *karpathy, "--model.text_encoder.init_args.vocab_size", "7"]).datamodule
     made.setup("fit")
     assert len(made.vocabulary.words) == 5
 

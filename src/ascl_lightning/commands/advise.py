@@ -48,7 +48,7 @@ def run(args: Sequence[str]) -> None:
     Args:
         args: The command line, `advise` first.
     """
-    cli = AdviseCLI(args[1:])
+    cli = AdviseCLI(args)
     cli.load()
     split = cli.config.split
     gallery, captions = cli.encode(split)

@@ -1,4 +1,4 @@
-"""What commands of our own share: they read the configs of training and do something else with them."""
+"""Shared by the commands that read the configs of training but run none of Lightning's commands."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,17 @@ from ascl_lightning.training.callbacks.checkpoint_io import AtomicCheckpointIO
 
 
 class CommandCLI(AsclCLI):
-    """Builds what a config describes, and runs nothing."""
+    """Builds the trainer, the model and the data module of a config, and runs nothing.
+
+    Args:
+        args: The command's name and its flags.
+    """
 
     def __init__(self, args: Sequence[str]) -> None:
-        super().__init__(args, run=False)
+        super().__init__(args[1:], run=False, parser_kwargs={"prog": f"ascl {args[0]}"})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Neither callbacks of training nor a logger: only devices, precision, progress and safe files."""
+        """Builds the trainer of the config, without its callbacks and loggers."""
         config = self._get(self.config_init, "trainer")
         fixed = {"callbacks": None, "logger": False, "plugins": AtomicCheckpointIO()}
         return Trainer(**vars(config.clone(with_meta=False)) | fixed | kwargs)
@@ -28,7 +32,7 @@ class DataCLI(CommandCLI):
     """Builds the data module alone: no tower is loaded."""
 
     def instantiate_classes(self) -> None:
-        """Of the whole experiment, the data module."""
+        """Builds the data module only."""
         parser = OneLineParser(prog="ascl")
         parser.add_class_arguments(RetrievalDataModule, "data", skip={"image_spec", "text_spec"})
         self.datamodule: RetrievalDataModule = parser.instantiate(Namespace(data=self.config.data)).data

@@ -168,7 +168,7 @@ def run(args: Sequence[str]) -> int:
     Returns:
         1 if something would end or falsify training or evaluation, else 0.
     """
-    cli = CheckCLI(args[1:])
+    cli = CheckCLI(args)
     file = cli.config.json
     with Progress(*_COLUMNS, console=Console(stderr=True)) as progress:
         report = cli.report(progress)

@@ -92,7 +92,7 @@ def run(args: Sequence[str]) -> None:
     Args:
         args: The command line, `extract` first.
     """
-    cli = ExtractCLI(args[1:])
+    cli = ExtractCLI(args)
     extractions = cli.extractions()
     cli.trainer.predict(FeatureExtraction(cli.model.model, extractions), return_predictions=False)
     if cli.trainer.is_global_zero:

@@ -66,7 +66,7 @@ def run(args: Sequence[str]) -> None:
     Raises:
         UserError: If there is no such checkpoint, it is not of the config's model, or there is nothing to interpolate.
     """
-    cli = InterpolateCLI(args[1:])
+    cli = InterpolateCLI(args)
     checkpoint = find_checkpoint(cli.config.ckpt_path, Path(cli.config.trainer.default_root_dir))
     assert checkpoint is not None
     with readable_errors():

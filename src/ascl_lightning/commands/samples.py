@@ -80,7 +80,7 @@ def run(args: Sequence[str]) -> None:
     Args:
         args: The command line, `samples` first.
     """
-    cli = SamplesCLI(args[1:])
+    cli = SamplesCLI(args)
     count, epoch, html = cli.config.count, cli.config.epoch, cli.config.html
     training = TrainingPairs(cli.datamodule)
     pairs = list(training.first(count, epoch))

@@ -126,7 +126,7 @@ def run(args: Sequence[str]) -> None:
     Args:
         args: The command line, `triage` first.
     """
-    cli = TriageCLI(args[1:])
+    cli = TriageCLI(args)
     checkpoint, out, split = cli.load(), Path(cli.config.out), cli.config.split
     gallery, captions = cli.encode(split)
     similarity, tokenizer = cli.model.model.similarity, cli.datamodule.tokenizer()
