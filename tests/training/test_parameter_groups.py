@@ -149,5 +149,5 @@ def test_the_schedule_multiplies_every_rate(tmp_path):
 
 
 def test_layer_decay_of_a_tower_without_layers_is_an_error():
-    with pytest.raises(UserError, match="MeanColour has no layers"):
+    with pytest.raises(UserError, match="MeanColour does not number its layers"):
         parameter_groups(model(tuning=Tuning(layer_decay=0.5)), InfoNCE())

@@ -1,4 +1,4 @@
-"""Towers, fusion and scores: plain torch modules."""
+"""Towers, fusion and similarity, as plain torch modules."""
 
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import FeatureDropout, GaussianNoise, PerturbWords, ZeroOut

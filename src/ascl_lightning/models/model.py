@@ -1,4 +1,4 @@
-"""Backbones, projections and the fused score, joined into one plain module."""
+"""The model: towers, projections and the fused similarity."""
 
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from ascl_lightning.models.towers.text import TextEncoder
 
 
 class Projection(nn.Module):
-    """Brings a tower's global vector and tokens to the common width D (docs/method.md#encoders)."""
+    """Linear maps of a tower's global vector and tokens to the common width D (docs/method.md#encoders)."""
 
     def __init__(self, pooled_dim: int, token_dim: int, embed_dim: int) -> None:
         super().__init__()
@@ -27,10 +27,11 @@ class ImageTextModel(nn.Module):
     """Image tower, text tower and similarity.
 
     Args:
-        image_encoder: Gives a global vector and local tokens of a picture.
-        text_encoder: Gives a global vector and one vector a word.
-        similarity: Scores projected images against projected texts; its `embed_dim` is the width of the projections.
-        project: False keeps the towers' own vectors, as a pretrained CLIP or SigLIP pair needs to stay aligned.
+        image_encoder: Returns a global vector and local tokens per picture.
+        text_encoder: Returns a global vector and one vector per word.
+        similarity: Scores projected images with projected texts; its `embed_dim` is the width of the projections.
+        project: False uses the towers' vectors without projection, which keeps a pretrained CLIP or SigLIP pair
+            aligned.
 
     Raises:
         ValueError: If `project` is False and a tower's width is not `similarity.embed_dim`.
@@ -51,9 +52,9 @@ class ImageTextModel(nn.Module):
         self.text_projection = _projection(text_encoder, similarity.embed_dim, project)
 
     def encode_images(self, images: UInt8[Tensor, "N 3 S S"] | Features) -> Features:
-        """Projected image features: pooled (N, D), tokens (N, K, D) L2-normalised.
+        """Projected image features: pooled (N, D), and tokens (N, K, D), L2-normalised.
 
-        `Features` in place of pictures are what the tower gives (extracted regions, or a frozen tower's stored output).
+        `Features` instead of pictures are output of the tower (extracted regions, or a frozen tower's stored output).
         """
         features = images if isinstance(images, Features) else self.image_encoder(images)
         projected = self.image_projection(features)
@@ -67,17 +68,15 @@ class ImageTextModel(nn.Module):
         return projected
 
     def score(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
-        """The score that the configuration ranks by, of every encoded image with every encoded text."""
+        """The fused score of every encoded image with every encoded text."""
         scores: Tensor = self.similarity(images, texts)
         return scores
 
     def freeze_unread(self, uses_global: bool) -> None:
-        """Takes parameters out of training that no score reads.
-
-        No gradient would ever reach them, which distributed training takes for an error.
+        """Freezes parameters that no score reads; distributed training fails if they get no gradient.
 
         Args:
-            uses_global: Whether global vectors are trained, in the fused score or beside it.
+            uses_global: Whether the loss reads global vectors, in the fused score or separately.
         """
         similarity = self.similarity
         for projection, uses_pooled in (
@@ -92,7 +91,7 @@ class ImageTextModel(nn.Module):
             similarity.text_fusion.requires_grad_(uses_global)
 
     def compile_towers(self) -> None:
-        """Have both towers compiled when they are first called. In place: names of weights stay as they are."""
+        """Compiles both towers in place, at their first call; names of weights do not change."""
         self.image_encoder.compile()
         self.text_encoder.compile()
 
@@ -102,7 +101,7 @@ def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bo
         return Projection(encoder.pooled_dim, encoder.token_dim, embed_dim)
     if encoder.pooled_dim != embed_dim or encoder.token_dim != embed_dim:
         raise ValueError(
-            f"{type(encoder).__name__} gives vectors of width {encoder.pooled_dim} and {encoder.token_dim}, "
+            f"{type(encoder).__name__} returns vectors of width {encoder.pooled_dim} and {encoder.token_dim}, but "
             f"similarity.embed_dim is {embed_dim}: set embed_dim to that width, or project to true"
         )
     return nn.Identity()

@@ -1,12 +1,12 @@
-"""Type I negatives on word features: T-, a text with a wrong detail, made after the encoder's projection.
+"""Type I negatives T- from word features: perturbations applied after the text projection.
 
-Source: AsCL (arXiv 2405.10029) and the code of its follow-up: noise, dropout, zeroing. The shuffle of word features
-that is published with them is left out: scores do not depend on the order of words, so T- would equal T and the loss
-could learn nothing from it. (The published one differs only because it mixes padding into the words.) Words are
-shuffled before the text encoder, where order is seen.
+Source: AsCL (arXiv 2405.10029) and the code of its follow-up: noise, dropout, zeroing. Their shuffle of word features
+is not implemented: scores do not depend on the order of words, so T- would equal T and the loss would learn nothing.
+(The published one has an effect only because it moves padding between the words.) `ShuffleWords` shuffles the words
+before the text encoder, which does see the order.
 
-Every number is a hash of a sample's key and of the number's position: it does not depend on the rest of the batch, on
-padding or on the device, and needs no generator per sample.
+Each random number is a hash of the sample's key and the number's position. It does not depend on the rest of the batch,
+on padding or on the device.
 """
 
 import math
@@ -28,7 +28,7 @@ from ascl_lightning.runtime.number_types import NonNegativeFloat
 
 
 class Stream(IntEnum):
-    """Independent series of numbers under one key."""
+    """Independent series of random numbers of one key."""
 
     OPERATION = 0
     WORDS = 1
@@ -39,12 +39,12 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True)
 class WordPerturbation(ABC):
-    """Puts a wrong detail into projected word features.
+    """Perturbs projected word features.
 
-    It need not spare padding: `PerturbWords` does. A subclass sets `name` and says in its docstring what it changes.
+    Operations may change padding; `PerturbWords` restores it. A subclass sets `name`.
 
     Args:
-        probability: Share among the operations of its list; the shares need not sum to one.
+        probability: Relative frequency among the operations of the list; they need not sum to one.
 
     Raises:
         UserError: If `probability` is not a positive number.
@@ -57,20 +57,20 @@ class WordPerturbation(ABC):
         if not 0 < self.probability < math.inf:
             raise UserError(
                 f"the probability of the word perturbation {self.name!r} is {self.probability}; "
-                f"give a positive number, or take the operation out of its list"
+                f"give a positive number, or remove the operation from the list"
             )
 
     @abstractmethod
     def __call__(self, text: Features, keys: Int[Tensor, " B"]) -> Features:
-        """Perturbed features of B texts; all draws derive from `keys`."""
+        """Perturbed features of B texts; all random numbers derive from `keys`."""
 
 
 @dataclass(frozen=True)
 class GaussianNoise(WordPerturbation):
-    """Adds normal noise to every feature of the words, and of the global vector.
+    """Adds Gaussian noise to all features of the words and of the global vector.
 
     Args:
-        probability: Share among the operations of its list.
+        probability: Relative frequency among the operations of the list.
         std: Standard deviation; 1 as published.
     """
 
@@ -87,11 +87,11 @@ class GaussianNoise(WordPerturbation):
 
 @dataclass(frozen=True)
 class FeatureDropout(WordPerturbation):
-    """Sets features of the words, and of the global vector, to zero at random and scales the rest by 1 / (1 - p).
+    """Dropout on the features of the words and of the global vector; the rest is scaled by 1 / (1 - p).
 
     Args:
-        probability: Share among the operations of its list.
-        p: Probability of each feature to be dropped; 0.5 as published.
+        probability: Relative frequency among the operations of the list.
+        p: Dropout probability; 0.5 as published.
 
     Raises:
         UserError: If `p` is outside [0, 1).
@@ -117,10 +117,10 @@ class FeatureDropout(WordPerturbation):
 
 @dataclass(frozen=True)
 class ZeroOut(WordPerturbation):
-    """Sets one random word, or one random feature dimension of all words, to zero, with equal chance.
+    """Sets either one random word or one random feature dimension of all words to zero, with equal probability.
 
-    The dimension is zeroed in the global vector as well; a lost word leaves that vector as it is, for nobody knows what
-    the encoder would have made of the rest.
+    A dimension is also zeroed in the global vector. A zeroed word does not change the global vector, because the
+    encoder's output for the other words alone is not known.
     """
 
     name: ClassVar[str] = "zero_out"
@@ -139,13 +139,13 @@ class ZeroOut(WordPerturbation):
 
 
 class PerturbWords(nn.Module):
-    """Makes T- from projected texts: one operation for each sample, drawn from its key.
+    """Makes T- from projected texts with one random operation per sample, drawn from its key.
 
-    The global vector is perturbed with the words: left as it is, it would score a wrong text as the true one wherever
-    it counts (`global_fusion` `"none"`, a gated text).
+    The global vector is perturbed too: otherwise T- would get the score of T where global vectors are compared
+    (`global_fusion` `"none"`, or a gated text).
 
     Args:
-        operations: The alternatives; None for noise, dropout and zeroing with equal shares.
+        operations: Operations to choose from; None: noise, dropout and zeroing, equally often.
 
     Raises:
         UserError: If `operations` is empty.
@@ -157,7 +157,7 @@ class PerturbWords(nn.Module):
         super().__init__()
         self.operations = (GaussianNoise(), FeatureDropout(), ZeroOut()) if operations is None else tuple(operations)
         if not self.operations:
-            raise UserError("the list of word perturbations is empty; name at least one, or do without PerturbWords")
+            raise UserError("the list of word perturbations is empty; give at least one, or set word_features to null")
         *sums, total = accumulate(operation.probability for operation in self.operations)
         self.register_buffer("thresholds", torch.tensor([part / total for part in sums]), persistent=False)
 
@@ -166,11 +166,11 @@ class PerturbWords(nn.Module):
 
         Args:
             text: Projected features of B texts, pooled (B, D) and tokens (B, L, D).
-            keys: One key for each text, (B,); texts with the same key get the same draws.
+            keys: One key per text, (B,); texts with the same key get the same random numbers.
 
         Returns:
-            T- with the mask and the padding of T, and whether any word of T- differs from T's, (B,); where none does
-            (it was zero already), T- must not count as a negative.
+            T-, with the mask and the padding of T, and whether any word of T- differs from T, (B,). A T- that equals T
+            (the zeroed word was zero) must not be used as a negative.
         """
         choice = torch.bucketize(keyed_uniform(keys, (), Stream.OPERATION), self.thresholds, right=True)
         pooled, words = text.pooled, text.tokens

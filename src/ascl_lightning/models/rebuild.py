@@ -1,4 +1,4 @@
-"""A finished model from its configuration and its weights. Nothing that a configuration names is imported or run."""
+"""Builds a trained model from its configuration and weights, without importing code that the configuration names."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -16,9 +16,9 @@ from ascl_lightning.renamed import current_config
 
 PACKAGE = "ascl_lightning."
 TOWERS = ("image_encoder", "text_encoder")
-"""Entries of a configuration that stand for towers, and folders beside exported weights with their settings."""
+"""Towers in a configuration; also the folders with their settings next to exported weights."""
 SECTIONS = (*TOWERS, "similarity", "project")
-"""What a model consists of; the rest of a configuration is about training and is not read."""
+"""Parts of a model; the rest of a configuration concerns training and is not read."""
 _PREFIX = "model."  # of the model's weights among those of `RetrievalModule`
 _DEEPEST, _MOST_VALUES = 20, 10_000
 
@@ -26,20 +26,20 @@ _DEEPEST, _MOST_VALUES = 20, 10_000
 def rebuild_model(
     config: Mapping[str, Any], state: Mapping[str, Tensor], source: str, settings: Path | None = None
 ) -> ImageTextModel:
-    """Build the model of a run, without downloading what its towers were made from.
+    """Builds the model of a run, without downloading pretrained weights.
 
     Args:
-        config: Section `model` of the run's configuration. Of classes it may only name the public ones of
+        config: Section `model` of the run's configuration. It may only name public classes of
             `ascl_lightning.models`, which are looked up by name.
-        state: The run's weights, as a checkpoint has them.
-        source: Where both come from, for messages.
-        settings: Folder of exported weights, which may hold settings of pretrained towers.
+        state: `state_dict` of the run's checkpoint.
+        source: Origin of both, for error messages.
+        settings: Folder of exported weights, which may contain settings of pretrained towers.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        UserError: If the configuration is not that of a model, names other classes, or the weights do not fit.
+        UserError: If the configuration does not describe a model or names other classes, or the weights do not fit.
     """
     missing = [name for name in SECTIONS[:3] if not isinstance(config.get(name), Mapping)]
     if missing:
@@ -57,21 +57,21 @@ def rebuild_model(
 
 
 class _Checked:
-    """Looks at every value of a configuration before anything is built from it."""
+    """Checks all values of a configuration before anything is built from it."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._seen = 0
 
     def walk(self, value: Any, place: str, depth: int) -> None:
-        """Puts the class that is meant in the place of each name.
+        """Replaces class names by full class paths.
 
         Raises:
-            UserError: If a class is none of ours, or the configuration is too large or refers to itself.
+            UserError: If a class is not from this package, or the configuration is too large or cyclic.
         """
         self._seen += 1
         if depth > _DEEPEST or self._seen > _MOST_VALUES:
-            raise UserError(f"{self._source}: the configuration at {place} is too large, or refers to itself")
+            raise UserError(f"{self._source}: the configuration at {place} is too large or cyclic")
         if isinstance(value, dict) and "class_path" in value:
             value["class_path"] = self._known(value["class_path"], place)
         if isinstance(value, Mapping):
@@ -93,7 +93,7 @@ class _Checked:
 
 
 def _use_settings(section: Any, folder: Path | None) -> None:
-    """Has a pretrained tower built from settings that lie beside the weights, where there are any."""
+    """Points a pretrained tower to the settings next to the weights, if they exist."""
     arguments = section.get("init_args", {})
     if folder is not None and "path" in arguments and (folder / "config.json").is_file():
         arguments["path"] = str(folder)

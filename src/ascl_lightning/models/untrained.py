@@ -1,4 +1,4 @@
-"""Towers without their pretrained weights, for models whose own weights are loaded afterwards."""
+"""Builds towers without pretrained weights, for models whose weights are loaded afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ _LOADS_PRETRAINED = ContextVar("loads_pretrained", default=True)
 
 @contextmanager
 def without_pretrained_weights() -> Iterator[None]:
-    """Towers that are built inside have random weights: only their configuration is read.
+    """Towers built in this context read only their configuration and have random weights.
 
     Example:
         >>> with without_pretrained_weights():
@@ -24,5 +24,5 @@ def without_pretrained_weights() -> Iterator[None]:
 
 
 def loads_pretrained_weights() -> bool:
-    """Whether towers load pretrained weights when they are built: False inside `without_pretrained_weights`."""
+    """Whether new towers load pretrained weights: False inside `without_pretrained_weights`."""
     return _LOADS_PRETRAINED.get()

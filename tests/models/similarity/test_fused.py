@@ -225,7 +225,7 @@ def test_float32_stays_within_1e_5_of_float64() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_heads": 5}, "does not split into num_heads 5"),
+        ({"num_heads": 5}, "is not divisible by num_heads 5"),
         ({"local_weight": 1.5}, "local_weight is 1.5"),
         ({"global_fusion": "none", "text_gate": True}, "text_gate"),
     ],

@@ -196,7 +196,7 @@ def test_large_logits_do_not_overflow() -> None:
 def test_wrong_use_is_refused() -> None:
     images, _ = make_tokens(1, 2, 6, seed=24)
     texts, text_mask = make_tokens(1, 2, 6, seed=25)
-    with pytest.raises(ValueError, match="6 dimensions do not split into 4 heads"):
+    with pytest.raises(ValueError, match="6 dimensions are not divisible by 4 heads"):
         local_similarity(images, texts, text_mask, num_heads=4)
     with pytest.raises(ValueError, match="heads"):
         local_similarity(images, texts, text_mask, num_heads=0)

@@ -114,7 +114,7 @@ def test_bad_files_are_one_line_errors(name: str, content: bytes | None, message
 def test_anything_but_named_tensors_is_refused(tmp_path: Path) -> None:
     for content in ({"a": 1}, [torch.rand(1)], torch.rand(1)):
         torch.save(content, tmp_path / "a.pt")
-        with pytest.raises(UserError, match="must hold named tensors"):
+        with pytest.raises(UserError, match="must contain only named tensors"):
             read_state_dict(tmp_path / "a.pt")
 
 
@@ -131,7 +131,7 @@ def test_code_in_a_pickle_is_not_run(plain: bool, tmp_path: Path) -> None:
     content, canary = {"a": _Payload(tmp_path / "canary")}, tmp_path / "canary"
     path = tmp_path / "a.pt"
     path.write_bytes(pickle.dumps(content, protocol=2)) if plain else torch.save(content, path)
-    with pytest.raises(UserError, match="holds more than tensors"):
+    with pytest.raises(UserError, match="contains more than tensors"):
         read_state_dict(path)
     assert not canary.exists()
 
@@ -172,7 +172,7 @@ def test_package_with_no_or_two_files_is_an_error(packages: Path) -> None:
     for count in (0, 2):
         for name in range(count):
             (packages / "fake_weights" / "files" / f"{name}.pth").touch()
-        with pytest.raises(UserError, match=f"but holds {count}"):
+        with pytest.raises(UserError, match=f"but contains {count}"):
             package_path("package:fake_weights")
 
 

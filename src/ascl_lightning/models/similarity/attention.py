@@ -1,18 +1,18 @@
-"""Attention between all tokens of many images and many texts, reduced to what scores need of it.
+"""Attention between all tokens of many images and many texts, reduced to similarities and mean attention.
 
 Source: AsCL (arXiv 2405.10029), section III-C. Multi-head attention without projections: heads split the feature
 dimension, values are keys, logits are dot products times a fixed scale.
 
-The cosine of a query q with its attended context q' needs no q': with attention p_h over the context vectors of head h
-and the dot products s_h, `q . q' = sum_h p_h . s_h` and `|q'|^2 = sum_h p_h' G_h p_h`, G_h the Gram matrix of the
-context. One product of all regions with all words serves both directions.
+The cosine of a query q with its attended vector q' can be computed without q'. With attention p_h over the context
+vectors of head h and the dot products s_h, `q . q' = sum_h p_h . s_h` and `|q'|^2 = sum_h p_h' G_h p_h`, where G_h is
+the Gram matrix of the context. One product of all regions with all words serves both directions.
 
-The gradient is written out: autograd would keep twice as many arrays and pass over each more often. With
-a = dL/d(q . q'), b = dL/d|q'|^2 and m the gradient that reaches the attention itself, the dot products of a head get
+The backward pass is custom: autograd would store twice as many arrays and read each more often. With
+a = dL/d(q . q'), b = dL/d|q'|^2 and m = the gradient of the mean attention, the gradient of a head's dot products is
 
     dL/ds = p * (a + scale * (r - p . r)),  r = a s + 2 b G p + m,
 
-and its Gram matrix gets the sum over queries of b p p'. On a GPU, `attention_kernel` does the same in Triton.
+and that of its Gram matrix is the sum over queries of b p p'. On a GPU, `attention_kernel` does the same in Triton.
 """
 
 import importlib.util
@@ -37,9 +37,9 @@ class CrossAttention:
     """How regions and words attend over each other.
 
     Args:
-        num_heads: Equal slices of the feature dimension that attend on their own.
-        image_to_text_scale: Factor of the logits where regions attend over words.
-        text_to_image_scale: Factor of the logits where words attend over regions.
+        num_heads: Number of heads, equal slices of the feature dimension.
+        image_to_text_scale: Factor of the logits when regions attend over words.
+        text_to_image_scale: Factor of the logits when words attend over regions.
     """
 
     num_heads: int
@@ -48,25 +48,25 @@ class CrossAttention:
 
 
 class Attended(NamedTuple):
-    """What the queries of A items get from the tokens of B items, for every pair of them."""
+    """Result of attention from the queries of A items over the tokens of B items, for every pair."""
 
     similarity: Float[Tensor, "B A"]
-    """Mean over an item's queries of the cosine with what they attend to."""
+    """Mean over an item's queries of the cosine with their attended vectors."""
     shares: Float[Tensor, "B A HT"] | None
-    """Attention averaged over an item's queries, heads side by side: the mean attended vector follows from it."""
+    """Attention averaged over an item's queries, heads concatenated; it determines the mean attended vector."""
 
 
 def attend_over_words(
     images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
 ) -> Attended:
-    """Regions of N images attend over the words of M texts: B = M, A = N. `attend_both_ways` says more."""
+    """Regions of N images attend over the words of M texts: B = M, A = N. See `attend_both_ways`."""
     return _attend_pairs(images, texts, attention, shares, over_regions=False)[0]
 
 
 def attend_over_regions(
     images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
 ) -> Attended:
-    """Words of M texts attend over the regions of N images: B = N, A = M. `attend_both_ways` says more."""
+    """Words of M texts attend over the regions of N images: B = N, A = M. See `attend_both_ways`."""
     return _attend_pairs(images, texts, attention, shares, over_words=False)[0]
 
 
@@ -75,14 +75,14 @@ def attend_both_ways(
 ) -> tuple[Attended, Attended]:
     """Attention between all regions of N images and all words of M texts, with gradients.
 
-    In memory are a few arrays of N * M * K * L elements, for the head in hand; with gradients, three for each head and
-    direction. Everything is computed in float32 at least.
+    Needs memory for a few arrays of N * M * K * L elements, one head at a time; with gradients, for three arrays per
+    head and direction. Computed in float32 or float64.
 
     Args:
         images: Regions.
         texts: Words.
         attention: Heads and scales.
-        shares: Whether `Attended.shares` is wanted.
+        shares: Return `Attended.shares`.
 
     Returns:
         Over words (B = M, A = N) and over regions (B = N, A = M).
@@ -97,7 +97,7 @@ def mean_similarity(over_words: Attended, over_regions: Attended) -> Float[Tenso
 
 
 class _Head(NamedTuple):
-    """One head of a direction, Q = A * (queries of an item). Queries lie last: sums over a short last axis are slow."""
+    """One head of a direction, Q = A * (queries per item). Queries are last: sums over a short last axis are slow."""
 
     scores: Tensor
     """Dot products s of context and queries, (B, T, Q)."""
@@ -112,18 +112,18 @@ class _Head(NamedTuple):
 
 
 _KEPT = ("products", "transposed", "weights", "gram_product")
-"""The arrays of `_Scratch` that gradients need again."""
+"""The arrays of `_Scratch` that the backward pass reads."""
 
 
 class _Scratch:
-    """Arrays of one element for each region and word, which serve every head in turn.
+    """Arrays with one element per region and word, reused by all heads.
 
-    In fresh arrays page faults would cost more than the arithmetic.
+    With newly allocated arrays, page faults would take longer than the arithmetic.
 
     Args:
-        like: Of the dtype and on the device of the arrays.
+        like: A tensor with the dtype and the device of the arrays.
         size: Number of elements of each.
-        fresh: Names of the arrays that are kept, so that every head needs its own.
+        fresh: Names of arrays that are allocated on every call, because they are kept.
     """
 
     def __init__(self, like: Tensor, size: int, fresh: Collection[str]) -> None:
@@ -131,7 +131,7 @@ class _Scratch:
         self._arrays: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The array of a name, in some shape of its size; what it holds is for the taker to write."""
+        """The array of a name in a shape of the same size; its content is undefined."""
         if name in self._fresh:
             return self._like.new_empty(self._size).view(shape)
         if name not in self._arrays:
@@ -140,7 +140,7 @@ class _Scratch:
 
 
 class _Direction:
-    """The queries of A items attend over the tokens of B items; plain arithmetic, no autograd.
+    """Attention from the queries of A items over the tokens of B items, without autograd.
 
     Args:
         context: The B items.
@@ -158,7 +158,7 @@ class _Direction:
         self.over_words = over_words
 
     def attend(self, number: int, products: Tensor, scratch: _Scratch) -> _Head:
-        """One head, from its dot products of all regions with all words, (N * K, M * L)."""
+        """Computes one head from its dot products of all regions with all words, (N * K, M * L)."""
         shape = (*self.bias.shape, self.share.numel())
         scores = products.view(shape)
         if self.over_words:
@@ -182,13 +182,13 @@ class _Direction:
     def backward(
         self, heads: list[_Head], weight: Tensor, of_similarity: Tensor, of_shares: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Gradients of each head's scores (B, T, Q), twice those of its Gram matrix (B, T, T), and those of the weight.
+        """Gradients of each head's scores (B, T, Q), twice those of its Gram matrix (B, T, T), and of the weight.
 
         Args:
             heads: From `attend`.
             weight: `TokenSet.weight` of the queries.
             of_similarity: Gradient of the similarity, (B, A).
-            of_shares: Gradient of the mean attention, heads side by side, (B, A, H * T).
+            of_shares: Gradient of the mean attention, heads concatenated, (B, A, H * T).
         """
         dot = _sum([head.dot for head in heads])
         inverse = inverse_norm(_sum([head.squared_norm for head in heads]))
@@ -211,11 +211,11 @@ class _Direction:
 
 
 def _kernels(images: TokenSet, texts: TokenSet) -> ModuleType | None:
-    """The Triton kernels, if they can take these items; `ASCL_KERNELS=0` turns them off."""
+    """The Triton kernels, or None if they do not support these items or `ASCL_KERNELS` is 0."""
     wanted = images.heads.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
     if not wanted or os.environ.get("ASCL_KERNELS") == "0" or importlib.util.find_spec("triton") is None:
         return None
-    # imported late: triton does not exist for every platform, and takes a while
+    # imported late: triton is not available on every platform, and its import is slow
     kernels = importlib.import_module("ascl_lightning.models.similarity.attention_kernel")
     return kernels if kernels.kernel_fits(images, texts) and kernels.kernel_works(images, texts) else None
 
@@ -229,7 +229,7 @@ def _attend_pairs(
     over_words: bool = True,
     over_regions: bool = True,
 ) -> list[Attended]:
-    """The directions that are asked for, over words first; the kernels compute both in any case."""
+    """The requested directions, over words first; the kernels always compute both."""
     if (kernels := _kernels(images, texts)) is not None:
         scales = attention.image_to_text_scale, attention.text_to_image_scale
         both = kernels.attend_pairs(images, texts, *scales, shares=shares)
@@ -246,7 +246,7 @@ def _attend_pairs(
 
 
 class _Total:
-    """What a direction adds up over heads, and what its gradient needs to find again."""
+    """Sums of a direction over heads, and the arrays for its backward pass."""
 
     def __init__(self, direction: _Direction, *, shares: bool, keep: bool) -> None:
         self.kept: list[Tensor] = []
@@ -270,7 +270,7 @@ class _Total:
         return (cosine_and_length.unflatten(1, weight.shape) * weight).sum(-1)
 
     def mean_attention(self) -> Tensor | None:
-        """Heads side by side, (B, A, H * T)."""
+        """Mean attention, heads concatenated, (B, A, H * T)."""
         return torch.cat(self._shares, 2) if self._wants_shares else None
 
 

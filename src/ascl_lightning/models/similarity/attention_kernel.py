@@ -1,12 +1,12 @@
-"""Attention between all pairs on a GPU: what `attention` computes in torch, with fewer passes over memory.
+"""Triton kernels for the computation of `attention`, with fewer passes over GPU memory.
 
-One matrix product gives the dot products of all regions with all words. A Triton kernel reads them once and does the
-rest of a pair in registers: both softmaxes, the products with Gram matrices, and every sum. On the way back, another
-kernel overwrites the dot products with their gradient and leaves both attentions beside; matrix products do what is
-left. Every sum has one owner, so there are no atomics, and results do not change from run to run.
+One matrix product gives the dot products of all regions with all words. A Triton kernel reads them once and computes
+the rest of a pair in registers: both softmaxes, the products with Gram matrices, and all sums. In the backward pass,
+another kernel overwrites the dot products with their gradient and stores both attentions; matrix products do the rest.
+Each sum is computed by one program, without atomics, so results are deterministic.
 
-In the kernels, x are the tokens of the image (regions), y those of the text (words). Attention goes over x, with a
-softmax for each query y, and over y, with one for each query x.
+In the kernels, x are the tokens of the image (regions) and y those of the text (words). Each query y has a softmax
+over x, and each query x a softmax over y.
 """
 
 import os
@@ -24,16 +24,15 @@ from torch.autograd.function import once_differentiable
 from ascl_lightning.models.similarity.tokens import TokenSet, inverse_norm, token_set
 
 _LARGEST_BLOCK = 128
-"""Tokens of an item, padded: two arrays of 128 x 128 float32 for each direction fill the registers of a program."""
+"""Maximum number of padded tokens: two float32 arrays of 128 x 128 per direction fill the registers of a program."""
 _PRECISION = "tf32x3"
-"""How float32 is multiplied on tensor cores: as three products of tf32, as exact as float32 to a few units of its last
-place."""
+"""float32 products on tensor cores, each computed as three tf32 products; exact to a few units in the last place."""
 _FORWARD_OPTIONS = {"num_warps": 4, "num_stages": 1}
 _BACKWARD_OPTIONS = {"num_warps": 4, "num_stages": 1}
 
 
 def kernel_fits(images: TokenSet, texts: TokenSet) -> bool:
-    """Whether the kernels can take these items: on a GPU, of one dtype that it multiplies, of not too many tokens."""
+    """Whether the kernels support these items: on a GPU, of one supported dtype, without too many tokens."""
     tokens = images.heads, texts.heads
     runs = all(heads.is_cuda for heads in tokens) or os.environ.get("TRITON_INTERPRET") == "1"
     return (
@@ -45,7 +44,7 @@ def kernel_fits(images: TokenSet, texts: TokenSet) -> bool:
 
 
 def kernel_works(images: TokenSet, texts: TokenSet) -> bool:
-    """Whether both kernels compile and run for items like these; if not, one warning says why."""
+    """Whether both kernels compile and run for such items; if not, warns once with the reason."""
     num_heads, _, num_regions, width = images.heads.shape
     num_words = texts.heads.shape[2]
     return _try_kernels(
@@ -86,7 +85,7 @@ def attend_pairs(
     tuple[Float[Tensor, "M N"], Float[Tensor, "M N HL"] | None],
     tuple[Float[Tensor, "N M"], Float[Tensor, "N M HK"] | None],
 ]:
-    """Similarity and shares over words, and over regions, as `attention.Attended` has them, with gradients."""
+    """Similarity and shares over words and over regions, as in `attention.Attended`, with gradients."""
     scales = over_regions_scale, over_words_scale
     sums = _PairSums.apply(images.heads, texts.heads, images, texts, scales, shares)
     dot_regions, norm_regions, dot_words, norm_words, region_shares, word_shares = sums
@@ -98,7 +97,7 @@ def attend_pairs(
 
 
 class _PairSums(torch.autograd.Function):
-    """Sums over heads of q . q' and |q'|^2, over regions (N, M, L) and over words (N, M, K), then both shares."""
+    """Sums over heads of q . q' and |q'|^2, over regions (N, M, L) and over words (N, M, K), and both shares."""
 
     @staticmethod
     def forward(
@@ -156,7 +155,7 @@ class _PairSums(torch.autograd.Function):
 
 
 def _products(regions: Float[Tensor, "H N K W"], words: Float[Tensor, "H M L W"]) -> Float[Tensor, "H NK ML"]:
-    """Dot products of all regions with all words, with sums in float32."""
+    """Dot products of all regions with all words, summed in float32."""
     first, second = regions.flatten(1, 2), words.flatten(1, 2).mT
     if first.is_cuda and first.dtype != torch.float32:
         return torch.bmm(first, second, out_dtype=torch.float32)
@@ -166,16 +165,16 @@ def _products(regions: Float[Tensor, "H N K W"], words: Float[Tensor, "H M L W"]
 def _through_norms(
     weights: Float[Tensor, "H BT Q"], of_norm: Float[Tensor, "B A S"], tokens: Float[Tensor, "H B T W"]
 ) -> Float[Tensor, "H B T W"]:
-    """Gradient that reaches tokens through |q'|^2 = p' G p of the Q = A * S queries, G = tokens tokens'."""
+    """Gradient of the tokens through |q'|^2 = p' G p of the Q = A * S queries, with G = tokens tokens'."""
     num_heads, num_items, num_tokens, _ = tokens.shape
     weights = weights.view(num_heads, num_items, num_tokens, -1)
     of_gram = (weights * of_norm.flatten(1)[:, None]) @ weights.mT
-    # twice the gradient of the Gram matrix, since both of its factors are the tokens
+    # factor 2: both factors of the Gram matrix are the tokens
     return 2 * of_gram @ tokens.to(of_gram.dtype)
 
 
 def _constants(items: TokenSet) -> tuple[Tensor, Tensor, Tensor]:
-    """Gram matrices (H, B, T, T), bias and share (B, T), as the kernels read them."""
+    """Gram matrices (H, B, T, T), bias and share (B, T), contiguous for the kernels."""
     if items.gram is not None:
         gram = items.gram
     else:
@@ -185,7 +184,7 @@ def _constants(items: TokenSet) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _block(num_tokens: int) -> int:
-    """Padded number of tokens: tl.dot takes powers of two from 16 on."""
+    """Padded number of tokens: tl.dot needs powers of two, at least 16."""
     return max(16, triton.next_power_of_2(num_tokens))
 
 
@@ -257,7 +256,7 @@ def _backward_kernel(
     of_dot_x, of_norm_x, of_dot_y, of_norm_y, of_x_shares, of_y_shares, scale_x, scale_y, num_x, num_y, x_len, y_len,
     HEADS: tl.constexpr, SHARES: tl.constexpr, PRECISION: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr,
 ):  # fmt: skip
-    """One pair and head: the products become their gradient; attention is kept, queries last."""
+    """One pair and head: overwrites the products with their gradient and stores attention, queries last."""
     i, j, head = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64), tl.program_id(2)
     pair = i * num_y + j
     xs, ys = tl.arange(0, BLOCK_X), tl.arange(0, BLOCK_Y)
@@ -266,7 +265,7 @@ def _backward_kernel(
     start = ((head * num_x + i) * x_len * num_y + j) * y_len
     scores = tl.load(products + start + places, mask=inside, other=0.0)
 
-    # of the queries y, one a column
+    # queries y, one per column
     of_dot = _load_row(of_dot_x, pair * y_len, y_len, 0.0, BLOCK_Y)
     of_norm = _load_row(of_norm_x, pair * y_len, y_len, 0.0, BLOCK_Y)
     bias_x = _load_row(x_bias, i * x_len, x_len, -float("inf"), BLOCK_X)
@@ -280,7 +279,7 @@ def _backward_kernel(
     inner -= tl.sum(over * inner, 0)[None, :]
     of_scores = over * (of_dot[None, :] + scale_x * inner)
 
-    # of the queries x, one a row
+    # queries x, one per row
     of_dot = _load_row(of_dot_y, pair * x_len, x_len, 0.0, BLOCK_X)
     of_norm = _load_row(of_norm_y, pair * x_len, x_len, 0.0, BLOCK_X)
     bias_y = _load_row(y_bias, j * y_len, y_len, -float("inf"), BLOCK_Y)

@@ -1,8 +1,8 @@
 """Fused similarity of images and texts: the local level and the global level with cross-modal fusion.
 
-Source: AsCL (arXiv 2405.10029), section III-C. The published evaluation takes the context of each item from its own
-true partner, so that an embedding knows its answer. Here a pairwise context belongs to the pair that is scored, and an
-independent one to the item alone: the score of image i with text j depends on i and j and nothing else.
+Source: AsCL (arXiv 2405.10029), section III-C. The published evaluation takes the context of each item from its true
+partner, which leaks the answer into the embedding. Here a pairwise context comes from the pair that is scored, and an
+independent context from the item itself: the score of image i with text j depends only on i and j.
 """
 
 from collections.abc import Callable
@@ -36,39 +36,40 @@ _Part = tuple[TokenSet, Fusable | None]
 
 @dataclass(frozen=True)
 class Comparable:
-    """Prepared items with all that scores take from them alone: kept, it serves any number of comparisons."""
+    """Prepared items with everything that can be computed before a comparison, for use in any number of them."""
 
     features: Features
     """From `FusedSimilarity.prepare_images` or `prepare_texts`."""
     order: LengthOrder | None
-    """From the shortest to the longest; None where no score attends."""
+    """Items sorted by length; None if scores need no attention."""
     tokens: TokenSet | None
-    """The tokens in this order."""
+    """The tokens, in this order."""
 
 
 class FusedSimilarity(nn.Module):
     """Score of every image with every text, `S = u * S_local + (1 - u) * S_global` (AsCL, section III-C).
 
     `S_global` is the cosine of the image's and the text's fused global vectors. Scores and embeddings are computed in
-    float32 (float64 where an input is), also under autocast.
+    float32 (float64 if an input is float64), also under autocast.
 
     Args:
         embed_dim: D, the width of pooled vectors and tokens.
         num_heads: Attention heads, which split D.
-        local_weight: u, in [0, 1]. 0 leaves the local level out, 1 the global level.
-        image_to_text_scale: Factor of the logits where regions attend over words, and words over words.
-        text_to_image_scale: Factor of the logits where words attend over regions, and regions over regions.
-        normalize_words: Whether to L2-normalise words (regions come so from the model) and multiply both scales by
-            `num_heads`: logits then no longer grow with the words' length, and a head's slice, about 1 / num_heads of
-            the squared length, gets them back to scale.
-        global_fusion: Where the context of a global vector comes from: `"pairwise"`, the other item of the scored
-            pair; `"independent"`, the item's own tokens; `"none"`, no context: the global vectors as they are.
-        text_gate: Whether the text's own global vector joins its context through a gate, as the image's does.
-        memory_budget: Bytes that scoring may take at a time beside features and scores; None: half of what is free.
+        local_weight: u, in [0, 1]. 0 uses only the global level, 1 only the local level.
+        image_to_text_scale: Factor of the logits when regions or words attend over words.
+        text_to_image_scale: Factor of the logits when words or regions attend over regions.
+        normalize_words: L2-normalise words (regions are already normalised) and multiply both scales by `num_heads`.
+            Logits then do not grow with the norms of words; the factor compensates for a head's slice, which has
+            about 1 / num_heads of the squared norm.
+        global_fusion: Source of the context of a global vector: `"pairwise"`, the other item of the scored pair;
+            `"independent"`, the item's own tokens; `"none"`, no context.
+        text_gate: Combine the text's global vector with its context through a gate, as for images. If False, the
+            context replaces it.
+        memory_budget: Bytes for scoring, in addition to features and scores; None: half of the free memory.
 
     Raises:
         UserError: If D is not divisible by `num_heads`, `local_weight` is outside [0, 1], `global_fusion` is
-            unknown, or a `text_gate` is asked for without fusion.
+            unknown, or `text_gate` is set without fusion.
     """
 
     def __init__(
@@ -85,13 +86,13 @@ class FusedSimilarity(nn.Module):
     ) -> None:
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
-            raise UserError(f"embed_dim {embed_dim} does not split into num_heads {num_heads}; choose a divisor of it")
+            raise UserError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}; choose a divisor of it")
         if not 0.0 <= local_weight <= 1.0:
-            raise UserError(f"local_weight is {local_weight}; give a number from 0 (global alone) to 1 (local alone)")
+            raise UserError(f"local_weight is {local_weight}; give a number from 0 (only global) to 1 (only local)")
         if global_fusion not in get_args(GlobalFusion):
             raise UserError(f"global_fusion is {global_fusion!r}; choose from {', '.join(get_args(GlobalFusion))}")
         if text_gate and global_fusion == "none":
-            raise UserError("text_gate joins a context to the text's vector, and global_fusion none has no context")
+            raise UserError("text_gate needs a context: set it to false, or global_fusion to pairwise or independent")
         self.embed_dim = embed_dim
         self.local_weight = local_weight
         self.normalize_words = normalize_words
@@ -104,11 +105,11 @@ class FusedSimilarity(nn.Module):
             self.text_fusion = ContextFusion(embed_dim, gated=text_gate)
 
     def levels(self) -> dict[str, tuple[float, Callable[[Features, Features], Tensor]]]:
-        """The scores that the fused one is the weighted sum of, with their weights.
+        """The levels whose weighted sum is the fused score.
 
         Returns:
-            `local`, and `global`, or `independent` where the global vectors belong to one item alone; of either only
-            what has a weight.
+            Weight and score function of each level with a weight above 0: `local`, and `global` if fusion is pairwise
+            or else `independent`.
         """
         of_global = "global" if self.global_fusion == "pairwise" else "independent"
         shares = {"local": (self.local_weight, 1.0), of_global: (1 - self.local_weight, 0.0)}
@@ -125,14 +126,14 @@ class FusedSimilarity(nn.Module):
 
     @property
     def uses_text_pooled(self) -> bool:
-        """Whether the text's own global vector counts, and not its context alone."""
+        """Whether scores read the text's own global vector, and not only its context."""
         return self.global_fusion == "none" or self.text_fusion.gate is not None
 
     def forward(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
-        """Fused scores; entry (i, j) depends on image i and text j alone.
+        """Fused scores; entry (i, j) depends only on image i and text j.
 
         Args:
-            images: Projected features of N images, their tokens L2-normalised.
+            images: Projected features of N images, with L2-normalised tokens.
             texts: Projected features of M texts.
 
         Returns:
@@ -141,21 +142,21 @@ class FusedSimilarity(nn.Module):
         return self._score(images, texts, self.local_weight)
 
     def prepare_images(self, images: Features) -> Features:
-        """What scores take from images alone; the rest is `compare`.
+        """Images for `compare`.
 
-        Embeddings in the place of pooled vectors, unless fusion is pairwise. What no level reads has no elements:
-        tokens without attention, pooled vectors without a global level.
+        Unless fusion is pairwise, embeddings replace the pooled vectors. Parts that no level reads become empty: tokens
+        without attention, pooled vectors without a global level.
         """
         return self._without_unread(images, self.image_embeds, self.local_weight)
 
     def prepare_texts(self, texts: Features) -> Features:
-        """What scores take from texts alone, likewise."""
+        """Texts for `compare`; see `prepare_images`."""
         return self._without_unread(texts, self.text_embeds, self.local_weight)
 
     def compare(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
         """Fused scores of prepared items.
 
-        With gradients, memory grows with N + M and with the scores, not with what attention between all of them takes.
+        With gradients, memory grows with N + M and N * M, not with the size of the attention between all tokens.
 
         Args:
             images: From `prepare_images`.
@@ -167,15 +168,15 @@ class FusedSimilarity(nn.Module):
         return self._compare(images, texts, self.local_weight)
 
     def ready_images(self, images: Features) -> Comparable:
-        """What `compare` does with prepared images alone, once for many comparisons; takes memory as the tokens do."""
+        """Prepared images for `compare_ready`; needs as much memory as the tokens."""
         return self._ready(images, self._region_set, self.local_weight)
 
     def ready_texts(self, texts: Features) -> Comparable:
-        """What `compare` does with prepared texts alone, likewise."""
+        """Prepared texts for `compare_ready`."""
         return self._ready(texts, self._word_set, self.local_weight)
 
     def compare_ready(self, images: Comparable, texts: Comparable) -> Float[Tensor, "N M"]:
-        """As `compare`.
+        """As `compare`, without repeating the work of `ready_images` and `ready_texts`.
 
         Args:
             images: From `ready_images`.
@@ -184,9 +185,9 @@ class FusedSimilarity(nn.Module):
         return self._compare_ready(images, texts, self.local_weight)
 
     def image_embeds(self, images: Features) -> Float[Tensor, "N D"]:
-        """L2-normalised global vectors of images that depend on no text, (N, D).
+        """L2-normalised global vectors of images, independent of any text, (N, D).
 
-        With fusion, pairwise too, the context comes from regions attending over the image's own regions.
+        With fusion, also pairwise, the context comes from self-attention of the image's regions.
         """
         with torch.autocast(images.pooled.device.type, enabled=False):
             if self.global_fusion == "none":
@@ -195,9 +196,9 @@ class FusedSimilarity(nn.Module):
             return self.image_fusion.with_itself(images.pooled, regions, self.attention.text_to_image_scale)
 
     def text_embeds(self, texts: Features) -> Float[Tensor, "M D"]:
-        """L2-normalised global vectors of texts that depend on no image, (M, D).
+        """L2-normalised global vectors of texts, independent of any image, (M, D).
 
-        With fusion, pairwise too, the context comes from words attending over the text's own words.
+        With fusion, also pairwise, the context comes from self-attention of the text's words.
         """
         with torch.autocast(texts.pooled.device.type, enabled=False):
             if self.global_fusion == "none":
@@ -206,7 +207,7 @@ class FusedSimilarity(nn.Module):
             return self.text_fusion.with_itself(texts.pooled, words, self.attention.image_to_text_scale)
 
     def _score(self, images: Features, texts: Features, local_weight: float) -> Tensor:
-        """As `forward`, with any weight of the local level."""
+        """`forward` with another weight of the local level."""
         images = self._without_unread(images, self.image_embeds, local_weight)
         return self._compare(images, self._without_unread(texts, self.text_embeds, local_weight), local_weight)
 
@@ -244,7 +245,7 @@ class FusedSimilarity(nn.Module):
         longest = items.mask.shape[1] if self._attends(local_weight) else 0
         return Features(embeds(items), items.tokens[:, :longest], items.mask[:, :longest])
 
-    @torch.compiler.disable  # what is used of the padding depends on lengths
+    @torch.compiler.disable  # shapes depend on the lengths of items
     def _ready(
         self, items: Features, token_set_of: Callable[[Tensor, Tensor], TokenSet], local_weight: float
     ) -> Comparable:
@@ -254,7 +255,7 @@ class FusedSimilarity(nn.Module):
             order = LengthOrder(items.mask)
             return Comparable(items, order, token_set_of(order.sort(items.tokens), order.sort(items.mask)))
 
-    @torch.compiler.disable  # sizes of tiles depend on lengths, and the gradient is written out
+    @torch.compiler.disable  # sizes of tiles depend on lengths, and the backward pass is custom
     def _attention_score(self, images: Comparable, texts: Comparable, local_weight: float) -> Tensor:
         """The levels that need attention between images and texts: local, and global if fusion is pairwise."""
         rows, columns, regions, words = images.order, texts.order, images.tokens, texts.tokens

@@ -1,7 +1,7 @@
-"""Where an image supports a text, word by word and region by region, in the attention that scores the pair.
+"""Support of each word and region of an image-text pair, from the attention of the local score.
 
-Source: AsCL (arXiv 2405.10029), section III-C, local level. The local score of a pair is a mean of cosines; here are
-the cosines themselves, and the attention behind them.
+Source: AsCL (arXiv 2405.10029), section III-C, local level. The local score of a pair is a mean of cosines; this module
+returns the cosines and the attention.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ascl_lightning.models.similarity.tokens import TokenSet, inverse_norm, toke
 
 @dataclass(frozen=True)
 class Grounding:
-    """Attention and support of P pairs; whatever belongs to padding is 0.
+    """Attention and support of P pairs; entries of padding are 0.
 
     The mean of `word_support` over the real words of a pair is its `s_t2i`, that of `region_support` over its real
     regions `s_i2t` (docs/method.md#local-level).
@@ -35,21 +35,21 @@ class Grounding:
 
 
 def ground(similarity: FusedSimilarity, images: Features, texts: Features) -> Grounding:
-    """Support of the words and regions of pairs; row i of both is a pair.
+    """Support of the words and regions of pairs: image i with text i.
 
-    Computed in float32 at least, with the heads, scales and normalisation of `similarity`, whatever its `local_weight`.
-    Memory grows with P * (K * L * H + (K + L) * D): give pairs in blocks.
+    Computed in float32 or float64 with the heads, scales and normalisation of `similarity`; `local_weight` is not used.
+    Memory grows with P * (K * L * H + (K + L) * D), so pass many pairs in blocks.
 
     Args:
-        similarity: Whose attention it is.
-        images: Projected features of P images, their tokens L2-normalised (`ImageTextModel.encode_images`).
+        similarity: The similarity whose attention is used.
+        images: Projected features of P images, with L2-normalised tokens (`ImageTextModel.encode_images`).
         texts: Projected features of P texts.
 
     Raises:
-        ValueError: If there are not as many images as texts.
+        ValueError: If the numbers of images and texts differ.
     """
     if len(images) != len(texts):
-        raise ValueError(f"{len(images)} images and {len(texts)} texts are not pairs: give one of each a row")
+        raise ValueError(f"{len(images)} images and {len(texts)} texts are not pairs: give one text per image")
     attention = similarity.attention
     with torch.no_grad(), torch.autocast(images.tokens.device.type, enabled=False):
         regions = token_set(images.tokens, images.mask, attention.num_heads)
@@ -60,7 +60,7 @@ def ground(similarity: FusedSimilarity, images: Features, texts: Features) -> Gr
 
 
 def _attend(queries: TokenSet, context: TokenSet, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention (P, Q, T) of queries over a context, and the cosines (P, Q) with what comes of it."""
+    """Attention (P, Q, T) of queries over a context, and their cosines (P, Q) with the attended vectors."""
     dtype = torch.promote_types(queries.bias.dtype, context.bias.dtype)
     query, keys = queries.heads.to(dtype), context.heads.to(dtype)
     weights = (scale * query @ keys.mT + context.bias[:, None]).softmax(-1)
@@ -71,9 +71,9 @@ def _attend(queries: TokenSet, context: TokenSet, scale: float) -> tuple[Tensor,
 
 
 def align_positions(positions: Int[Tensor, "P L"], mask: Bool[Tensor, "P T"]) -> Int[Tensor, "P T"]:
-    """Word positions of the tokens of `Features`, which may lack special tokens and the padding between.
+    """Word positions of the tokens of `Features`, in which special tokens and inner padding may be missing.
 
-    Stored features and a gallery's keep real tokens alone, and a text tower decides whether special tokens are real.
+    Stored features and galleries contain only real tokens, and the text tower decides whether special tokens are real.
 
     Args:
         positions: From `Tokenizer.word_positions`.
@@ -94,16 +94,16 @@ def align_positions(positions: Int[Tensor, "P L"], mask: Bool[Tensor, "P T"]) ->
 
 
 def support_by_word(support: Float[Tensor, "P L"], positions: Int[Tensor, "P L"]) -> Float[Tensor, "P W"]:
-    """Support of whole words from that of their tokens: the mean over a word's pieces.
+    """Support of each word: the mean over its tokens.
 
-    Not the largest, which would favour words of many pieces, that is rare ones.
+    The maximum would favour words of many tokens, which are rare words.
 
     Args:
         support: Support of each token.
         positions: The word that each token belongs to (`align_positions`); -1 for none.
 
     Returns:
-        One value a word, as many as the longest text has; NaN where a text has no such word, or the tokenizer cut it.
+        (P, W), W the words of the longest text; NaN for words that a text does not have or the tokenizer cut off.
 
     Examples:
         >>> support_by_word(torch.tensor([[9.0, 0.2, 0.4, 0.5]]), torch.tensor([[-1, 0, 0, 1]]))
@@ -117,16 +117,16 @@ def support_by_word(support: Float[Tensor, "P L"], positions: Int[Tensor, "P L"]
 
 
 def grid_side(spec: ImageSpec, num_tokens: int) -> int | None:
-    """Side g of the grid in which an image's tokens lie: g * g of them, row by row, over the square that was fed.
+    """Side g of the grid of an image's tokens: g * g tokens, row by row, over the encoder's square input.
 
-    That square is the middle of the picture, or all of it squashed, as `PixelSpec.crop` says.
+    That square is the centre of the picture, or the whole picture squashed (`PixelSpec.crop`).
 
     Args:
-        spec: What the image encoder is fed.
+        spec: Input of the image encoder.
         num_tokens: K.
 
     Returns:
-        g; None for tokens that are no grid: extracted regions.
+        g; None for tokens without a grid, such as extracted regions.
 
     Examples:
         >>> grid_side(PixelSpec(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), 16)

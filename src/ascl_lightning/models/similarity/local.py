@@ -1,7 +1,7 @@
 """Similarity of every image with every text from cross-attention between their local tokens.
 
-Source: AsCL (arXiv 2405.10029), section III-C, local level. `attention` says how the exact number comes without any
-attended vector, `tiles` how the matrix comes without large arrays.
+Source: AsCL (arXiv 2405.10029), section III-C, local level. `attention` computes the exact scores without attended
+vectors, `tiles` computes the matrix in bounded memory.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Direction = Literal["both", "image_to_text", "text_to_image"]
 DIRECTIONS = ("both", "image_to_text", "text_to_image")
 
 
-@torch.compiler.disable  # as `FusedSimilarity` does: sizes of tiles depend on lengths
+@torch.compiler.disable  # sizes of tiles depend on lengths
 def local_similarity(
     image_tokens: Float[Tensor, "N K D"],
     text_tokens: Float[Tensor, "M L D"],
@@ -40,21 +40,21 @@ def local_similarity(
 ) -> Float[Tensor, "N M"]:
     """Local similarity of every image with every text (AsCL, section III-C; S_local).
 
-    Nothing is normalised beforehand. Computed in float32, or float64 if a token tensor is, also under autocast. A zero
-    vector has cosine 0; a text without words, or an image without regions, scores 0. With gradients, memory grows with
-    N + M and with the scores, not with N * M * K * L.
+    Tokens are not normalised. Scores are computed in float32, or float64 if a token tensor is, also under autocast. A
+    zero vector has cosine 0; a text without words, or an image without regions, scores 0. With gradients, memory grows
+    with N + M and N * M, not with N * M * K * L.
 
     Args:
         image_tokens: Region vectors, (N, K, D).
         text_tokens: Word vectors, (M, L, D).
-        text_mask: True (or 1) for real words, (M, L); whatever stands at the others has no effect.
+        text_mask: True (or 1) for real words, (M, L); other entries have no effect.
         image_mask: True (or 1) for real regions, (N, K); None if all are.
         num_heads: Attention heads, which split D.
-        image_to_text_scale: Factor of the logits where regions attend over words.
-        text_to_image_scale: Factor of the logits where words attend over regions.
+        image_to_text_scale: Factor of the logits when regions attend over words.
+        text_to_image_scale: Factor of the logits when words attend over regions.
         direction: `"image_to_text"`: mean over regions of the cosine with their attended words; `"text_to_image"`:
             mean over words of the cosine with their attended regions; `"both"`: the mean of the two.
-        memory_budget: Bytes that scoring may take at a time beside tokens and scores; None: half of what is free.
+        memory_budget: Bytes for scoring, in addition to tokens and scores; None: half of the free memory.
 
     Returns:
         Similarities in [-1, 1], (N, M), in float32, or in float64 if a token tensor is.
@@ -71,7 +71,7 @@ def local_similarity(
     if direction not in DIRECTIONS:
         raise ValueError(f"direction is {direction!r}, but must be one of {', '.join(DIRECTIONS)}")
     if num_heads < 1 or image_tokens.shape[-1] % num_heads:
-        raise ValueError(f"{image_tokens.shape[-1]} dimensions do not split into {num_heads} heads of equal size")
+        raise ValueError(f"{image_tokens.shape[-1]} dimensions are not divisible by {num_heads} heads")
     attention = CrossAttention(num_heads, image_to_text_scale, text_to_image_scale)
     if image_mask is None:
         image_mask = image_tokens.new_ones(image_tokens.shape[:2])

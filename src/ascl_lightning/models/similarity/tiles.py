@@ -1,4 +1,4 @@
-"""Score matrices, tile by tile: what a tile needs is bounded, whatever the number of items."""
+"""Score matrices in tiles: memory is bounded for any number of items."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,24 +16,24 @@ ImagePart = TypeVar("ImagePart")
 TextPart = TypeVar("TextPart")
 
 TILE_ELEMENTS = {"cpu": 2**20}
-"""Elements of the largest array of a tile that the device works through fastest: on a CPU, what caches hold."""
+"""Elements of a tile's largest array, for the best speed: on a CPU, what fits into its caches."""
 LARGEST_TILE_ELEMENTS = 2**26
-"""The same for other devices: enough to occupy them."""
+"""The same for other devices: enough for full utilisation."""
 _ARRAYS = 10
-"""Arrays of the largest kind that are alive at a time, at most: for one head, or for each head with gradients."""
+"""Upper bound on arrays of the largest size in memory: in total, or per head with gradients."""
 
 
 def tile_shape(images: TokenSet, texts: TokenSet, memory_budget: int, *, pair_elements: int = 0) -> tuple[int, int]:
-    """How many images and how many texts a tile holds.
+    """Number of images and of texts per tile.
 
     Args:
         images: All images.
         texts: All texts.
-        memory_budget: Bytes that a tile may take.
-        pair_elements: Elements of the largest array beside those of attention that a tile has for each of its pairs.
+        memory_budget: Maximum bytes of a tile.
+        pair_elements: Elements per pair of the largest array other than those of attention.
 
     Returns:
-        Height and width of tiles, about four times as high as wide where the matrix allows it, as equal as possible.
+        Height and width of tiles: about four times as high as wide if the matrix allows it, and of similar size.
     """
     num_heads, num_images, regions, _ = images.heads.shape
     num_texts, words = texts.bias.shape
@@ -43,7 +43,7 @@ def tile_shape(images: TokenSet, texts: TokenSet, memory_budget: int, *, pair_el
     pair_bytes = (attention_arrays * regions * words + _ARRAYS * pair_elements) * images.bias.element_size()
     preferred = TILE_ELEMENTS.get(device.type, LARGEST_TILE_ELEMENTS) // largest
     max_pairs = max(1, min(preferred, memory_budget // max(1, pair_bytes)))
-    # texts are sorted by length: a few of them in a tile differ little, and leave little padding
+    # texts are sorted by length: the few texts of a tile have similar lengths and so little padding
     width = max(1, min(num_texts, math.isqrt(max_pairs) // 2))
     height = max(1, min(num_images, max_pairs // width))
     width = max(1, min(num_texts, max_pairs // height))
@@ -61,14 +61,14 @@ def half_of_free_memory(device: torch.device) -> int:
 def score_in_tiles(
     images: Sequence[ImagePart], texts: Sequence[TextPart], score: Callable[[ImagePart, TextPart], Tensor]
 ) -> Float[Tensor, "N M"]:
-    """The score matrix of all images with all texts from those of their parts.
+    """The score matrix of all images with all texts, computed part by part.
 
-    With gradients, a tile keeps nothing but its scores: `score` runs again on the way back.
+    With gradients, only the scores of a tile are stored: `score` runs again in the backward pass.
 
     Args:
         images: Parts of the images, in order.
         texts: Parts of the texts, in order.
-        score: Gives the scores of a part of the images with a part of the texts.
+        score: Returns the scores of a part of the images with a part of the texts.
     """
 
     def kept_small(rows: ImagePart, columns: TextPart) -> Tensor:

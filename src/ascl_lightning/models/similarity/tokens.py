@@ -1,4 +1,4 @@
-"""Local tokens of many items, laid out for attention between all of them."""
+"""Local tokens of many items, in the layout for attention between all of them."""
 
 from dataclasses import dataclass
 from itertools import repeat
@@ -8,29 +8,29 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 SMALLEST_SQUARED_NORM = 1e-12
-"""A vector shorter than 1e-6 counts as zero: it has no direction, hence cosine 0 and no gradient."""
+"""A vector shorter than 1e-6 is treated as zero: its cosines and gradients are 0."""
 
 
 @dataclass(frozen=True)
 class TokenSet:
-    """Local tokens of B items, ready to attend and to be attended over."""
+    """Local tokens of B items, as queries or as the context of attention."""
 
     heads: Float[Tensor, "H B T W"]
     """The tokens cut into H slices of width W = D / H, zero at padding."""
     gram: Float[Tensor, "H B T T"] | None
-    """Dot products of an item's tokens with each other, without gradient; None where they are more than 2 W tokens,
-    and products with the tokens themselves are cheaper."""
+    """Dot products of an item's tokens with each other, without gradient; None if there are more than 2 W tokens, when
+    products with the tokens themselves are cheaper."""
     bias: Float[Tensor, "B T"]
     """Added to the logits over these tokens: 0, or -inf at padding."""
     share: Float[Tensor, "B T"]
-    """Weight of each token in the mean over its item: 1 / number of real tokens, or 0 at padding."""
+    """Weight of each token in the mean over its item: 1 / number of real tokens; 0 at padding."""
     weight: Float[Tensor, "B T"]
-    """`share` / length of the token: what makes a mean of cosines of dot products; 0 for a zero vector."""
+    """`share` / norm of the token, which turns dot products into a mean of cosines; 0 for a zero vector."""
     lengths: tuple[int, ...]
-    """How many leading positions hold all of an item's tokens; at least 1."""
+    """Position of each item's last real token, plus 1; at least 1."""
 
     def split(self, size: int) -> list["TokenSet"]:
-        """Parts of at most `size` consecutive items, each without the padding at its end that no item of it needs."""
+        """Parts of at most `size` consecutive items, each without trailing padding."""
         by_item = (field.split(size) for field in (self.bias, self.share, self.weight))
         grams = repeat(None) if self.gram is None else self.gram.split(size, 1)
         fields = zip(self.heads.split(size, 1), *by_item, grams, strict=False)
@@ -54,20 +54,20 @@ class TokenSet:
 def token_set(
     tokens: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], num_heads: int, *, normalize: bool = False
 ) -> TokenSet:
-    """Splits tokens into heads and computes what attention needs of them.
+    """Splits tokens into heads and computes the fields of `TokenSet`.
 
     Args:
         tokens: Local tokens, (B, T, D), of any floating dtype.
-        mask: True for real tokens, (B, T). Padding may hold anything, NaN included.
+        mask: True for real tokens, (B, T). Padding may have any value, including NaN.
         num_heads: Attention heads, which split D.
-        normalize: Whether to L2-normalise the tokens first.
+        normalize: L2-normalise the tokens first.
     """
     if not mask.all():
         tokens = torch.where(mask[..., None], tokens, 0.0)
     exact = tokens.to(scoring_dtype(tokens))
     if normalize:
         tokens = exact = unit_vectors(exact)
-    # an item without tokens attends over its zeroed padding: context 0, where a row of -inf would give NaN
+    # an item without tokens attends over its padding, which is zero; a row of -inf would give NaN
     ignored = ~mask & mask.any(-1, keepdim=True)
     share = mask / mask.sum(-1, keepdim=True).clamp_min(1).to(exact.dtype)
     heads = tokens.unflatten(-1, (num_heads, -1)).permute(2, 0, 1, 3).contiguous()
@@ -82,7 +82,7 @@ def token_set(
 
 
 class LengthOrder:
-    """Items from the shortest to the longest: neighbours in one tile then share little padding.
+    """Sorts items by length, so that items of one tile need little padding.
 
     Args:
         mask: True for real tokens, (B, T).
@@ -95,22 +95,22 @@ class LengthOrder:
         self._place = self._order.argsort()
 
     def sort(self, items: Shaped[Tensor, " B *rest"]) -> Shaped[Tensor, " B *rest"]:
-        """Items in this order, from the order in which the mask had them."""
+        """Items sorted by length."""
         return items if self._in_order else items.index_select(0, self._order)
 
     def unsort(self, results: Shaped[Tensor, "*shape"], dim: int) -> Shaped[Tensor, "*shape"]:
-        """The reverse, for results that lie along any dimension."""
+        """Results in the original order of items, along any dimension."""
         return results if self._in_order else results.index_select(dim, self._place)
 
 
 def used_positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
-    """How many leading positions hold all of an item's tokens; at least 1, (B,)."""
+    """Position of each item's last real token, plus 1; at least 1, (B,)."""
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return (positions * mask).amax(-1).clamp_min(1)
 
 
 def scoring_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype in which scores of these tensors are computed: the widest of theirs and float32."""
+    """The dtype for scores of these tensors: their widest, and at least float32."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -118,10 +118,10 @@ def scoring_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def inverse_norm(squared_norm: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """1 / length from the squared length; 0, with gradient 0, for a zero vector.
+    """1 / norm from the squared norm; 0, with gradient 0, for a zero vector.
 
-    The clamp comes before the root and the guard after it: the plain form gives NaN at zero, and a clamp alone gives
-    gradients of 1e6.
+    Both `clamp_min` and `where` are needed: without the clamp the gradient at zero is NaN, and with the clamp alone
+    gradients reach 1e6.
     """
     clamped = squared_norm.clamp_min(SMALLEST_SQUARED_NORM)
     return torch.where(squared_norm > SMALLEST_SQUARED_NORM, clamped.rsqrt(), 0.0)

@@ -1,1 +1,1 @@
-"""Image and text towers: `base` says what a tower is, then one file per family."""
+"""Image and text towers: the interface in `base`, then one file per family."""

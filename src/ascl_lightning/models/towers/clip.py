@@ -1,7 +1,7 @@
-"""The two towers of a CLIP or SigLIP checkpoint, each by itself.
+"""The two towers of a CLIP or SigLIP checkpoint.
 
-The global vector is the tower's own embedding, so that the cosine of an image's and a text's is the pair's own score;
-the tokens pass through the same projection, and so lie in the same space.
+The global vector is the tower's embedding, so the cosine of an image's and a text's vectors is the checkpoint's score.
+Tokens pass through the same projection and are therefore in the same space.
 """
 
 from abc import ABC, abstractmethod
@@ -34,18 +34,18 @@ _Channels = tuple[float, float, float]
 
 
 class ClipImageEncoder(TransformersTower, PixelEncoder):
-    """Image tower of a CLIP, SigLIP or SigLIP 2 checkpoint; tokens are its patches, without a class token.
+    """Image tower of a CLIP, SigLIP or SigLIP 2 checkpoint; tokens are its patches, without the class token.
 
-    Pictures are prepared as the checkpoint's `preprocessor_config.json` says; where it has none, as the family's
-    checkpoints were trained (CLIP: CLIP's mean and standard deviation, cut to the centre; SigLIP: 0.5, squashed). The
-    size is the one the tower was built for. SigLIP 2's variable shapes ("NaFlex") are fed squares of its patch budget.
+    Pictures are preprocessed as in the checkpoint's `preprocessor_config.json`; if it is missing, as in the training of
+    the family (CLIP: CLIP's mean and standard deviation, centre crop; SigLIP: 0.5, squashed). The size is that of the
+    checkpoint. SigLIP 2 models with variable shapes ("NaFlex") get squares with their maximum number of patches.
 
     Args:
-        path: Local folder in the hub's format, or hub id. Of the checkpoint only this tower is loaded.
+        path: Local folder in the hub's format, or hub id. Only this tower of the checkpoint is loaded.
         tuning: How the tower is trained.
 
     Raises:
-        UserError: If there is no such folder, it holds no CLIP or SigLIP, or its weights do not fit.
+        UserError: If there is no such folder, it is not a CLIP or SigLIP, or its weights do not fit.
     """
 
     def __init__(self, path: str, tuning: Tuning = Tuning()) -> None:
@@ -58,7 +58,7 @@ class ClipImageEncoder(TransformersTower, PixelEncoder):
 
     @classmethod
     def spec_of(cls, arguments: Mapping[str, Any]) -> PixelSpec:
-        """See `Encoder.spec_of`; the pair's configuration tells it."""
+        """See `Encoder.spec_of`; read from the configuration of the pair."""
         folder = resolve_folder(arguments["path"])
         return _pixel_spec(folder, _load_pair_config(folder))
 
@@ -69,17 +69,16 @@ class ClipImageEncoder(TransformersTower, PixelEncoder):
 class ClipTextEncoder(TransformersTower, TextEncoder):
     """Text tower of a CLIP, SigLIP or SigLIP 2 checkpoint.
 
-    SigLIP reads texts padded to its full length and attends over the padding: that is done here, whatever length the
-    batch was padded to.
+    SigLIP attends over the padding of texts, which it needs at full length; batches of any length are padded here.
 
     Args:
-        path: Local folder in the hub's format, or hub id. Of the checkpoint only this tower is loaded.
-        max_length: Longest text in tokens, special tokens included; the tower's own limit where that is lower.
-        special_tokens_are_words: Whether the start and the end of text count as words.
+        path: Local folder in the hub's format, or hub id. Only this tower of the checkpoint is loaded.
+        max_length: Maximum number of tokens in a text, special tokens included; at most the tower's own limit.
+        special_tokens_are_words: Treat the start and end tokens as words.
         tuning: How the tower is trained.
 
     Raises:
-        UserError: If there is no such folder, it holds no CLIP or SigLIP, or its weights do not fit.
+        UserError: If there is no such folder, it is not a CLIP or SigLIP, or its weights do not fit.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class ClipTextEncoder(TransformersTower, TextEncoder):
 
     @classmethod
     def spec_of(cls, arguments: Mapping[str, Any]) -> TextSpec:
-        """See `Encoder.spec_of`; the pair's configuration tells it."""
+        """See `Encoder.spec_of`; read from the configuration of the pair."""
         folder = resolve_folder(arguments["path"])
         return _text_spec(folder, _load_pair_config(folder), arguments["max_length"])
 
@@ -109,7 +108,7 @@ class ClipTextEncoder(TransformersTower, TextEncoder):
 
 
 class _ImageTower(nn.Module, ABC):
-    """One family's image tower, and how its pictures are prepared where the checkpoint does not say."""
+    """Image tower of one family, with the preprocessing for checkpoints without settings."""
 
     mean: _Channels
     std: _Channels
@@ -121,7 +120,7 @@ class _ImageTower(nn.Module, ABC):
 
     @staticmethod
     def side(config: Any) -> int:
-        """Height and width of the pictures that the tower takes."""
+        """Height and width of the pictures."""
         return int(config.image_size)
 
     @abstractmethod
@@ -138,7 +137,7 @@ class _ClipImageTower(_ImageTower):
         from transformers import CLIPVisionModelWithProjection
 
         super().__init__(folder, config)
-        # a pair keeps the width of its projections outside the configurations of its towers
+        # the width of the projections is not in the configurations of the towers
         config.vision_config.projection_dim = self.width = config.projection_dim
         self.model = load_pretrained(CLIPVisionModelWithProjection, folder, config=config.vision_config)
 
@@ -159,14 +158,14 @@ class _SiglipImageTower(_ImageTower):
 
         super().__init__(folder, config)
         if not config.vision_config.vision_use_head:
-            raise UserError(f"the image tower in '{folder}' has no pooling head, so it gives no global vector")
+            raise UserError(f"the image tower in '{folder}' has no pooling head and so no global vector")
         self.width = config.vision_config.hidden_size
         self.model = load_pretrained(getattr(transformers, self.model_class), folder, config=config.vision_config)
 
     def forward(self, pixels: Float[Tensor, "N 3 S S"]) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N K D"]]:
         output = self.model(**self.inputs(pixels))
         patches = output.last_hidden_state
-        # the pooling head over one patch alone: its value, through the head's output layers
+        # the pooling head applied to each patch alone: its value vector, through the head's output layers
         tokens = self.model.head(patches.flatten(0, 1).unsqueeze(1)).unflatten(0, patches.shape[:2])
         return output.pooler_output, tokens
 
@@ -182,7 +181,7 @@ class _NaflexImageTower(_SiglipImageTower):
         return isqrt(config.num_patches) * int(config.patch_size)
 
     def inputs(self, pixels: Float[Tensor, "N 3 S S"]) -> dict[str, Tensor]:
-        """Patches row by row, each (row, column, channel) in one vector; all of them are picture."""
+        """Patches row by row, each flattened from (row, column, channel); none is padding."""
         size = self.model.config.patch_size
         patches = pixels.unfold(2, size, size).unfold(3, size, size)  # (N, 3, rows, columns, size, size)
         num_images, _, rows, columns = patches.shape[:4]
@@ -227,7 +226,7 @@ class _SiglipTextTower(nn.Module):
         self.width = config.text_config.projection_size
         self.model = load_pretrained(model_class, folder, config=config.text_config)
         self._length = config.text_config.max_position_embeddings
-        # SigLIP 2's configuration names the padding of SigLIP 1
+        # the padding id in SigLIP 2's configuration is that of SigLIP 1
         self._pad_id = load_tokenizer(folder).pad_token_id
 
     def forward(self, texts: TokenizedTexts) -> tuple[Float[Tensor, "M D"], Float[Tensor, "M L D"]]:
@@ -243,7 +242,7 @@ class _SiglipTextTower(nn.Module):
 def _load_pair_config(folder: str) -> Any:
     config = load_config(folder)
     if config.model_type not in _IMAGE_TOWERS:
-        raise UserError(f"'{folder}' holds a model of type '{config.model_type}', not a CLIP or SigLIP pair")
+        raise UserError(f"'{folder}' is a model of type '{config.model_type}', not a CLIP or SigLIP pair")
     return config
 
 

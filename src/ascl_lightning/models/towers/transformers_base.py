@@ -1,4 +1,4 @@
-"""What towers around a model of the `transformers` library share."""
+"""Base class of towers that wrap a model of the `transformers` library."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,15 @@ from ascl_lightning.models.towers.pretrained import IMAGE_SETTINGS, load_config,
 
 
 class TransformersTower(Encoder):
-    """A tower that holds a model of the `transformers` library."""
+    """A tower that wraps a model of the `transformers` library."""
 
     pretrained = True
-    spec: Any  # of pictures or of texts, as the tower's other base says
+    spec: Any  # the other base class narrows it
     folder: str
-    """Local folder or hub id that it was made from."""
+    """Local folder or hub id of the model."""
 
     def save_settings(self, folder: Path) -> None:
-        """Writes the configuration of the model, and its tokenizer or how pictures are prepared for it."""
+        """Writes the configuration of the model, and its tokenizer or image preprocessing settings."""
         load_config(self.folder).save_pretrained(folder)
         if isinstance(self.spec, TextSpec):
             load_tokenizer(self.folder).save_pretrained(folder)
@@ -28,7 +28,7 @@ class TransformersTower(Encoder):
             (folder / IMAGE_SETTINGS[0]).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     def layer_numbers(self) -> dict[str, int]:
-        """Embeddings and what else precedes the model's layers are 0; what follows them counts to the last."""
+        """Parts before the layers, such as embeddings, have number 0; parts after them, that of the last layer."""
         prefix, layers = _layers(self)
         embeddings = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, nn.Embedding))
         numbers, current = {}, 0
@@ -37,7 +37,7 @@ class TransformersTower(Encoder):
                 current = int(name.removeprefix(prefix).split(".")[0]) + 1
                 numbers[name] = current
             else:
-                # tables of relative positions are registered after the layers that read them
+                # relative position embeddings are registered after the layers
                 numbers[name] = 0 if current == 0 or name.startswith(embeddings) else len(layers)
         return numbers
 
@@ -46,17 +46,17 @@ class TransformersTower(Encoder):
 
         for module in self.modules():
             if isinstance(module, PreTrainedModel):
-                # the older name, which newer versions warn of, is all that older ones have
+                # renamed in newer versions, which deprecate the old name
                 enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
                 enable({"use_reentrant": False})
-                # what the library sets up for generation, and for checkpoints of the reentrant kind
+                # undo settings for generation and for reentrant checkpointing
                 module.config.use_cache = False
                 module.disable_input_require_grads()
                 return
 
 
 def _layers(tower: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The longest list of modules that lies in no other list, and how the names of its parameters begin."""
+    """The longest ModuleList that is in no other ModuleList, and the prefix of its parameter names."""
     lists: dict[str, nn.ModuleList] = {}
     for name, module in tower.named_modules():
         if isinstance(module, nn.ModuleList) and not name.startswith(tuple(lists)):

@@ -11,19 +11,19 @@ from ascl_lightning.runtime.number_types import PositiveFloat
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters in the place of a tower's own weights (Hu et al. 2021, "LoRA", arXiv 2106.09685).
+    """Low-rank adapters (Hu et al. 2021, "LoRA", arXiv 2106.09685).
 
-    Beside an adapted linear map W a product of two small matrices is trained: W + alpha / rank * B A, with B zero at
-    first. The tower's own weights stay as they are; a checkpoint holds them too. Needs `ascl-lightning[lora]`.
+    An adapted linear map is W + alpha / rank * B A. The small matrices A and B are trained, B starting at zero; W is
+    frozen, and saved in checkpoints too. Needs `ascl-lightning[lora]`.
 
     Args:
         rank: Rows of A and columns of B.
-        alpha: Weight of the product, before it is divided by the rank.
-        dropout: Share of an adapter's inputs that is dropped in training.
-        targets: Names of the adapted maps, whole or their last parts (`[q_proj, v_proj]`); None: every linear map.
+        alpha: Weight of the product, before division by the rank.
+        dropout: Dropout probability of an adapter's inputs.
+        targets: Names of the adapted linear maps, or their last parts (`[q_proj, v_proj]`); None: all linear maps.
 
     Raises:
-        ValueError: If the rank or alpha is not positive, or the dropout lies outside [0, 1).
+        ValueError: If the rank or alpha is not positive, or the dropout is outside [0, 1).
     """
 
     rank: int = 8
@@ -71,7 +71,7 @@ class Tuning:
     def __post_init__(self) -> None:
         if not (0 < self.layer_decay <= 1 and 0 <= self.thaw_after < 1):
             raise ValueError(
-                f"layer_decay lies above 0 and at most at 1, thaw_after from 0 to below 1, "
+                f"layer_decay must be above 0 and at most 1, thaw_after at least 0 and below 1, "
                 f"not {self.layer_decay} and {self.thaw_after}"
             )
         of_training = (self.layer_decay, self.thaw_after, self.lora, self.checkpointing)
@@ -82,18 +82,20 @@ class Tuning:
 
 
 def add_adapters(tower: nn.Module, lora: Lora) -> None:
-    """Puts adapters beside a tower's linear maps, and leaves nothing else of it to be trained.
+    """Adds adapters to a tower's linear maps and freezes everything else.
 
     Raises:
-        UserError: If `peft` is not installed, the tower has batch statistics, which would move with frozen weights, or
-            `targets` names no map that can be adapted.
+        UserError: If `peft` is not installed, the tower has batch statistics, which would change although the weights
+            are frozen, or `targets` matches no linear map.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("lora needs peft: pip install 'ascl-lightning[lora]'") from error
     if any(isinstance(module, _BatchNorm) for module in tower.modules()):
-        raise UserError("lora leaves a tower's weights as they are, but this one has batch statistics: train it whole")
+        raise UserError(
+            "lora freezes a tower's weights, but this tower has batch statistics, which would change: remove lora"
+        )
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -105,10 +107,10 @@ def add_adapters(tower: nn.Module, lora: Lora) -> None:
         inject_adapter_in_model(config, tower)
     except ValueError as error:
         maps = {name.rpartition(".")[2] for name, module in tower.named_modules() if isinstance(module, nn.Linear)}
-        raise UserError(f"lora.targets {lora.targets}: linear maps of this tower are {sorted(maps)}") from error
+        raise UserError(f"lora.targets {lora.targets}: the linear maps of this tower are {sorted(maps)}") from error
 
 
 def _unreachable(tower: nn.Module) -> list[str]:
-    """Maps whose weights torch's own attention reads past their `forward`: an adapter there would do nothing."""
+    """Linear maps whose weights torch's attention reads without calling them: an adapter would have no effect."""
     attentions = [name for name, module in tower.named_modules() if isinstance(module, nn.MultiheadAttention)]
     return [f"{name}.out_proj" for name in attentions]
