@@ -1,4 +1,4 @@
-"""Small deterministic towers for tests of what stands around towers."""
+"""Small deterministic towers."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ FROZEN = Tuning(frozen=True)
 
 
 class MeanColour(ImageEncoder):
-    """A picture's four quarters are its tokens, (N, 4, 3), and their mean its global vector; counts its passes."""
+    """Tokens are the mean colours of a picture's quarters, (N, 4, 3), the global vector their mean; counts pictures."""
 
     pooled_dim = token_dim = 3
 
@@ -35,7 +35,7 @@ class MeanColour(ImageEncoder):
 
 
 class WordTable(TextEncoder):
-    """A word is its row of a table; the global vector is the mean over the words; counts its passes."""
+    """Words are rows of a table, the global vector is their mean; counts texts."""
 
     pooled_dim = token_dim = 5
 

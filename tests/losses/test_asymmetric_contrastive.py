@@ -57,7 +57,7 @@ def test_guard_by_hand(guard, first_row, second_row):
     assert loss.item() == pytest.approx(image_to_text + TEXT_TO_IMAGE, rel=1e-6)
 
 
-def test_two_captions_of_one_image_are_no_negatives_but_its_perturbed_text_is():
+def test_captions_of_one_image_are_not_negatives_but_its_perturbed_texts_are():
     # pairs 0 and 1 show the same image, tau = 1
     similarity = torch.tensor([[0.6, 0.5, 0.1], [0.4, 0.7, 0.2], [0.3, -0.2, 0.8]])
     negatives = torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, 0.5], [-0.1, -0.2, -0.3]])
@@ -112,7 +112,7 @@ def test_the_order_of_pairs_and_of_perturbed_texts_changes_nothing(batch, random
 
 @given(batches())
 @settings(max_examples=30, deadline=None)
-def test_perturbed_texts_of_several_kinds_may_lie_side_by_side(batch):
+def test_invalid_perturbed_texts_have_no_effect(batch):
     similarity, negatives, ids, guard, valid = batch
     valid = torch.tensor(valid).bool()
     loss = AsymmetricContrastiveLoss(guard=guard)
@@ -143,7 +143,7 @@ def test_blocks_of_rows_have_the_loss_and_the_gradients_of_all(batch):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_no_gradient_passes_where_the_guard_acts():
+def test_guarded_entries_get_no_gradient():
     for guard, guarded_is_zero in (("zero", True), ("remove", True), ("off", False)):
         similarity, negatives = SIMILARITY.clone().requires_grad_(), NEGATIVES.clone().requires_grad_()
         AsymmetricContrastiveLoss(guard=guard)(PairScores(similarity, negatives)).backward()
@@ -173,7 +173,7 @@ def test_absent_terms_do_not_poison_the_gradient_of_the_temperature():
     (gradient,) = torch.autograd.grad(with_absent, list(loss.parameters()))
     (expected,) = torch.autograd.grad(loss(PairScores(SIMILARITY)), list(loss.parameters()))
 
-    # 0.9 and 0.8 are above the positives: every T- is absent
+    # 0.9 and 0.8 are above the positives: every T- is removed
     torch.testing.assert_close(with_absent, loss(PairScores(SIMILARITY)))
     torch.testing.assert_close(gradient, expected)
 
@@ -192,8 +192,8 @@ def test_half_precision_is_computed_in_float32_and_under_autocast_too(dtype):
     assert torch.equal(under_autocast, expected)
 
 
-def test_large_scores_and_small_losses_keep_their_digits():
-    # logits of 128,000 for the positives and 127,992 for the rest, all exact in float32, where 127,992 + 1/128 is next
+def test_large_scores_and_small_losses_are_precise():
+    # logits of 128,000 for positives and 127,992 for the rest, exact in float32; the next number is 127,992 + 1/128
     similarity = torch.tensor([[1000.0, 999.9375], [999.9375, 1000.0]])
 
     loss = AsymmetricContrastiveLoss(temperature=2**-7)(PairScores(similarity, torch.full((2, 1), 999.9375)))
@@ -208,7 +208,7 @@ def test_equals_two_cross_entropies_without_perturbed_texts():
     torch.testing.assert_close(AsymmetricContrastiveLoss()(PairScores(similarity)), expected)
 
 
-def test_takes_perturbed_texts_and_refuses_an_unknown_guard():
+def test_uses_negatives_and_refuses_an_unknown_guard():
     assert AsymmetricContrastiveLoss.uses_negatives
     with pytest.raises((ValueError, TypeError), match="guard"):
         AsymmetricContrastiveLoss(guard="none")

@@ -33,7 +33,7 @@ def test_equals_the_loops_with_captions_of_one_image(size, seed, ids):
     assert loss.item() == pytest.approx(expected / 2, rel=1e-10, abs=1e-10)
 
 
-def test_is_called_like_the_asymmetric_loss_and_ignores_perturbed_texts():
+def test_is_half_the_asymmetric_loss_without_perturbed_texts():
     similarity, negatives, ids = torch.randn(4, 4), torch.randn(4, 4), torch.tensor([0, 1, 1, 2])
     loss = InfoNCE(temperature=0.1, learn_temperature=False)
 
@@ -43,7 +43,7 @@ def test_is_called_like_the_asymmetric_loss_and_ignores_perturbed_texts():
     assert not InfoNCE.uses_negatives
 
 
-def test_temperature_is_learned_unless_told_otherwise():
+def test_temperature_is_learned_by_default():
     loss = InfoNCE()
     loss(PairScores(torch.randn(4, 4))).backward()
 
@@ -53,7 +53,7 @@ def test_temperature_is_learned_unless_told_otherwise():
     assert list(InfoNCE(learn_temperature=False).parameters()) == []
 
 
-def test_some_rows_against_all_columns_are_those_rows_of_the_whole():
+def test_terms_of_some_rows_equal_those_of_all_rows():
     logits, ids = torch.randn(6, 6), torch.tensor([0, 1, 1, 2, 0, 3])
     whole = info_nce_terms(logits, torch.arange(6), same_image_mask(ids, ids, torch.arange(6)))
 

@@ -6,7 +6,7 @@ import torch
 from ascl_lightning.losses import Temperature
 
 
-def test_fixed_temperature_is_exact_and_no_parameter():
+def test_fixed_temperature_is_exact_and_not_a_parameter():
     temperature = Temperature(0.1, learned=False)
 
     assert temperature().item() == 0.1
@@ -53,7 +53,7 @@ def test_evaluation_in_inference_mode_gives_the_same_value():
 
 @pytest.mark.parametrize("initial", [0.0, -0.1, math.inf, math.nan])
 @pytest.mark.parametrize("learned", [False, True])
-def test_a_temperature_must_be_a_positive_number(initial, learned):
+def test_temperature_must_be_positive(initial, learned):
     with pytest.raises(ValueError, match="positive number"):
         Temperature(initial, learned=learned)
 

@@ -27,7 +27,7 @@ def test_image_tokens_are_projected_and_normalised():
     torch.testing.assert_close(encoded.pooled, pooled)
 
 
-def test_a_tower_s_stored_output_gives_what_the_tower_would():
+def test_stored_tower_output_equals_the_tower():
     built, pictures = model(), torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     stored = built.image_encoder(pictures)
     seen = built.image_encoder.pictures_seen
@@ -40,7 +40,7 @@ def test_without_projection_the_towers_must_have_the_common_width():
         ImageTextModel(MeanColour(), WordTable(), FusedSimilarity(4, num_heads=1), project=False)
 
 
-def test_without_projection_vectors_stay_the_tower_s_own():
+def test_without_projection_vectors_are_unchanged():
     class Wide(WordTable):
         pooled_dim = token_dim = 3
 
@@ -51,8 +51,8 @@ def test_without_projection_vectors_stay_the_tower_s_own():
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_towers_give_what_they_gave_under_the_same_names(backend, monkeypatch):
-    """Whatever the length of the texts; the quick backend runs what was traced as it is."""
+def test_compiled_towers_keep_outputs_and_weight_names(backend, monkeypatch):
+    """For texts of any length; the backend `eager` runs the traced operations unchanged."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     torch.manual_seed(0)
     towers = ConvImageEncoder(image_size=32), WordTransformer(width=16, num_heads=2)

@@ -20,7 +20,7 @@ OPERATIONS = [GaussianNoise(), FeatureDropout(), ZeroOut()]
 
 
 def make_texts(num_texts: int, length: int = 6, dim: int = 8, seed: int = 0) -> Features:
-    """Random words, every text with at least one, masks with holes."""
+    """Random words, at least one per text, and masks with gaps."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(num_texts, length, generator=generator) < 0.6
     mask[:, 0] |= ~mask.any(1)
@@ -28,7 +28,7 @@ def make_texts(num_texts: int, length: int = 6, dim: int = 8, seed: int = 0) -> 
     return Features(torch.randn(num_texts, dim, generator=generator), tokens, mask)
 
 
-def test_gaussian_noise_has_its_deviation() -> None:
+def test_gaussian_noise_has_the_given_deviation() -> None:
     texts = make_texts(200, 20, 16)
     noisy = GaussianNoise(std=2.0)(texts, torch.arange(200))
     for noise in (noisy.tokens - texts.tokens, noisy.pooled - texts.pooled):
@@ -48,13 +48,13 @@ def test_feature_dropout_drops_a_share_and_scales_the_rest() -> None:
         torch.testing.assert_close(after[~zero], before[~zero] / 0.8)
 
 
-def test_zero_out_takes_one_word_or_one_dimension_with_equal_chance() -> None:
+def test_zero_out_zeroes_a_word_or_a_dimension_equally_often() -> None:
     texts = make_texts(2000, 5, 4)
     zeroed = ZeroOut()(texts, torch.arange(2000))
     zero = (zeroed.tokens == 0) & texts.mask[..., None]
     words, dims = zero.all(2), (zero | ~texts.mask[..., None]).all(1)
     pooled = zeroed.pooled == 0
-    # a text of one word of which one dimension is zero has no zero word, and the other way round
+    # zeroing one dimension of a single word leaves no zero word, and the reverse
     is_word = words.any(1)
     assert (words.sum(1)[is_word] == 1).all()
     assert (dims.sum(1)[~is_word] == 1).all()
@@ -63,7 +63,7 @@ def test_zero_out_takes_one_word_or_one_dimension_with_equal_chance() -> None:
     assert not pooled[is_word].any()
     assert torch.equal(pooled[~is_word], dims[~is_word])
     assert abs(is_word.double().mean() - 0.5) < 5 * 0.5 / math.sqrt(2000)
-    # each word of the texts with 3 words, and each dimension, with equal chance
+    # each word of the texts with 3 words, and each dimension, equally often
     three = is_word & (texts.mask.sum(1) == 3)
     rank = (texts.mask.cumsum(1) - 1)[three][words[three]]
     assert (rank.bincount(minlength=3) - three.sum() / 3).abs().max() < 5 * math.sqrt(three.sum() * 2 / 9)
@@ -101,7 +101,7 @@ def test_splitting_and_padding_a_batch_change_nothing(split: int, padding: int) 
     assert torch.equal(torch.cat([negatives.tokens for negatives in parts])[:, :6], whole.tokens)
 
 
-def test_operations_are_drawn_by_their_shares_and_leave_the_others_alone() -> None:
+def test_operations_are_drawn_by_probability_and_do_not_affect_each_other() -> None:
     texts, keys = make_texts(4000, 3, 2), torch.arange(4000)
     operations = [GaussianNoise(probability=1.0), ZeroOut(probability=3.0)]
     negatives, _ = PerturbWords(operations)(texts, keys)
@@ -115,7 +115,7 @@ def test_operations_are_drawn_by_their_shares_and_leave_the_others_alone() -> No
     assert abs(noisy.double().mean() - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 4000)
 
 
-def test_keys_decide() -> None:
+def test_equal_keys_give_equal_perturbations() -> None:
     texts = make_texts(1)
     many = Features(texts.pooled.expand(20, -1), texts.tokens.expand(20, -1, -1), texts.mask.expand(20, -1))
     same, _ = PerturbWords()(many, torch.full((20,), 5))
@@ -159,10 +159,10 @@ def test_half_precision_stays_half_precision() -> None:
         (lambda: PerturbWords([]), "empty"),
     ],
 )
-def test_mistakes_are_explained(make: object, message: str) -> None:
+def test_invalid_arguments_raise(make: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
 
 
-def test_nothing_of_it_is_stored() -> None:
+def test_it_has_no_state() -> None:
     assert not PerturbWords().state_dict()

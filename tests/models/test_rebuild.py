@@ -26,7 +26,7 @@ LORA = {"lora": {"rank": 2}}
 
 
 def timm_and_bert(bert):
-    """A pair of pretrained towers, changed as training changes them, and its configuration."""
+    """A pair of pretrained towers with changed weights, and its configuration."""
     lora = Tuning(lora=Lora(rank=2))
     model = ImageTextModel(
         TimmImageEncoder("test_vit", image_size=160),
@@ -56,7 +56,7 @@ def clip(path):
 
 
 @pytest.mark.parametrize("make", [timm_and_bert, clip])
-def test_a_model_of_pretrained_towers_is_rebuilt_without_them(tmp_path, monkeypatch, make):
+def test_pretrained_towers_are_rebuilt_without_their_weights(tmp_path, monkeypatch, make):
     torch.manual_seed(0)
     source = tmp_path / "source"
     model, config = make(source)
@@ -80,7 +80,7 @@ def test_a_model_of_pretrained_towers_is_rebuilt_without_them(tmp_path, monkeypa
     assert not rebuilt.training
 
 
-def test_a_folder_without_settings_needs_what_the_towers_were_made_from(tmp_path):
+def test_a_folder_without_settings_needs_the_original_towers(tmp_path):
     model, config = timm_and_bert(tmp_path / "source")
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     rebuild_model(config, state, "a test", tmp_path)

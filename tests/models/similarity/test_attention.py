@@ -26,7 +26,7 @@ def make_items(num_items: int, num_tokens: int, seed: int) -> tuple[Tensor, Tens
 
 
 def mean_context(tokens: TokenSet, shares: Tensor) -> Tensor:
-    """The mean attended vectors (B, A, D) that shares stand for."""
+    """The mean attended vectors (B, A, D) that follow from shares."""
     return torch.cat([share @ head for share, head in zip(shares.chunk(2, -1), tokens.heads, strict=True)], -1)
 
 
@@ -43,7 +43,7 @@ def test_shares_give_the_mean_attended_vectors() -> None:
             torch.testing.assert_close(of_regions[i, j], naive.mean_attended(text, image, 2, 9.0))
 
 
-def test_one_direction_is_that_half_of_both() -> None:
+def test_single_directions_equal_those_of_both() -> None:
     images = token_set(*make_items(2, 3, seed=2), 2)
     texts = token_set(*make_items(3, 4, seed=3), 2)
     over_words, over_regions = attend_both_ways(images, texts, ATTENTION, shares=True)
@@ -60,7 +60,7 @@ def test_one_direction_is_that_half_of_both() -> None:
 
 
 def test_gradcheck_of_scores_and_shares_together_and_apart() -> None:
-    """Tokens longer than 2 * width go another way; masked tokens get no gradient; lengths of queries count."""
+    """More than 2 * width tokens take another path; masked tokens get no gradient; gradients reach norms of queries."""
     (regions, region_mask), (words, word_mask) = make_items(2, 5, seed=4), make_items(2, 3, seed=5)
     regions, words = regions.requires_grad_(), (1.5 * words).requires_grad_()
 
@@ -75,7 +75,7 @@ def test_gradcheck_of_scores_and_shares_together_and_apart() -> None:
 
 
 def test_the_wide_and_the_narrow_product_agree() -> None:
-    """Five tokens of width 2 are multiplied one way, in heads of width 4 the other."""
+    """Five tokens have no Gram matrix in heads of width 2, and have one in heads of width 4."""
     (regions, region_mask), (words, word_mask) = make_items(2, 5, seed=6), make_items(2, 5, seed=7)
     for num_heads in (1, 2):
         attention = CrossAttention(num_heads, 4.0, 9.0)

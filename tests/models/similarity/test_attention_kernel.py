@@ -39,7 +39,7 @@ CASES = {
 
 
 def make_items(num_items: int, num_tokens: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Unit vectors with holes in the mask, one of them zero; the last item has no token."""
+    """Unit vectors, one of them zero, and a mask with gaps; the last item has no token."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(num_items, num_tokens, width, generator=generator, dtype=torch.float64)
     tokens = tokens / tokens.norm(dim=-1, keepdim=True)
@@ -77,19 +77,19 @@ def attend(case: str, dtype: torch.dtype, device: str = "cpu") -> dict[str, list
 
 
 def save_kernel_results(path: str, device: str = "cpu") -> None:
-    """Called in a process of its own; on the CPU with the interpreter."""
+    """Runs in a separate process; on the CPU with the interpreter."""
     from ascl_lightning.models.similarity import attention_kernel
 
     sizes = []
     original = attention_kernel.attend_pairs
     attention_kernel.attend_pairs = lambda *items, **kw: sizes.append(len(items[0].bias)) or original(*items, **kw)
     torch.save({case: attend(case, dtype, device) for case, (dtype, *_) in CASES.items()}, path)
-    # their trial, which takes two images, does not count
+    # not counting the trial run, which has two images
     assert sizes.count(3) == 3 * len(CASES), "the kernels must be what ran"
 
 
 def run_alone(call: str, **environment: str) -> str:
-    """What a call of a function of this file prints in a process of its own."""
+    """Output of a function of this file, called in a separate process."""
     command = [sys.executable, "-c", f"from tests.models.similarity.test_attention_kernel import *; {call}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
     return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
@@ -117,7 +117,7 @@ def test_the_kernels_equal_float64_in_torch(kernel_results, case: str, result: s
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_kernels_equal_float64_on_a_card(tmp_path) -> None:
+def test_the_kernels_equal_float64_on_a_gpu(tmp_path) -> None:
     path = tmp_path / "results.pt"
     run_alone(f"save_kernel_results({str(path)!r}, 'cuda')")
     results = torch.load(path, weights_only=True)
@@ -128,7 +128,7 @@ def test_the_kernels_equal_float64_on_a_card(tmp_path) -> None:
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
-def test_a_kernel_that_does_not_work_gives_way_to_torch_with_one_warning(monkeypatch) -> None:
+def test_a_failing_kernel_falls_back_to_torch_with_one_warning(monkeypatch) -> None:
     from ascl_lightning.models.similarity import attention_kernel
 
     def broken(*_: object, **__: object) -> None:
@@ -159,7 +159,7 @@ def test_the_kernels_can_be_turned_off(monkeypatch) -> None:
     assert all(output.isfinite().all() for output in attend("float32", torch.float32)["outputs"])
 
 
-def test_what_does_not_fit_goes_through_torch(monkeypatch) -> None:
+def test_unsupported_items_fall_back_to_torch(monkeypatch) -> None:
     from ascl_lightning.models.similarity.attention_kernel import kernel_fits
 
     def items(num_tokens: int, dtype: torch.dtype):
@@ -197,7 +197,7 @@ def print_shared_memory(capability: int) -> None:
 
 @pytest.mark.parametrize(("capability", "shared_kib"), [(80, 163), (90, 227)])
 def test_the_kernels_compile_for_gpus(tmp_path, capability: int, shared_kib: int) -> None:
-    """36 regions, 32 words and 8 heads on an A100 or an H100, whose memory on the chip they must not outgrow."""
+    """36 regions, 32 words and 8 heads fit into the shared memory of an A100 and an H100."""
     printed = run_alone(f"print_shared_memory({capability})", TRITON_CACHE_DIR=str(tmp_path))
     sizes = [int(line) for line in printed.split()]
     assert len(sizes) == 2

@@ -30,8 +30,8 @@ def make_items(num_items: int, num_tokens: int) -> tuple[Tensor, TokenSet]:
 
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("budget", [0, 10**9])
-def test_parts_fuse_as_the_formula_says(gated: bool, budget: int) -> None:
-    """Without room for a table contexts are mapped themselves; with many contexts and room, tokens are."""
+def test_fusion_equals_its_formula(gated: bool, budget: int) -> None:
+    """A table is only built for many contexts and if it fits into memory; otherwise contexts are mapped."""
     fusion, (pooled, tokens) = make_fusion(gated=gated), make_items(4, 3)
     shares = torch.rand(4, 5, NUM_HEADS * 3, dtype=torch.float64)
     items = fusion.prepare(pooled, tokens, num_contexts=1000, memory_budget=budget)
@@ -56,7 +56,7 @@ def test_few_contexts_need_no_table() -> None:
     assert make_fusion(gated=True).prepare(pooled, tokens, num_contexts=1, memory_budget=10**9).table is None
 
 
-def test_an_item_fused_with_itself() -> None:
+def test_with_itself_equals_its_formula() -> None:
     fusion, (pooled, tokens) = make_fusion(gated=True), make_items(3, 4)
     fused = fusion.with_itself(pooled, tokens, scale=4.0)
     for i in range(3):
@@ -65,7 +65,7 @@ def test_an_item_fused_with_itself() -> None:
         torch.testing.assert_close(fused[i], naive.fuse(pooled[i], context, fusion.context, fusion.gate))
 
 
-def test_training_starts_from_the_mean_of_vector_and_context() -> None:
+def test_initial_fusion_is_the_mean_of_vector_and_context() -> None:
     fusion, (pooled, tokens) = ContextFusion(WIDTH, gated=True).double(), make_items(2, 3)
     shares = torch.eye(NUM_HEADS * 3, dtype=torch.float64)[[0]].expand(2, 1, -1)  # the first token of the first head
     items = fusion.prepare(pooled, tokens, num_contexts=1, memory_budget=0)

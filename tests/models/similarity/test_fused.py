@@ -71,7 +71,7 @@ def test_equals_the_naive_loop(global_fusion: Fusion, num_heads: int, text_gate:
 
 @pytest.mark.parametrize("global_fusion", ["pairwise", "independent", "none"])
 @pytest.mark.parametrize("local_weight", [0.0, 0.5, 1.0])
-def test_levels_are_weighed(global_fusion: Fusion, local_weight: float) -> None:
+def test_levels_are_weighted(global_fusion: Fusion, local_weight: float) -> None:
     similarity = make_similarity(global_fusion=global_fusion, local_weight=local_weight)
     images, texts = make_features(2, 3, seed=3), make_features(3, 4, seed=4)
     expected = naive_scores(similarity, images, texts)
@@ -80,7 +80,7 @@ def test_levels_are_weighed(global_fusion: Fusion, local_weight: float) -> None:
 
 @pytest.mark.parametrize("global_fusion", ["pairwise", "independent", "none"])
 def test_a_score_depends_on_its_own_pair_alone(global_fusion: Fusion) -> None:
-    """The leak of the published evaluation: contexts from an item's true partner, the one in its own row."""
+    """The leak of the published evaluation: contexts from an item's true partner, which is in the same row."""
     similarity = make_similarity(global_fusion=global_fusion, text_gate=global_fusion != "none")
     images, texts = make_features(4, 5, seed=5), make_features(4, 4, seed=6)
     scores = similarity(images, texts)
@@ -94,8 +94,8 @@ def test_a_score_depends_on_its_own_pair_alone(global_fusion: Fusion) -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 30_000, 10**9])
-def test_tiles_and_both_ways_to_project_contexts_give_the_same(budget: int) -> None:
-    """Under a large budget tables of tokens are mapped, under a small one each context of a tile."""
+def test_tiles_and_tables_do_not_change_scores(budget: int) -> None:
+    """A large budget allows tables of mapped tokens; with a small one, each context of a tile is mapped."""
     similarity = make_similarity(num_heads=2, text_gate=True, memory_budget=budget)
     images, texts = make_features(8, 3, seed=7), make_features(8, 2, seed=8)
     expected = torch.cat([similarity(subset(images, torch.tensor([i])), texts) for i in range(8)])
@@ -103,7 +103,7 @@ def test_tiles_and_both_ways_to_project_contexts_give_the_same(budget: int) -> N
 
 
 @pytest.mark.parametrize("global_fusion", ["pairwise", "independent", "none"])
-def test_embeddings_are_unit_vectors_that_belong_to_one_item(global_fusion: Fusion) -> None:
+def test_embeddings_are_unit_vectors_independent_of_other_items(global_fusion: Fusion) -> None:
     similarity = make_similarity(global_fusion=global_fusion)
     images, texts = make_features(4, 3, seed=9), make_features(5, 4, seed=10)
     for embed, features in ((similarity.image_embeds, images), (similarity.text_embeds, texts)):
@@ -114,7 +114,7 @@ def test_embeddings_are_unit_vectors_that_belong_to_one_item(global_fusion: Fusi
         torch.testing.assert_close(similarity.image_embeds(images), F.normalize(images.pooled, dim=-1))
 
 
-def test_a_level_of_weight_0_takes_no_part() -> None:
+def test_a_level_of_weight_0_is_not_computed() -> None:
     images, texts = make_features(2, 3, seed=25), make_features(2, 4, seed=26)
     assert not make_similarity(local_weight=1.0)(images, texts).requires_grad
     similarity = make_similarity(local_weight=0.0, global_fusion="independent")
@@ -129,7 +129,7 @@ def test_pairwise_fusion_has_the_independent_embeddings_of_the_same_parameters()
     torch.testing.assert_close(independent(images, texts), product)
 
 
-def test_scores_without_levels_that_need_tokens_read_none() -> None:
+def test_scores_without_attention_read_no_tokens() -> None:
     images, texts = make_features(4, 3, seed=13), make_features(5, 4, seed=14)
     images.tokens, texts.tokens = images.tokens[:, :0], texts.tokens[:, :0]
     images.mask, texts.mask = images.mask[:, :0], texts.mask[:, :0]
@@ -151,7 +151,7 @@ def test_parameters_exist_only_where_fusion_needs_them() -> None:
     assert count(text_gate=True) == 2 * context + 2 * gate
 
 
-def test_training_starts_from_the_plain_average_of_vector_and_context() -> None:
+def test_initial_scores_average_vector_and_context() -> None:
     similarity = FusedSimilarity(DIM, num_heads=1, global_fusion="independent").double()
     images, texts = make_features(1, 4, seed=15), make_features(1, 4, seed=16)
     images.mask[:], texts.mask[:] = True, True
@@ -230,13 +230,13 @@ def test_float32_stays_within_1e_5_of_float64() -> None:
         ({"global_fusion": "none", "text_gate": True}, "text_gate"),
     ],
 )
-def test_wrong_use_is_refused(arguments: dict[str, object], message: str) -> None:
+def test_invalid_arguments_raise(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         FusedSimilarity(DIM, **arguments)
 
 
 @pytest.mark.parametrize("global_fusion", ["pairwise", "independent", "none"])
-def test_a_compiled_model_gives_the_same(global_fusion: Fusion) -> None:
+def test_compilation_does_not_change_scores(global_fusion: Fusion) -> None:
     similarity = make_similarity(global_fusion=global_fusion)
     images, texts = make_features(3, 4, seed=31), make_features(4, 5, seed=32)
     images.tokens.requires_grad_()
@@ -280,7 +280,7 @@ def test_the_fused_score_is_the_weighted_sum_of_its_levels(fusion):
         torch.testing.assert_close(levels["independent"][1](images, texts), product)
 
 
-def test_a_score_of_one_level_has_that_level_alone():
+def test_a_score_with_one_level_equals_that_level():
     assert list(FusedSimilarity(8, num_heads=2, local_weight=1.0).levels()) == ["local"]
     assert list(FusedSimilarity(8, num_heads=2, local_weight=0.0).levels()) == ["global"]
 

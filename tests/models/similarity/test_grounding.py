@@ -78,7 +78,7 @@ def test_means_of_support_are_the_local_scores(num_heads: int, normalize_words: 
         torch.testing.assert_close(masked_mean(support, mask), scores.diagonal(), rtol=0, atol=1e-12)
 
 
-def test_half_of_both_means_is_a_fused_score_that_is_local_alone() -> None:
+def test_half_the_sum_of_both_means_is_the_score_with_local_weight_1() -> None:
     similarity = make_similarity(local_weight=1.0, global_fusion="none")
     images, texts = make_features(3, 4, seed=4), make_features(3, 5, seed=5)
     found = ground(similarity, images, texts)
@@ -86,7 +86,7 @@ def test_half_of_both_means_is_a_fused_score_that_is_local_alone() -> None:
     torch.testing.assert_close(sum(halves) / 2, similarity(images, texts).diagonal(), rtol=0, atol=1e-12)
 
 
-def test_worked_by_hand() -> None:
+def test_equals_a_calculation_by_hand() -> None:
     """Word e1 has the logits (ln 3, 0) over regions e1, e2: attention (3/4, 1/4), cosine 3 / sqrt(10)."""
     similarity = FusedSimilarity(2, 1, text_to_image_scale=log(3), image_to_text_scale=0.0, global_fusion="none")
     images = Features(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1, 2).bool())
@@ -151,14 +151,14 @@ def test_a_words_support_is_the_mean_of_its_pieces() -> None:
     assert all(map(isnan, second[1:]))
 
 
-def test_positions_follow_tokens_that_were_kept() -> None:
-    """[CLS] a dog [SEP]: with special tokens, without them in their places, without them packed."""
+def test_positions_match_the_remaining_tokens() -> None:
+    """[CLS] a dog [SEP]: with special tokens, with special tokens masked, and with special tokens removed."""
     positions = torch.tensor([[-1, 0, 1, -1, -1]])
     masks = [[True, True, True, True], [False, True, True, False], [True, True, False]]
     expected = [[-1, 0, 1, -1], [-1, 0, 1, -1], [0, 1, -1]]
     for mask, aligned in zip(masks, expected, strict=True):
         assert align_positions(positions, torch.tensor([mask])).tolist() == [aligned]
-    # a text without a word: one unknown token that belongs to none
+    # a text without words: one unknown token that belongs to no word
     assert align_positions(torch.tensor([[-1]]), torch.tensor([[True]])).tolist() == [[-1]]
 
 

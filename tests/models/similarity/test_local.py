@@ -13,7 +13,7 @@ from ascl_lightning.models.similarity.local import local_similarity
 def make_tokens(
     num_items: int, num_tokens: int, dim: int, seed: int, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor]:
-    """Unit vectors and a mask of holes and unequal lengths, at least one token each."""
+    """Unit vectors, and a mask with gaps and at least one token per item."""
     generator = torch.Generator().manual_seed(seed)
     tokens = F.normalize(torch.randn(num_items, num_tokens, dim, generator=generator, dtype=torch.float64), dim=-1)
     mask = torch.rand(num_items, num_tokens, generator=generator) < 0.7
@@ -56,14 +56,14 @@ def test_float32_stays_within_1e_5_of_float64_on_normalised_tokens(num_heads: in
     torch.testing.assert_close(scores.double(), expected, rtol=0, atol=1e-5)
 
 
-def test_worked_by_hand() -> None:
+def test_equals_a_calculation_by_hand() -> None:
     """One head: the logits of region e1 over words e1, e2 are (ln 3, 0) at scale ln 3, its attention (3/4, 1/4)."""
     region, words = torch.eye(2)[None, :1], torch.eye(2)[None]
     scale = torch.log(torch.tensor(3.0)).item()
     given_words = {"num_heads": 1, "image_to_text_scale": scale}
     scores = local_similarity(region, words, torch.ones(1, 2).bool(), direction="image_to_text", **given_words)
     assert scores.item() == pytest.approx(3 / 10**0.5)
-    # both words get the region itself: cosines 1 and 0
+    # both words attend to the region itself: cosines 1 and 0
     scores = local_similarity(region, words, torch.ones(1, 2).bool(), direction="text_to_image", **given_words)
     assert scores.item() == pytest.approx(0.5)
 
@@ -109,7 +109,7 @@ def test_a_score_depends_on_its_own_pair_alone() -> None:
 
 @given(num_images=st.integers(0, 7), num_texts=st.integers(0, 7), budget=st.integers(1, 100_000))
 @settings(max_examples=20, deadline=None)
-def test_tiles_of_any_size_give_the_same(num_images: int, num_texts: int, budget: int) -> None:
+def test_tile_size_does_not_change_scores(num_images: int, num_texts: int, budget: int) -> None:
     images, image_mask = make_tokens(num_images, 3, 8, seed=10)
     texts, text_mask = make_tokens(num_texts, 4, 8, seed=11)
     whole = local_similarity(images, texts, text_mask, image_mask=image_mask, num_heads=2)
@@ -193,7 +193,7 @@ def test_large_logits_do_not_overflow() -> None:
     assert local_similarity(images, 1e4 * texts, text_mask, num_heads=2).isfinite().all()
 
 
-def test_wrong_use_is_refused() -> None:
+def test_invalid_arguments_raise() -> None:
     images, _ = make_tokens(1, 2, 6, seed=24)
     texts, text_mask = make_tokens(1, 2, 6, seed=25)
     with pytest.raises(ValueError, match="6 dimensions are not divisible by 4 heads"):

@@ -26,7 +26,7 @@ def test_tiles_are_within_the_matrix_and_the_budget(num_images: int, num_texts: 
     assert height * width == 1 or height * width * scores_of_one_head <= budget
 
 
-def test_gradients_take_room_for_every_head_and_wide_vectors_for_themselves() -> None:
+def test_tiles_shrink_with_gradients_and_with_wide_vectors() -> None:
     images, texts = make_set(40, 3, num_heads=4), make_set(40, 5, num_heads=4)
     sizes = []
     for context, wide in ((torch.no_grad(), 0), (torch.enable_grad(), 0), (torch.no_grad(), 300)):
@@ -46,7 +46,7 @@ def test_every_pair_is_scored_once(num_images: int, num_texts: int, height: int,
 
 
 @pytest.mark.parametrize("num_parts", [1, 3])
-def test_a_tile_of_several_keeps_nothing_for_its_gradient(num_parts: int) -> None:
+def test_tiles_do_not_store_activations(num_parts: int) -> None:
     calls: list[int] = []
 
     def score(rows: Tensor, columns: Tensor) -> Tensor:
@@ -62,5 +62,5 @@ def test_a_tile_of_several_keeps_nothing_for_its_gradient(num_parts: int) -> Non
     torch.testing.assert_close(rows.grad, (columns * torch.cos(rows.detach()[:, None] * columns)).sum(1))
 
 
-def test_free_memory_is_what_the_machine_says() -> None:
+def test_free_memory_is_that_of_the_device() -> None:
     assert 0 < half_of_free_memory(torch.device("cpu")) <= psutil.virtual_memory().total / 2

@@ -9,7 +9,7 @@ from ascl_lightning.models.similarity.tokens import LengthOrder, inverse_norm, s
 MASK = torch.tensor([[1, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
 
 
-def test_a_set_by_hand() -> None:
+def test_token_set_by_hand() -> None:
     tokens = torch.tensor([[[3.0, 0.0, 0.0, 4.0], [torch.nan] * 4]])
     items = token_set(tokens, torch.tensor([[True, False]]), num_heads=2)
     assert items.heads.tolist() == [[[[3.0, 0.0], [0.0, 0.0]]], [[[0.0, 4.0], [0.0, 0.0]]]]
@@ -29,7 +29,7 @@ def test_an_item_without_tokens_attends_over_zeros() -> None:
     assert items.lengths == (3, 1, 1, 4)
 
 
-def test_parts_hold_the_same_without_common_padding() -> None:
+def test_split_removes_common_padding() -> None:
     tokens = torch.randn(4, 4, 6)
     items = token_set(tokens, MASK, num_heads=3)
     parts = items.split(2)
@@ -41,7 +41,7 @@ def test_parts_hold_the_same_without_common_padding() -> None:
     assert [part.lengths for part in parts] == [(3, 1), (1, 4)]
 
 
-def test_no_items_make_one_empty_part() -> None:
+def test_splitting_no_items_gives_one_empty_part() -> None:
     (part,) = token_set(torch.ones(0, 3, 2), torch.ones(0, 3).bool(), num_heads=1).split(5)
     assert part.lengths == ()
 
@@ -62,7 +62,7 @@ def test_scores_are_in_float32_at_least() -> None:
     assert scoring_dtype(single, double) == torch.float64
 
 
-def test_a_zero_vector_has_no_direction_and_no_gradient() -> None:
+def test_a_zero_vector_has_zero_inverse_norm_and_gradient() -> None:
     vectors = torch.tensor([[0.0, 0.0], [0.0, 2.0], [1e-8, 0.0]], requires_grad=True)
     unit = unit_vectors(vectors)
     assert unit.tolist() == [[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]

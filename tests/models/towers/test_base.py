@@ -8,7 +8,7 @@ from ascl_lightning.models.towers.tuning import Tuning
 PICTURES = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
 
 
-def test_a_resting_tower_gives_the_same_and_gets_zeros():
+def test_a_resting_tower_has_the_same_output_and_zero_gradients():
     tower = MeanColour()
     trained = tower(PICTURES)
     tower.rest(True)
@@ -21,7 +21,7 @@ def test_a_resting_tower_gives_the_same_and_gets_zeros():
     assert tower.scale.grad.tolist() == [0, 0, 0]
 
 
-def test_one_of_its_outputs_is_enough_for_the_zeros():
+def test_each_output_alone_gives_zero_gradients():
     for output in ("tokens", "pooled"):
         tower = MeanColour()
         tower.rest(True)

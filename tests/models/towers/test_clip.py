@@ -36,7 +36,7 @@ def pictures(num_images: int = 4) -> Tensor:
 
 
 def tokenized(folder: Path, texts: list[str], padding: str = "longest", max_length: int = 40) -> TokenizedTexts:
-    """As the data module collates: padded on the right to the longest text of the batch."""
+    """Padded on the right to the longest text of the batch, as in the data module."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
     rows = tokenizer(
         texts,
@@ -52,7 +52,7 @@ def tokenized(folder: Path, texts: list[str], padding: str = "longest", max_leng
 
 
 def whole_pair(folder: Path, pixels: Tensor, texts: list[str]) -> tuple[torch.nn.Module, object]:
-    """The checkpoint's own model, on the inputs that its own processor and tokenizer make."""
+    """Output of the checkpoint's original model, processor and tokenizer."""
     model = AutoModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     clip = model.config.model_type == "clip"
@@ -120,7 +120,7 @@ def test_padding_changes_nothing(folder: Path) -> None:
     encoder = ClipTextEncoder(str(folder))
     short, full = tokenized(folder, TEXTS), tokenized(folder, TEXTS, padding="max_length")
     assert short.input_ids.shape[1] < full.input_ids.shape[1] == 40
-    # what stands in the padding must not matter, as the data module may pad with another token
+    # the content of the padding has no effect: the data module may pad with another token
     full.input_ids[~full.attention_mask] = 3
     one, other = encoder(short), encoder(full)
     torch.testing.assert_close(one.pooled, other.pooled)
@@ -135,7 +135,7 @@ def test_special_tokens_need_not_be_words(clip: Path) -> None:
     assert ClipTextEncoder(str(clip))(texts).mask.all()
 
 
-def test_text_spec_points_at_the_checkpoint(folder: Path) -> None:
+def test_text_spec_names_the_checkpoint(folder: Path) -> None:
     assert ClipTextEncoder(str(folder)).spec.tokenizer == str(folder)
     assert ClipTextEncoder(str(folder)).spec.max_length == 40
     assert ClipTextEncoder(str(folder), max_length=10).spec.max_length == 10
@@ -143,7 +143,7 @@ def test_text_spec_points_at_the_checkpoint(folder: Path) -> None:
 
 @torch.no_grad()
 def test_original_clip_finds_the_end_of_text_as_the_highest_id(clip: Path) -> None:
-    # the checkpoints published first name 2 as the end of text, and mean the highest id of a row
+    # the first published checkpoints give 2 as the end-of-text id, but use the highest id of a row
     config = json.loads((clip / "config.json").read_text())
     config["text_config"]["eos_token_id"] = 2
     (clip / "config.json").write_text(json.dumps(config))
@@ -152,7 +152,7 @@ def test_original_clip_finds_the_end_of_text_as_the_highest_id(clip: Path) -> No
     torch.testing.assert_close(embeds, output.text_embeds)
 
 
-def test_each_tower_keeps_its_own_half(folder: Path) -> None:
+def test_each_tower_loads_only_its_half(folder: Path) -> None:
     def count(module: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
@@ -163,7 +163,7 @@ def test_each_tower_keeps_its_own_half(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("max_length", [9, 1000])
-def test_specs_are_told_without_weights(folder: Path, tmp_path: Path, max_length: int) -> None:
+def test_spec_of_needs_no_weights(folder: Path, tmp_path: Path, max_length: int) -> None:
     pair = shutil.copytree(folder, tmp_path / "pair")
     expected = ClipImageEncoder(str(pair)).spec, ClipTextEncoder(str(pair), max_length).spec
     (pair / "model.safetensors").unlink()
@@ -187,7 +187,7 @@ def test_pixel_spec_follows_the_preprocessor(clip: Path) -> None:
         (write_siglip, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "squash"),
     ],
 )
-def test_without_a_preprocessor_the_familys_settings_hold(
+def test_without_a_preprocessor_the_settings_of_the_family_apply(
     write: Callable[[Path], Path],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
@@ -206,7 +206,7 @@ def test_broken_preprocessor_is_an_error(clip: Path) -> None:
         ClipImageEncoder(str(clip))
 
 
-def test_frozen_towers_give_and_take_no_gradient(folder: Path) -> None:
+def test_frozen_towers_have_no_gradients(folder: Path) -> None:
     images = ClipImageEncoder(str(folder), tuning=Tuning(frozen=True, learning_rate=0.1))
     texts = ClipTextEncoder(str(folder), tuning=Tuning(frozen=True))
     assert (images.tuning.learning_rate, texts.tuning.learning_rate) == (0.1, None)

@@ -6,7 +6,7 @@ from ascl_lightning.models.towers.convolutional import ConvImageEncoder
 from ascl_lightning.models.towers.tuning import Tuning
 
 
-def test_convolutional_encoder_describes_itself() -> None:
+def test_convolutional_encoder_has_the_documented_shapes() -> None:
     encoder = ConvImageEncoder(image_size=32, width=8, tuning=Tuning(learning_rate=0.2))
     features = encoder(pictures(32, 3))
     assert features.pooled.shape == (3, encoder.pooled_dim)
@@ -21,10 +21,10 @@ def test_convolutional_encoder_describes_itself() -> None:
 
 
 @torch.no_grad()
-def test_convolutional_encoder_knows_where_things_are() -> None:
+def test_convolutional_encoder_sees_positions() -> None:
     torch.manual_seed(0)
     encoder = ConvImageEncoder(image_size=128, width=8, token_dim=32).eval()
-    # far from the borders a step of 16 pixels moves the tokens by one and changes nothing else
+    # far from the borders, a shift by 16 pixels only moves the tokens by one
     left, right = torch.zeros(2, 1, 3, 128, 128, dtype=torch.uint8)
     left[..., 50:62, 50:62] = 255
     right[..., 50:62, 66:78] = 255
@@ -44,7 +44,7 @@ def test_frozen_convolutional_encoder_keeps_its_batch_statistics() -> None:
     torch.testing.assert_close(batch_statistics(encoder), before, rtol=0, atol=0)
 
 
-def test_normalisation_is_no_part_of_a_checkpoint_but_moves_with_the_tower() -> None:
+def test_normalisation_moves_with_the_tower_but_is_not_saved() -> None:
     encoder = ConvImageEncoder(width=8)
     assert not {"mean", "std"} & set(encoder.state_dict())
     assert encoder.double()(pictures(64)).pooled.dtype == torch.float64

@@ -43,7 +43,7 @@ def assert_holds(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt", ".pth", ".bin"])
-def test_weights_of_every_kind_of_file_arrive(ending: str, tmp_path: Path) -> None:
+def test_weights_load_from_all_file_types(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{ending}"
     state = random_state()
     save_file(state, path) if ending == ".safetensors" else torch.save(state, path)
@@ -58,7 +58,7 @@ def test_nested_state_is_found(key: str, tmp_path: Path) -> None:
     assert set(read_state_dict(tmp_path / "a.pt")) == set(small_model().state_dict())
 
 
-def test_message_says_what_does_not_fit(tmp_path: Path) -> None:
+def test_message_names_entries_that_do_not_fit(tmp_path: Path) -> None:
     state = random_state()
     del state["0.bias"]
     state["1.weight"] = torch.rand(5)
@@ -76,7 +76,7 @@ def test_message_says_what_does_not_fit(tmp_path: Path) -> None:
     assert_holds(model, before)
 
 
-def test_ignored_entries_may_differ_or_lack(tmp_path: Path) -> None:
+def test_ignored_entries_may_differ_or_be_missing(tmp_path: Path) -> None:
     state = {name: value for name, value in random_state().items() if name.startswith("1.")}
     state["0.weight"] = torch.rand(9, 9)
     torch.save(state, tmp_path / "a.pt")
@@ -138,7 +138,7 @@ def test_code_in_a_pickle_is_not_run(plain: bool, tmp_path: Path) -> None:
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of Python packages; importing `fake_weights` fails, so it must be found without."""
+    """A folder of Python packages; importing `fake_weights` fails, so it must be found without an import."""
     (tmp_path / "fake_weights" / "files").mkdir(parents=True)
     (tmp_path / "fake_weights" / "__init__.py").write_text("raise RuntimeError")
     monkeypatch.syspath_prepend(tmp_path)
@@ -202,7 +202,7 @@ def test_local_folder_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             resolve_folder(missing)
 
 
-def test_hub_id_passes_where_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_id_is_returned_if_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "hub_is_reachable", lambda: True)
     assert resolve_folder("some-org/model_1.0") == "some-org/model_1.0"
     assert resolve_folder("model") == "model"
@@ -224,7 +224,7 @@ def test_hub_id_comes_from_the_cache_offline(tmp_path: Path, monkeypatch: pytest
     assert cached_file("org/name", "model.safetensors") is None
 
 
-def test_hub_is_asked_once_and_never_where_it_must_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_is_asked_once_and_never_in_offline_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     class Session:
@@ -242,7 +242,7 @@ def test_hub_is_asked_once_and_never_where_it_must_not_be(monkeypatch: pytest.Mo
     assert len(asked) == 2
 
 
-def test_reports_of_transformers_are_kept_back_and_restored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_transformers_logging_is_silenced_and_restored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = write_bert(tmp_path / "bert")
     logging.set_verbosity_info()
     capfd.readouterr()

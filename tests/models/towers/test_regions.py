@@ -4,7 +4,7 @@ from ascl_lightning.data.batch import Features, RegionSpec
 from ascl_lightning.models.towers.regions import RegionEncoder
 
 
-def test_regions_pass_as_they_are() -> None:
+def test_regions_are_returned_unchanged() -> None:
     encoder = RegionEncoder(num_regions=5, dim=7)
     assert encoder.spec == RegionSpec(5, 7)
     assert (encoder.pooled_dim, encoder.token_dim, encoder.tuning.frozen, encoder.tuning.learning_rate) == (

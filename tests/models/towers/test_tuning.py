@@ -49,7 +49,7 @@ def test_only_adapters_are_trained():
 
 
 def test_an_adapted_map_is_its_weight_and_a_product_of_two_matrices():
-    """W x + alpha / rank * B A x, by hand; and merged into one matrix the tower gives the same."""
+    """W x + alpha / rank * B A x, by hand; merging the adapters does not change the output."""
     tower = vit(Lora(rank=4, alpha=6.0)).eval()
     torch.manual_seed(1)
     for name, parameter in tower.named_parameters():
@@ -67,7 +67,7 @@ def test_an_adapted_map_is_its_weight_and_a_product_of_two_matrices():
     torch.testing.assert_close(tower(PICTURES).tokens, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_every_linear_map_is_adapted_or_those_that_are_named(tmp_path):
+def test_all_or_named_linear_maps_are_adapted(tmp_path):
     everywhere = vit()
     maps = {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"}
     assert adapters(everywhere).keys() == {f"backbone.blocks.{i}.{name}" for i in range(6) for name in maps}
@@ -79,7 +79,7 @@ def test_every_linear_map_is_adapted_or_those_that_are_named(tmp_path):
 
 
 def test_every_adapter_gets_a_gradient(tmp_path):
-    """SigLIP's pooling head is torch's own attention, which reads one of its maps past any adapter."""
+    """SigLIP's pooling head is torch's attention, which reads one weight without calling its linear map."""
     torch.manual_seed(0)
     tower = ClipImageEncoder(str(write_siglip(tmp_path / "pair")), tuning=Tuning(lora=Lora()))
     features = tower(PICTURES)
@@ -102,12 +102,12 @@ def test_a_state_with_adapters_is_loaded_with_weights_only(tmp_path):
     torch.testing.assert_close(other.eval()(PICTURES).tokens, tower.eval()(PICTURES).tokens)
 
 
-def test_batch_statistics_and_adapters_do_not_go_together():
+def test_adapters_are_refused_with_batch_statistics():
     with pytest.raises(UserError, match="batch statistics"):
         TimmImageEncoder("resnet18", image_size=32, tuning=Tuning(lora=Lora()))
 
 
-def test_targets_that_are_nowhere_name_those_that_are():
+def test_unknown_targets_raise_with_the_known_ones():
     with pytest.raises(UserError, match=r"\['fc1', 'fc2', 'proj', 'qkv'\]"):
         vit(Lora(targets=["q_proj"]))
 
@@ -126,7 +126,7 @@ def test_without_peft_the_message_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["layer_decay", "thaw_after", "lora", "checkpointing"])
-def test_a_frozen_tower_cannot_be_tuned(name):
+def test_a_frozen_tower_refuses_options_for_training(name):
     options = {"layer_decay": 0.5, "thaw_after": 0.1, "lora": LORA, "checkpointing": True}
     with pytest.raises(ValueError, match="frozen"):
         Tuning(frozen=True, **{name: options[name]})
@@ -150,7 +150,7 @@ def test_numbers_out_of_bounds_are_refused(build):
 
 
 def passes(tower: Encoder, part: torch.nn.Module, inputs: object) -> int:
-    """How often a part of a tower runs in one training step."""
+    """Number of calls of a part of a tower in one training step."""
     count = 0
 
     def add(*_: object) -> None:
@@ -181,7 +181,7 @@ TOWERS = {
 @pytest.mark.parametrize("lora", [None, Lora(rank=2, dropout=0.5)])
 @pytest.mark.parametrize("name", TOWERS)
 def test_recomputed_activations_give_the_same_gradients(name, lora, tmp_path):
-    """Dropout included (BERT's, the adapters'); layers run in the forward pass and again in the backward."""
+    """Including dropout of BERT and of adapters; layers run in the forward pass and again in the backward pass."""
     build, part = TOWERS[name]
     inputs = TEXTS if name == "bert" else PICTURES
     gradients = []
@@ -198,20 +198,20 @@ def test_recomputed_activations_give_the_same_gradients(name, lora, tmp_path):
         torch.testing.assert_close(recomputed[each], gradient), each
 
 
-def test_towers_that_cannot_recompute_say_so():
+def test_checkpointing_raises_if_it_is_not_supported():
     with pytest.raises(UserError, match="checkpointing to false"):
         TimmImageEncoder("selecsls42", image_size=64, tuning=Tuning(checkpointing=True))
     with pytest.raises(UserError, match="MeanColour cannot"):
         MeanColour(tuning=Tuning(checkpointing=True))
 
 
-def test_a_backbone_whose_layers_timm_does_not_count_says_so():
+def test_layer_decay_raises_if_timm_does_not_group_layers():
     tower = TimmImageEncoder("caformer_s18", image_size=64, tuning=Tuning(layer_decay=0.5))
     with pytest.raises(UserError, match="layer_decay to 1"):
         tower.layer_numbers()
 
 
-def test_evaluation_needs_no_gradients_of_a_tower_that_recomputes(tmp_path: Path):
+def test_evaluation_with_checkpointing_has_no_gradients(tmp_path: Path):
     tower = TransformersTextEncoder(str(write_bert(tmp_path)), tuning=Tuning(checkpointing=True)).eval()
     with torch.inference_mode():
         assert not tower(TEXTS).tokens.requires_grad

@@ -39,7 +39,7 @@ def test_word_transformer_sees_the_order_of_words() -> None:
     assert (one - other).abs().max() > 1e-4
 
 
-def test_row_of_padding_is_finite_both_ways() -> None:
+def test_a_row_of_padding_has_finite_outputs_and_gradients() -> None:
     encoder = WordTransformer(vocab_size=10, width=16)
     features = encoder(words([2, 3], [], length=4))
     assert features.mask.tolist() == [[True, True, False, False], [False] * 4]
@@ -51,7 +51,7 @@ def test_row_of_padding_is_finite_both_ways() -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
 
-def test_word_transformer_describes_itself_and_warns_of_nothing() -> None:
+def test_word_transformer_has_the_documented_shapes_and_no_warnings() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder = WordTransformer(
