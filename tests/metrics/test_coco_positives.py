@@ -13,12 +13,12 @@ from ascl_lightning.metrics.recall import fold_metrics, metrics_from_ranks
 
 OFFICIAL = Metrics()
 NUM_CANDIDATES = 60
-"""More than any query has positives."""
+"""More than the positives of any query."""
 
 
 @pytest.fixture(scope="module")
 def split():
-    """The COCO test set in an order of its own: names, image of each text, numbers; ten images have a sixth text."""
+    """The COCO test set in another order: names, image of each text, numbers; ten images have a sixth text."""
     generator = np.random.default_rng(0)
     images = generator.permutation(list(OFFICIAL.coco_gts["i2t"]))
     captions, image_of_text = [], []
@@ -35,7 +35,7 @@ def number_of(name):
 
 
 def retrieved_items(to_text, to_image, image_ids, caption_ids):
-    """The first items of each query by their numbers, as the package wants them."""
+    """Numbers of the first items of each query, in the format of the package."""
     texts, images = to_text.topk(NUM_CANDIDATES).indices, to_image.T.topk(NUM_CANDIDATES).indices
     return {
         "i2t": dict(zip(image_ids.tolist(), caption_ids[texts.numpy()].tolist(), strict=True)),
@@ -133,7 +133,7 @@ def test_other_images_have_no_protocol_positives(split):
 
 def test_captions_that_do_not_fit_are_refused(split):
     names, image_of_text, caption_ids = split
-    with pytest.raises(UserError, match="these have none: read the test split with KarpathyJson"):
+    with pytest.raises(UserError, match="which this split lacks: read the test split with KarpathyJson"):
         coco_positives("eccv", names, image_of_text, None)
     with pytest.raises(UserError, match="this split lacks 2 of them"):
         coco_positives("eccv", names, image_of_text[2:], caption_ids[2:])

@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say; `benchmarks/coverage.py` shows the same for all figures at length."""
+"""Coverage of the confidence intervals; `benchmarks/coverage.py` measures it for all metrics."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_recalls_of_one_to_nine_captions(recall):
 
 
 def test_intervals_from_independent_captions_would_be_too_narrow():
-    # the same with each caption for itself: what coverage looks like when it is wrong
+    # captions treated as independent: too low coverage
     held = 0
     for replicate in range(400):
         generator = np.random.default_rng(replicate)
@@ -65,7 +65,7 @@ def test_all_figures():
 
     covered = {name: number / REPLICATES for name, number in held.items()}
     assert min(covered.values()) >= 0.93, covered
-    # a median is a whole number, so that its interval holds more than it must
+    # medians are integers, so their intervals are conservative
     assert max(share for name, share in covered.items() if "median" not in name) <= 0.97, covered
 
 

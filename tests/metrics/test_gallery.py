@@ -11,12 +11,12 @@ NUM_IMAGES, NUM_TEXTS = 300, 1100
 
 
 def numbered(count: int) -> Features:
-    """Items that know their number, for scores that look it up."""
+    """Items that carry their number, for scores by lookup."""
     return Features(torch.arange(float(count))[:, None], torch.zeros(count, 1, 1), torch.ones(count, 1).bool())
 
 
 class Lookup:
-    """A score that is known for all pairs, and counts how many were asked for."""
+    """Looks up scores, and counts the requested pairs."""
 
     def __init__(self, seed: int) -> None:
         self.scores = torch.randn(NUM_IMAGES, NUM_TEXTS, generator=torch.Generator().manual_seed(seed))

@@ -28,7 +28,7 @@ def make_queries(image_ranks, text_ranks, image_of_text, **shares):
 
 
 def random_queries(seed, num_images=40):
-    """1 to 9 captions an image, some of which rank alike."""
+    """1 to 9 captions per image, with equal ranks among them."""
     generator = np.random.default_rng(seed)
     image_of_text = np.repeat(np.arange(num_images), np.random.default_rng(1).integers(1, 10, num_images))
     spread = generator.gamma(1.0, 8.0, num_images)
@@ -38,7 +38,7 @@ def random_queries(seed, num_images=40):
 
 @st.composite
 def ranks(draw):
-    """Any ranks; images without text, which are no query, among them."""
+    """Any ranks, also of images without text, which are not queries."""
     image_of_text = draw(st.lists(st.integers(0, 5), min_size=1, max_size=20))
     rank = st.integers(1, 30)
     image_ranks = [draw(rank) if i in image_of_text else 0 for i in range(6)]
@@ -67,7 +67,7 @@ def test_an_interval_by_hand():
 
 
 def test_captions_of_an_image_stay_together():
-    # five captions that always agree tell no more than one
+    # five captions that always agree are worth one
     values = np.array([1.0, 0, 0, 0, 1, 1, 0, 1])
     alone = mean_interval(values, np.arange(8), draws=2000)
 
@@ -166,7 +166,7 @@ def test_swapped_figures_are_those_of_swapped_runs():
 
 
 def mix(a, b, swap):
-    """Queries of A, and those of B where an image is swapped."""
+    """Queries of A, with those of B for swapped images."""
     ranks = [np.where(swap[rows.image], getattr(b, way).rank, rows.rank) for way, rows in a.directions().items()]
     return make_queries(*ranks, a.text_to_image.image)
 
@@ -194,7 +194,7 @@ def test_other_queries_are_refused():
 
 
 def test_unbounded_means_have_bootstrap_t_intervals():
-    # by its definition: each draw's own mean and standard error, image by image
+    # by definition, from mean and standard error of each draw
     generator = np.random.default_rng(0)
     clusters = np.repeat(np.arange(30), generator.integers(1, 4, 30))
     values = np.exp(generator.standard_normal(len(clusters)))

@@ -24,7 +24,7 @@ def score_of(similarity):
 
 
 def random_case(seed):
-    """Negative scores, many of which tie; 0 to 9 positives a query, some more relevant than others."""
+    """Negative scores with many ties; 0 to 9 graded positives per query."""
     generator = np.random.default_rng(seed)
     num_queries, num_items = generator.integers(2, 12), generator.integers(9, 30)
     scores = generator.integers(-8, 9, (num_queries, num_items)) / 4
@@ -43,7 +43,7 @@ def positives_of(positives, graded=True):
 
 
 def pessimistic(scores, positives):
-    """The same order without ties, in which each is decided against the model."""
+    """Scores with the same order, but ties broken against the model."""
     ranking = reference.full_ranking(scores.tolist(), positives)
     return -np.argsort(np.array(ranking)).astype(float)
 
@@ -153,7 +153,7 @@ def test_grades_give_ndcg():
 
     assert queries.image_to_text.image_id.tolist() == ["b"]
     assert queries.image_to_text.ndcg[0] == pytest.approx((1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3)))
-    assert queries.text_to_image.image_id.tolist() == ["b"]  # the image that text 0 is of, not the one that answers it
+    assert queries.text_to_image.image_id.tolist() == ["b"]  # the image of text 0, not its positive
     assert queries.text_to_image.rank.tolist() == [2]
 
 

@@ -8,7 +8,7 @@ from pyarrow import parquet
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.query_results import Queries, read_queries, write_queries
 
-# image 1 has no text, text 2 is no query
+# image 1 has no text, text 2 is not a query
 IMAGE_RANKS, TEXT_RANKS, IMAGE_OF_TEXT = np.array([3, 0, 1]), np.array([2, 5, 0]), np.array([2, 0, 0])
 IDS = ["a.jpg", "b.jpg", "c.jpg"]
 

@@ -15,7 +15,7 @@ DIM = 6
 
 
 def score(images: Features, texts: Features) -> Tensor:
-    """Depends on the global vectors and, through each item's own sum, on every valid token and on no padding."""
+    """Depends on global vectors and on the sum of valid tokens, but not on padding."""
     image = images.pooled + (images.tokens * images.mask[:, :, None]).sum(dim=1)
     text = texts.pooled + (texts.tokens * texts.mask[:, :, None]).sum(dim=1)
     return image @ text.T
@@ -23,7 +23,7 @@ def score(images: Features, texts: Features) -> Tensor:
 
 @dataclass
 class Split:
-    """Encoded items of a whole split; padding holds garbage, valid tokens lie anywhere."""
+    """Encoded items of a split; padding holds large values, and valid tokens are at any position."""
 
     images: Features
     texts: Features
@@ -47,7 +47,7 @@ def make_split(num_images: int = 12, num_texts: int = 30) -> Split:
     def features(count: int, length: int) -> Features:
         mask = torch.rand(count, length, generator=generator) < 0.6
         mask[:, 0] = True
-        # small whole numbers, so that sums are exact whatever their order
+        # small integers, so that sums are exact in any order
         tokens = torch.randint(-3, 4, (count, length, DIM), generator=generator).double()
         pooled = torch.randint(-3, 4, (count, DIM), generator=generator).double()
         return Features(pooled, tokens.masked_fill(~mask[:, :, None], 1e9), mask)
@@ -65,7 +65,7 @@ def rows_of(items: Features, rows: Tensor, padding: int = 0) -> Features:
 
 
 def update(metric: RetrievalMetrics, split: Split, images: list[int], texts: list[int], padding: int = 0) -> None:
-    """Add some rows of the split, under ids that are no row numbers."""
+    """Adds some rows of the split, with ids that differ from row numbers."""
     image_rows, text_rows = torch.tensor(images, dtype=torch.long), torch.tensor(texts, dtype=torch.long)
     metric.update(
         images=rows_of(split.images, image_rows, padding),
@@ -186,7 +186,7 @@ def evaluate_on_one_of_two(rank: int, folder: str) -> None:
         update(metric, split, [0, 1, 2, 3, 4], list(range(16)))
         update(metric, split, [5, 6], [], padding=2)
     else:
-        # image 0 and text 3 come twice, as a distributed sampler pads
+        # image 0 and text 3 are repeated, as by a distributed sampler
         update(metric, split, [7, 8, 9, 10, 11, 0], [*range(16, 30), 3], padding=4)
     torch.save(metric.compute(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -194,7 +194,7 @@ def evaluate_on_one_of_two(rank: int, folder: str) -> None:
 
 @pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="starts its processes by fork")
 def test_two_processes_equal_one(tmp_path):
-    # fork, because importing torchmetrics again takes longer than all other tests here; one thread each keeps it safe
+    # fork, since importing torchmetrics again is slow; safe with one thread per process
     processes = mp.start_processes(
         evaluate_on_one_of_two, args=(str(tmp_path),), nprocs=2, join=False, start_method="fork"
     )

@@ -22,7 +22,7 @@ NOBODY = 65534
 
 
 def content(number: int) -> dict:
-    """A checkpoint whose tensor and number agree."""
+    """A checkpoint whose tensor and number are equal."""
     state = torch.full((100_000,), float(number))
     return {"number": number, "state_dict": {"state": state}, "recovery": {"logged_steps": number}}
 
@@ -57,7 +57,7 @@ def test_a_newest_run_without_the_checkpoint_is_an_error(tmp_path, name):
         find_checkpoint(name, tmp_path)
     assert f"the newest run, '{tmp_path}/fit/version_1', has none" in str(caught.value)
     assert older in str(caught.value)
-    # a run that has just begun
+    # a run that has just started
     (tmp_path / "fit" / "version_2" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=f"the newest run, '{tmp_path}/fit/version_2', has none"):
         find_checkpoint(name, tmp_path)
@@ -90,7 +90,7 @@ def test_a_missing_checkpoint_is_an_error_with_a_remedy(tmp_path, name, advice):
 
 
 class Payload:
-    """What a pickle can do: run a command when it is loaded."""
+    """A pickle that runs a command when loaded."""
 
     def __init__(self, canary: Path) -> None:
         self._canary = canary
@@ -172,7 +172,7 @@ def test_an_interrupted_run_resumes_from_its_newest_undamaged_checkpoint(tmp_pat
     found = Continuation.find(tmp_path)
     assert (found.checkpoint, found.logged_steps, found.passed_over) == (newest, 40, [])
     assert found.run == tmp_path / "fit" / "version_1"
-    # one bit of a weight, which torch itself would load
+    # one bit of a weight, which torch would load
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
@@ -194,7 +194,7 @@ def test_a_run_without_an_undamaged_checkpoint_is_an_error(tmp_path):
 
 
 def test_shards_count_once_they_are_complete(tmp_path):
-    """As strategies of sharded models save: a folder, whose last files are these."""
+    """A sharded checkpoint: a folder in which these files are written last."""
     shards = tmp_path / "checkpoints" / "last-00000007.ckpt"
     shards.mkdir(parents=True)
     torch.save(content(7), shards / "meta.pt")
@@ -247,7 +247,7 @@ def test_writing_removes_temporary_files_of_killed_runs(tmp_path):
 
 
 def write_as_nobody(path: Path) -> int:
-    """As somebody else than root, who may write everywhere."""
+    """Runs as another user than root, who may write everywhere."""
     if os.getuid() == 0:
         os.setuid(NOBODY)
     begin = time.monotonic()
@@ -260,7 +260,7 @@ def write_as_nobody(path: Path) -> int:
 
 
 def test_a_folder_that_may_not_be_written_is_named_within_seconds():
-    with tempfile.TemporaryDirectory() as root:  # pytest's own folders are closed to others
+    with tempfile.TemporaryDirectory() as root:  # other users cannot access pytest's folders
         Path(root).chmod(0o755)
         folder = Path(root) / "checkpoints"
         folder.mkdir()
@@ -294,7 +294,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
 
 
 def write_and_be_killed(folder: Path) -> None:
-    """Kills a process that saves, a hundred times; prints how often one was half-way, and the last number saved."""
+    """Kills a saving process a hundred times; prints how often it was half-way, and the last saved number."""
     draw, unfinished = random.Random(0), 0
     for kill in range(100):
         ready, done = os.pipe()

@@ -1,4 +1,4 @@
-"""Shipped configs are found by name; a path that exists wins."""
+"""Shipped configs are found by name; existing paths take precedence."""
 
 import re
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_an_unknown_name_lists_the_known_ones(name):
 
 
 def test_listed_are_experiments_and_what_can_be_added_to_one():
-    """Not the parts of experiments, which are values of `model`, `data` and `trainer`, and not W&B's sweep."""
+    """Excludes parts of experiments (values of `model`, `data` and `trainer`) and W&B's sweep."""
     listed = shipped_configs()
     assert {"scenes", "coco", "clip", "logger/tensorboard", "callbacks/weight_average"} <= set(listed)
     assert "sweep" not in listed

@@ -1,4 +1,4 @@
-"""Gathers and the exchange against what one process with all rows has."""
+"""Gathers and exchange compared with one process that has all rows."""
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ LENGTHS = (2, 0, 1, 3, 1)
 
 
 def items(start, end):
-    longest = max(LENGTHS[start:end], default=1) + start  # other padding on other processes
+    longest = max(LENGTHS[start:end], default=1) + start  # padding differs between ranks
     mask = torch.arange(longest) < torch.tensor(LENGTHS[start:end])[:, None]
     tokens = torch.full((end - start, longest, 2), torch.nan, dtype=torch.float64)
     tokens[mask] = torch.arange(100.0, 100 + 2 * mask.sum(), dtype=torch.float64).reshape(-1, 2) + 50 * start
@@ -59,11 +59,11 @@ def test_three_processes_one_of_them_without_rows():
         assert of_rank["place"] == (number, 3)
         assert of_rank["sizes"] == [[0, 1, 2], [7, 7, 7]]
         assert torch.equal(of_rank["rows"], ROWS)
-        # every process used all rows, with weights of 1, 2 and 3 times 1 to 10
+        # each rank used all rows, with weights of 1, 2 and 3 times 1 to 10
         assert torch.equal(of_rank["rows_grad"], 6 * torch.arange(1.0, 11.0).double().reshape(5, 2)[start:end])
         assert of_rank["flags"].tolist() == [False, False, True, True, True]
         assert torch.equal(of_rank["scores"], SCORES.T[start:end])
-        # entry (i, j) comes back from the process of text j, with the weight i that image i has there
+        # the gradient of entry (i, j) comes from the rank of text j, with weight i of image i
         factors = torch.tensor([1.0, 1.0, 100.0, 100.0, 100.0])
         assert torch.equal(of_rank["scores_grad"], (torch.arange(5.0)[:, None] * factors)[start:end].double())
         assert of_rank["mean"].tolist() == [1.0, 1.0]

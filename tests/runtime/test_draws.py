@@ -10,17 +10,17 @@ from ascl_lightning.runtime.draws import Series, keyed_normal, keyed_rng, keyed_
 
 
 def test_series_of_one_key_are_numpys_own_and_differ() -> None:
-    """Runs of earlier versions drew by these numbers."""
+    """Earlier versions used these numbers."""
     assert keyed_rng(3, 1, 7, Series.CAPTION).integers(10**9) == np.random.default_rng([3, 1, 7, 4]).integers(10**9)
     drawn = {keyed_rng(3, 1, 7, series).integers(10**9) for series in Series}
     assert len(drawn) == len(Series) == 11
-    # zeros at the end are padding
+    # trailing zeros are padding
     assert 0 not in Series.__members__.values()
     assert keyed_rng(3, 1).integers(10**9) == keyed_rng(3, 1, 0).integers(10**9)
 
 
 def splitmix64(state: int, count: int) -> list[int]:
-    """The published generator, on Python's integers."""
+    """The published generator in Python integers."""
     numbers = []
     for _ in range(count):
         state = (state + 0x9E3779B97F4A7C15) % 2**64

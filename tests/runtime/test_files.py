@@ -142,7 +142,7 @@ def print_errors(*writes: Callable[[], object]) -> None:
 
 
 def write_as_nobody(folder: Path) -> None:
-    """As somebody else than root, who may write everywhere."""
+    """Runs as another user than root, who may write everywhere."""
     if os.getuid() == 0:
         os.setuid(NOBODY)
     print_errors(
@@ -154,7 +154,7 @@ def write_as_nobody(folder: Path) -> None:
 
 
 def test_a_read_only_folder_is_named():
-    with tempfile.TemporaryDirectory() as root:  # pytest's own folders are closed to others
+    with tempfile.TemporaryDirectory() as root:  # other users cannot access pytest's folders
         Path(root).chmod(0o755)
         folder = Path(root) / "results"
         folder.mkdir(mode=0o555)

@@ -1,4 +1,4 @@
-"""Signals and ends of processes, each in processes of its own."""
+"""Signals and exits of processes, tested in subprocesses."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ PATIENCE = 30
 
 
 def started(script: str, **options) -> subprocess.Popen:
-    """A process that ran a script up to its first line of output."""
+    """Starts a script and waits for its first line of output."""
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"} | {"PYTHONPATH": path}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, **options)
@@ -24,7 +24,7 @@ def started(script: str, **options) -> subprocess.Popen:
 
 
 def gone(pid: int, seconds: float = PATIENCE) -> bool:
-    """Whether a process ends in time; a zombie has ended."""
+    """Whether a process ends in time; zombies count as ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -206,8 +206,8 @@ def test_a_failing_process_kills_a_stopped_launcher():
 
 
 def test_a_failing_rank_does_not_kill_the_shell_that_started_it(monkeypatch):
-    """As `torchrun`, a scheduler or a user starts ranks: the parent is none of ours."""
-    # tests that ran commands in this process have made it look like one of a run
+    """Ranks started by `torchrun`, a scheduler or a user: the parent is not a process of the run."""
+    # earlier tests may have set the variables of a run in this process
     monkeypatch.delenv("ASCL_LAUNCHER_PID", raising=False)
     script = """
 import os, sys
@@ -219,7 +219,7 @@ print("ready", flush=True)
 """
     process = started(script)
     assert process.wait(PATIENCE) == 0
-    time.sleep(0.5)  # this process would be dead
+    time.sleep(0.5)  # enough to be killed
 
 
 RANKS = """
@@ -248,7 +248,7 @@ def test_rank_0_ends_the_others_before_it_reports():
 
 
 def test_another_rank_reports_alone_if_rank_0_has_no_error():
-    """Without waiting at its end for what other ranks keep alive."""
+    """It exits without waiting for resources that other ranks hold."""
     script = """
 import os, threading, time
 from ascl_lightning.runtime import processes

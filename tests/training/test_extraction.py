@@ -64,7 +64,7 @@ def extract(root: Path, model: ImageTextModel, variants: int = 2, **arguments) -
 
 @pytest.mark.parametrize("layout", ["npy", "hdf5_positions", "tsv"])
 def test_region_features_are_stored_bit_by_bit(tmp_path, layout):
-    """Of each image its first 3 regions and their mean, as the store has them."""
+    """The first 3 regions of each image and their mean."""
     write_karpathy(tmp_path / "data", {"train": 3, "val": 1}, captions=1)
     names = [f"train_{number:04d}" for number in range(3)]
     content = {name: np.random.default_rng(i).random((2 + i, 4), np.float32) for i, name in enumerate(names)}
@@ -118,7 +118,7 @@ def stored_batches(datamodule: RetrievalDataModule):
 
 
 def test_made_texts_are_those_of_the_operations(tmp_path, model):
-    """Variant v of a caption's T+, T- and (T+)- are what the sampler draws in epoch v, through the tower."""
+    """Variant v of T+, T- and (T+)- equals the encoded texts that the sampler makes in epoch v."""
     extract(tmp_path, model)
     stored, raw = data(tmp_path, model, ExtractedFeatures(), "out"), data(tmp_path, model)
     captions = raw.view("train").split.captions
@@ -145,7 +145,7 @@ def assert_features(model, datamodule, found, row, text):
 
 
 def test_a_negative_with_the_tokens_of_its_text_does_not_count(tmp_path, model):
-    """Two words fit: what differs beyond them is not seen."""
+    """The tokenizer keeps two words, and ignores differences after them."""
     model.text_encoder.spec = type(model.text_encoder.spec)(max_length=2, vocab_size=50)
     extract(tmp_path, model, negatives=[DropWord()])
     valid = [
@@ -242,7 +242,7 @@ def command(root: Path, out: str, *flags: str) -> list[str]:
     ]
 
 
-# shards of eight rows, so that there are many to be killed between; a pause makes a kill hit one half-way
+# many shards of eight rows, with a pause so that a kill can hit a shard half-way
 _SMALL_SHARDS = """
 import sys, time
 from ascl_lightning.data import stored_features as features

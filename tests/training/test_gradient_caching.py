@@ -1,4 +1,4 @@
-"""Chunks give the gradient of the batch, dropout included."""
+"""Chunks give the gradient of the whole batch, including dropout."""
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ def test_dropout_is_the_same_in_both_passes():
         return (dropout(layer(part)),)
 
     def kept(rows, chunk_size):
-        """The same chunks with their graphs kept."""
+        """The same chunks without recomputation."""
         return (torch.cat([encode(part)[0] for part in rows.split(chunk_size)]),)
 
     chunked = gradient(layer, lambda rows, size: encode_in_chunks(encode, rows, chunk_size=size), rows, 3)

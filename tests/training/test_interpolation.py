@@ -28,7 +28,7 @@ def test_only_the_named_weights_are_interpolated(weight, expected):
 
 
 def test_only_fine_tuned_pretrained_towers_are_interpolated():
-    """Counters of batches are numbers to count with: they stay as they are."""
+    """Integer counters of batches are not interpolated."""
     built = module(Pretrained())
     assert interpolated_names(built) == {"model.image_encoder.scale"}
     assert "model.image_encoder.num_batches" in built.state_dict()
@@ -38,7 +38,7 @@ def test_only_fine_tuned_pretrained_towers_are_interpolated():
 
 
 def test_interpolated_adapters_are_interpolated_merged_weights():
-    """W + weight * alpha / rank * B A, by hand, with an A that has moved too."""
+    """W + weight * alpha / rank * B A, computed by hand, with an A that changed too."""
     tower = TimmImageEncoder("test_vit", image_size=32, tuning=Tuning(lora=Lora(rank=2, alpha=6.0)))
     tower.pretrained = True
     built = module(tower)

@@ -25,7 +25,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def going_on(run: Path, logged_steps: int, **log_versions) -> Continuation:
+def resumed(run: Path, logged_steps: int, **log_versions) -> Continuation:
     return Continuation(run / "checkpoints" / "last-00000002.ckpt", logged_steps, [], log_versions)
 
 
@@ -37,7 +37,7 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path):
             first.log_metrics({"val/rsum": 100.0}, step=step)
     first.save()
     run = tmp_path / "fit" / "version_0"
-    logger = ContinuedCSVLogger(going_on(run, logged_steps=2))
+    logger = ContinuedCSVLogger(resumed(run, logged_steps=2))
     assert Path(logger.log_dir) == run
     logger.log_metrics({"loss": -2.5}, step=2)
     assert [row["step"] for row in rows(run / "metrics.csv")] == ["0", "1", "1"], "on disk from the first row on"
@@ -65,7 +65,7 @@ def test_loggers_without_a_folder_write_below_the_root(tmp_path):
 
 def test_a_resumed_run_without_metrics_starts_the_file(tmp_path):
     run = tmp_path / "fit" / "version_3"
-    logger = ContinuedCSVLogger(going_on(run, logged_steps=5))
+    logger = ContinuedCSVLogger(resumed(run, logged_steps=5))
     logger.log_metrics({"loss": 1.0}, step=5)
     logger.save()
     assert rows(run / "metrics.csv") == [{"loss": "1.0", "step": "5"}]
@@ -77,10 +77,10 @@ def test_metrics_go_to_a_new_folder_unless_a_run_is_resumed(tmp_path):
     configured = [CSVLogger(tmp_path, name="mine"), WandbLogger(offline=True)]
     assert loggers_of_run(configured, tmp_path, "fit", None) == configured
     run = tmp_path / "mine" / "version_7"
-    continued, wandb = loggers_of_run(configured, tmp_path, "fit", going_on(run, 3))
+    continued, wandb = loggers_of_run(configured, tmp_path, "fit", resumed(run, 3))
     assert Path(continued.log_dir) == run
     assert wandb is configured[1]
-    assert loggers_of_run(False, tmp_path, "fit", going_on(run, 3)) is False
+    assert loggers_of_run(False, tmp_path, "fit", resumed(run, 3)) is False
 
 
 def test_csv_is_written_in_addition_to_configured_loggers(tmp_path):
@@ -91,18 +91,18 @@ def test_csv_is_written_in_addition_to_configured_loggers(tmp_path):
 
 
 def test_wandb_continues_the_run_of_the_checkpoint(tmp_path):
-    run = going_on(tmp_path / "fit" / "version_0", 3, WandbLogger="abc123")
+    run = resumed(tmp_path / "fit" / "version_0", 3, WandbLogger="abc123")
     _, wandb = loggers_of_run(WandbLogger(offline=True), tmp_path, "fit", run)
     assert wandb.version == "abc123"
     assert wandb._wandb_init["id"] == "abc123"
     _, wandb = loggers_of_run(WandbLogger(offline=True, id="mine"), tmp_path, "fit", run)
     assert wandb.version == "mine", "the user's own word"
-    _, wandb = loggers_of_run(WandbLogger(offline=True), tmp_path, "fit", going_on(tmp_path / "fit" / "version_0", 3))
+    _, wandb = loggers_of_run(WandbLogger(offline=True), tmp_path, "fit", resumed(tmp_path / "fit" / "version_0", 3))
     assert wandb.version is None, "it did not log the run"
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Scalars by name, as TensorBoard reads them."""
+    """Scalars by name, read by TensorBoard."""
     accumulator = EventAccumulator(str(folder)).Reload()
     return {
         name: [(event.step, event.value) for event in accumulator.Scalars(name)]
@@ -115,7 +115,7 @@ def test_tensorboard_continues_at_the_step_of_the_checkpoint(tmp_path):
     for step in range(4):
         first.log_metrics({"loss": step + 0.5}, step=step)
     first.finalize("success")
-    run = going_on(tmp_path / "fit" / "version_0", 2, TensorBoardLogger=0)
+    run = resumed(tmp_path / "fit" / "version_0", 2, TensorBoardLogger=0)
     _, again = loggers_of_run(TensorBoardLogger(tmp_path, name="tensorboard"), tmp_path, "fit", run)
     again.log_metrics({"loss": -2.5}, step=2)
     again.finalize("success")
@@ -150,11 +150,11 @@ def test_wandb_stores_pictures_in_the_run_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def wandb_at(monkeypatch):
-    """Lets W&B be at a port of this machine, in a session of its own."""
+    """Points W&B to a local port, in a separate session."""
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "")
-    monkeypatch.delenv("WANDB_MODE")  # set first, so that it is as before when the test is over
+    monkeypatch.delenv("WANDB_MODE")  # set before, so that monkeypatch restores it after the test
 
     def set_port(port: int) -> None:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
@@ -165,8 +165,8 @@ def wandb_at(monkeypatch):
 
 
 def test_wandb_goes_offline_if_its_server_does_not_answer(monkeypatch, wandb_at):
-    """Before `init`, which would wait, and spoil an offline `init` after it (wandb#9865)."""
-    with socket.socket() as held:  # a port at which nobody listens
+    """Checked before `init`, which would wait and damage a later offline `init` (wandb#9865)."""
+    with socket.socket() as held:  # a port without a listener
         held.bind(("127.0.0.1", 0))
         wandb_at(held.getsockname()[1])
         logger = WandbLogger()

@@ -56,7 +56,7 @@ def first_batch(module, root, **arguments):
 
 
 def step(module, batch) -> tuple[float, dict[str, float]]:
-    """One training step's loss and what it logs."""
+    """Loss and logged values of one training step."""
     logged: dict[str, float] = {}
     module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
     module.log_dict = lambda values, **_: logged.update({name: float(value) for name, value in values.items()})
@@ -219,7 +219,7 @@ def test_all_texts_of_a_step_are_scored_in_one_call(tmp_path):
 
 
 def test_compiled_towers_train_like_uncompiled_ones(tmp_path, monkeypatch):
-    """One of them thaws on the way, and a moving average copies them."""
+    """With a tower that thaws during training, and a moving average."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     states = []
     for compiled in (False, True):

@@ -1,4 +1,4 @@
-"""A batch split over processes trains as the whole batch on one (docs/reliability.md#distributed-training)."""
+"""A batch split over ranks trains like the whole batch on one (docs/reliability.md#distributed-training)."""
 
 from dataclasses import replace
 from unittest import mock
@@ -31,7 +31,7 @@ OPTIMIZERS = {
 
 
 def step(batch, dtype=torch.float64, **arguments):
-    """Loss terms and gradients of a batch, or of a process's share of it."""
+    """Loss terms and gradients of a batch, or of a rank's part of it."""
     module, objective = make_objective(**arguments)
     module.to(dtype)
     batch.images.pooled, batch.images.tokens = batch.images.pooled.to(dtype), batch.images.tokens.to(dtype)
@@ -41,7 +41,7 @@ def step(batch, dtype=torch.float64, **arguments):
 
 
 def step_of_rank(counts, dtype=torch.float64, **arguments):
-    """The same with gradients averaged over processes, as DDP does."""
+    """The same with gradients averaged over ranks, as in DDP."""
     terms, found = step(share(make_batch(sum(counts)), counts, dist.get_rank()), dtype, **arguments)
     for gradient in found.values():
         dist.all_reduce(gradient)
@@ -50,7 +50,7 @@ def step_of_rank(counts, dtype=torch.float64, **arguments):
 
 
 def train(counts, optimizer):
-    """Parameters after 20 steps, on one process or as one of many."""
+    """Parameters after 20 steps, on one rank of one or many."""
     module, objective = make_objective(**SCORES["pairwise"])
     module.forward = lambda batch: objective(batch).loss
     wrapped = DistributedDataParallel(module) if dist.is_initialized() else module
@@ -64,7 +64,7 @@ def train(counts, optimizer):
 
 
 def work_of_rank(counts):
-    """All that the tests below compare, in one start of the processes."""
+    """All results that the tests below compare, so that processes start only once."""
     runs = {
         (name, chunk_size): step_of_rank(counts, **arguments, chunk_size=chunk_size)
         for name, arguments in SCORES.items()
@@ -76,7 +76,7 @@ def work_of_rank(counts):
 
 @pytest.fixture(scope="module", params=COUNTS, ids=str)
 def ranks(request):
-    """Pairs of each process, and what each did."""
+    """Number of pairs on each rank, and its results."""
     return request.param, run_ranks(work_of_rank, len(request.param), request.param)
 
 
@@ -155,7 +155,7 @@ def test_a_perturbation_that_no_score_reads_is_not_a_valid_negative():
     batch.negatives = batch.positives = None
     with mock.patch.object(objective.loss, "forward", wraps=objective.loss.forward) as loss:
         objective(batch)
-    # the kind of zeroing is drawn: a word (which the global vector outlives) or a dimension
+    # zeroes a random word, which does not change the global vector, or a random dimension
     whole_word = keyed_uniform(batch.sampling_keys, (1,), Stream.KIND)[:, 0] < 0.5
     assert 0 < whole_word.sum() < SIZE
     assert torch.equal(loss.call_args.args[0].negative_valid, ~whole_word)

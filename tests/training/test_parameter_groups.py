@@ -26,7 +26,7 @@ def model(image_encoder=None, text_encoder=None, **towers) -> ImageTextModel:
 
 
 def rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -> dict[str, tuple[float, float]]:
-    """Learning rate and weight decay of each parameter, by its name; none may come twice."""
+    """Learning rate and weight decay by name of the parameter; no parameter may be in two groups."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     found = [
         (names[parameter], (group["lr"], group["weight_decay"]))
@@ -99,7 +99,7 @@ def test_layers_of_bert_by_hand(tmp_path):
     ],
 )
 def test_layers_of_an_image_tower_of_a_pair_by_hand(write, first, last, tmp_path):
-    """Without a rate of its own, the tower's topmost layer has the optimizer's."""
+    """The top layer of a tower without its own rate has the optimizer's rate."""
     tower = ClipImageEncoder(str(write(tmp_path / "pair")), tuning=Tuning(layer_decay=0.5))
     found = rates(build_optimizer(adamw, model(image_encoder=tower), InfoNCE()), tower)
     for rate, parameters in ((0.25, first), (1.0, last)):

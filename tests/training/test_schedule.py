@@ -44,7 +44,7 @@ def test_fractions_outside_0_and_1_are_refused(shares):
 
 
 class Steps(Callback):
-    """Notes the steps before the loader is built, and after training those that Lightning counted and took."""
+    """Records the step count before the loader exists; after training, the estimated and the taken steps."""
 
     def on_fit_start(self, trainer, pl_module):
         assert trainer.train_dataloader is None

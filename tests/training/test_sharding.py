@@ -1,4 +1,4 @@
-"""Split weights train as whole ones."""
+"""Sharded weights train like unsharded ones."""
 
 import copy
 
@@ -19,12 +19,12 @@ SCORE = {"local_weight": 0.6, "global_fusion": "pairwise", "text_gate": True}
 
 
 class Trained(nn.Module):
-    """A model with its loss, as Lightning's module holds them."""
+    """A model with its loss, like the LightningModule."""
 
     def __init__(self):
         super().__init__()
         self.parts, self.objective = make_objective(SCORE, first_stage_weight=0.1)
-        # two layers, to be split one by one
+        # two layers, which are sharded separately
         layers = self.objective.model.text_encoder.layers.layers
         layers.append(copy.deepcopy(layers[0]))
         self.objective.model.text_projection.pooled.requires_grad_(False)  # stays whole
@@ -34,7 +34,7 @@ class Trained(nn.Module):
 
 
 def train(module, counts):
-    """Three steps; gives the norms of their gradients."""
+    """Takes three steps; returns the gradient norms."""
     stepper, norms = torch.optim.SGD(module.parameters(), lr=0.1), []
     for seed in range(3):
         batch = make_batch(sum(counts), seed)

@@ -55,7 +55,7 @@ class LogConfig(SaveConfigCallback):
 
 
 def loggers_of_run(
-    configured: Logger | Iterable[Logger] | bool | None, root: Path, command: str, going_on: Continuation | None
+    configured: Logger | Iterable[Logger] | bool | None, root: Path, command: str, resumed: Continuation | None
 ) -> list[Logger] | bool:
     """The `logger` argument of the trainer: a CSV logger with a folder per run, then the configured loggers.
 
@@ -63,7 +63,7 @@ def loggers_of_run(
         configured: Loggers of the config; None if it sets none. A CSV logger among them replaces the default one.
         root: The `default_root_dir`; loggers without their own `save_dir` also write below it.
         command: Name of the folder below `root`.
-        going_on: The run to resume, whose folder and loggers are continued.
+        resumed: The run to resume, whose folder and loggers are continued.
     """
     if isinstance(configured, bool):
         return configured
@@ -72,7 +72,7 @@ def loggers_of_run(
         loggers.insert(0, CSVLogger(root, name=command))
     for logger in loggers:
         _place(logger, root)
-    return loggers if going_on is None else [_continued(logger, going_on) for logger in loggers]
+    return loggers if resumed is None else [_continued(logger, resumed) for logger in loggers]
 
 
 def _place(logger: Logger, root: Path) -> None:
@@ -83,18 +83,18 @@ def _place(logger: Logger, root: Path) -> None:
         logger._root_dir = str(root)
 
 
-def _continued(logger: Logger, going_on: Continuation) -> Logger:
+def _continued(logger: Logger, resumed: Continuation) -> Logger:
     """The logger, set to continue the interrupted run if it logged that run."""
-    version = going_on.log_versions.get(type(logger).__name__)
+    version = resumed.log_versions.get(type(logger).__name__)
     if isinstance(logger, CSVLogger):
-        return ContinuedCSVLogger(going_on)
+        return ContinuedCSVLogger(resumed)
     if isinstance(logger, WandbLogger) and logger.version is None and version is not None:
         # offline, `wandb sync --append` joins the records before and after the interruption
         logger._id = logger._wandb_init["id"] = str(version)
     if isinstance(logger, TensorBoardLogger) and version is not None:
         logger._version = version
         # hides steps after the checkpoint
-        logger._kwargs["purge_step"] = going_on.logged_steps
+        logger._kwargs["purge_step"] = resumed.logged_steps
     return logger
 
 
@@ -102,13 +102,13 @@ class ContinuedCSVLogger(CSVLogger):
     """Appends to the `metrics.csv` of a run; Lightning's logger would delete it.
 
     Args:
-        going_on: The run to resume. Rows of steps after its checkpoint are dropped, since those steps run again.
+        resumed: The run to resume. Rows of steps after its checkpoint are dropped, since those steps run again.
     """
 
-    def __init__(self, going_on: Continuation) -> None:
-        run = going_on.run
+    def __init__(self, resumed: Continuation) -> None:
+        run = resumed.run
         super().__init__(str(run.parents[1]), name=run.parent.name, version=run.name)
-        self._logged_steps = going_on.logged_steps
+        self._logged_steps = resumed.logged_steps
 
     @property
     @rank_zero_only

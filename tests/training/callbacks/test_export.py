@@ -1,4 +1,4 @@
-"""What is handed on of a training; end to end in `tests/test_cli.py`."""
+"""Exported weights; `tests/test_cli.py` tests them end to end."""
 
 from types import SimpleNamespace
 from unittest.mock import Mock

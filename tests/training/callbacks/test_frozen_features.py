@@ -84,7 +84,7 @@ def test_a_trained_tower_sees_every_item_every_epoch(tmp_path):
 
 
 def test_a_tower_that_thaws_is_not_encoded_in_advance(tmp_path):
-    """What it gives would be out of date as soon as it has thawed."""
+    """Its stored features would be outdated after thawing."""
     module = fit(tmp_path, tuning=Tuning(thaw_after=0.5))
     assert module.model.image_encoder.pictures_seen == 2 * (12 + 4)
 

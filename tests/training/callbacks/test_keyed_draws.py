@@ -11,7 +11,7 @@ MODULE = Mock(spec=LightningModule, device=torch.device("cpu"))
 
 
 def draws(callback: KeyedDraws, epoch: int, batch: int, rank: int = 0) -> tuple[float, ...]:
-    """What a model would draw in a step."""
+    """Random numbers that a model would draw in a step."""
     callback.on_train_batch_start(Mock(spec=Trainer, current_epoch=epoch, global_rank=rank), MODULE, None, batch)
     dropped = torch.nn.functional.dropout(torch.ones(64), 0.5)
     return *dropped.tolist(), torch.rand(()).item(), random.random(), np.random.rand()

@@ -1,4 +1,4 @@
-"""A training ends with a validation, whatever interval is configured; resumes are in `test_recovery.py`."""
+"""Training ends with a validation for any configured interval; resumed runs are in `test_recovery.py`."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from ascl_lightning.training.callbacks.last_validation import LastValidation
 
 
 class Line(LightningModule):
-    """Notes after how many steps it was validated."""
+    """Records the steps after which it was validated."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class StopAt(Callback):
 
 
 def validated(root, callbacks=(), **arguments):
-    """Steps after which one of 4 steps an epoch validates."""
+    """Steps after which a training with 4 steps per epoch validates."""
     module, batches = Line(), DataLoader(torch.ones(4, 1))
     trainer = Trainer(
         **({"max_epochs": 3} | arguments),

@@ -1,4 +1,4 @@
-"""A step that is not finite leaves everything as it was."""
+"""A non-finite step changes nothing."""
 
 import copy
 
@@ -15,7 +15,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 class Line(LightningModule):
-    """Fits w to what it is given; notes the weight and the moments after each step."""
+    """Trains one weight w; records w and its moments after each step."""
 
     def __init__(self):
         super().__init__()
@@ -24,7 +24,7 @@ class Line(LightningModule):
 
     def training_step(self, batch, batch_idx):
         factor, gap = batch[0]
-        # the loss is factor * gap * w: its gradient is the product, also where the loss itself is no number
+        # the loss is factor * gap * w; the gradient factor * gap can be finite when the loss is not
         return (self.weight * factor * gap).sum()
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
@@ -59,7 +59,7 @@ def test_a_skipped_step_keeps_weights_and_moments(tmp_path, bad):
     (first, _), (second, state), (third, _), (fourth, last) = module.seen
     assert first == second == third != fourth
     assert state[0]["step"] == 1
-    # as if the bad batches had never come
+    # as without the bad batches
     assert fourth == without.seen[1][0]
     assert last == without.seen[1][1]
     assert trainer.callback_metrics["train/skipped_steps"] == 2

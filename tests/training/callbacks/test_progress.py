@@ -21,7 +21,7 @@ from ascl_lightning.training.schedule import WarmupCosine
 
 
 def fit(root, logger=True, **arguments) -> list[dict[str, str]]:
-    """Two epochs of three batches, of 4, 4 and 4 pairs; rows that hold what training progress logs."""
+    """Rows that `TrainingProgress` logs in two epochs of three batches of 4 pairs."""
     write_karpathy(root, {"train": 4, "val": 2}, captions=3)
     torch.manual_seed(0)
     module = RetrievalModule(
@@ -70,7 +70,7 @@ def test_logged_rates_are_those_of_the_taken_steps(tmp_path):
 
 
 def test_pairs_are_counted_between_logged_steps(tmp_path):
-    """A clock that a look at it sets forward by a second: at epochs' beginnings, after validations, at logged steps."""
+    """A clock that advances a second per reading: at epoch starts, after validations, at logged steps."""
     with mock.patch("ascl_lightning.training.callbacks.progress.time.perf_counter", side_effect=map(float, count())):
         rows = fit(tmp_path, log_every_n_steps=2)
     # steps 2, 4 and 6 are logged; the 4th is the first of its epoch

@@ -1,4 +1,4 @@
-"""A training that was stopped and gone on with, against one that was not: equal to the last bit.
+"""An interrupted and resumed training equals an uninterrupted one bit by bit.
 
 In this process, as the command line runs it; several ranks and kills are in `tests/test_interrupted_ranks.py`. The
 model has dropout and BatchNorm; pictures are cropped at random, T+ and T- drawn at word level, T- at feature level too.
@@ -34,7 +34,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(data, tmp_path_factory):
-    """Runs without an interruption, one for each list of arguments."""
+    """Uninterrupted runs, one for each list of arguments."""
     known: dict[tuple[str, ...], Path] = {}
 
     def run(arguments: Sequence[str]) -> Path:
@@ -48,7 +48,7 @@ def uninterrupted(data, tmp_path_factory):
 
 
 def fit(root: Path, data: Path, *arguments: str) -> object:
-    """Trains; gives the exit code, None for a training that is complete."""
+    """Trains; returns the exit code, None for a complete training."""
     command = [
         *("fit", "--config", str(TINY), "--data.root", str(data), "--trainer.default_root_dir", str(root / "runs")),
         *("--model.text_encoder.init_args.dropout", "0.2", "--data.augment", "true"),
@@ -68,14 +68,14 @@ def checkpoints(root: Path) -> set[str]:
 
 
 def assert_equal(one: Path, other: Path) -> None:
-    """Batches, metrics, and all that the last checkpoint holds: weights, optimiser, schedule, counters, callbacks."""
+    """Compares batches, metrics and the last checkpoint: weights, optimizer, schedule, counters, callbacks."""
     assert batches(one / "seen") == batches(other / "seen")
     assert rows(one) == rows(other)
     states = [last(root) for root in (one, other)]
     for state in states:
         for of_callback in state["callbacks"].values():
-            of_callback.pop("current_score", None)  # that of the last validation, which Lightning does not restore
-            of_callback.pop("files", None)  # a stop leaves one more
+            of_callback.pop("current_score", None)  # of the last validation; Lightning does not restore it
+            of_callback.pop("files", None)  # an interruption leaves one more file
     assert states[0].keys() == states[1].keys()
     assert [key for key in states[0] if states[0][key] != states[1][key]] == []
 
@@ -147,7 +147,7 @@ CASES = {
 
 
 class Averaged(EMAWeightAveraging):
-    """With arguments that a config can bring."""
+    """Without arguments, so that a config can name it."""
 
     def __init__(self) -> None:
         super().__init__(decay=0.9)
@@ -170,7 +170,7 @@ def test_a_run_that_is_shorter_than_its_validation_interval_has_a_best_checkpoin
 
 @pytest.fixture
 def listening():
-    """Python's own reaction to Ctrl-C, which a process in the background does not have."""
+    """Installs Python's handler of Ctrl-C, which a background process lacks."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -201,14 +201,14 @@ def test_a_signal_in_the_last_step_does_not_stop_the_run(data, uninterrupted, tm
 
 
 def test_a_run_can_be_interrupted_repeatedly(data, uninterrupted, tmp_path):
-    for at in (2, 5, 4):  # of the steps since each start
+    for at in (2, 5, 4):  # steps since each start
         assert fit(tmp_path, data, "--resume", *interrupt("on_train_batch_start", at)) == 143
     assert fit(tmp_path, data, "--resume") is None
     assert_equal(uninterrupted([]), tmp_path)
 
 
 def test_the_newest_checkpoints_are_kept_and_a_damaged_one_is_skipped(data, tmp_path, caplog):
-    """Every second step but an epoch's last, which its end saves; then the newest file is damaged, as is the best."""
+    """Saves at every second step and at the end of each epoch; then the newest file is damaged."""
     often = ["--recovery.steps", "2", "--recovery.keep", "3"]
     assert fit(tmp_path, data, *often, *interrupt("on_train_batch_start", 10)) == 143
     assert checkpoints(tmp_path) == {"best.ckpt", *(f"last-{step:08d}.ckpt" for step in (8, 10, 11))}
@@ -224,7 +224,7 @@ def test_the_newest_checkpoints_are_kept_and_a_damaged_one_is_skipped(data, tmp_
 
 
 def test_a_moved_run_keeps_its_best_model(data, uninterrupted, tmp_path):
-    """Lightning compares folders as they are spelt, and would take the first model after a resume for the best."""
+    """Lightning compares paths as strings, and would take the first model after a resume as the best."""
     assert fit(tmp_path / "before", data, *interrupt(*MIDDLE)) == 143
     shutil.move(tmp_path / "before", tmp_path / "after")
     assert fit(tmp_path / "after", data, "--resume") is None
@@ -238,7 +238,7 @@ def test_a_moved_run_keeps_its_best_model(data, uninterrupted, tmp_path):
 
 
 def test_a_new_run_from_a_checkpoint_leaves_the_old_one_alone(data, uninterrupted, tmp_path):
-    """`--ckpt_path` goes on in a folder of its own."""
+    """`--ckpt_path` trains in a new run folder."""
     assert fit(tmp_path, data, *interrupt(*MIDDLE)) == 143
     before = {path: path.read_bytes() for path in tmp_path.glob("runs/fit/version_0/checkpoints/*")}
     assert fit(tmp_path, data, "--ckpt_path", "last") is None
@@ -250,7 +250,7 @@ def test_a_new_run_from_a_checkpoint_leaves_the_old_one_alone(data, uninterrupte
 
 
 def test_a_checkpoint_of_another_callback_can_be_resumed(data, uninterrupted, tmp_path):
-    """One that saves after an epoch's last step, before its validation, where Lightning would leave that out."""
+    """It saves after the last step of an epoch, before the validation, which Lightning would skip after a resume."""
     flags = [("dirpath", tmp_path / "mine"), ("every_n_train_steps", 12), ("save_top_k", -1)]
     mine = ["--trainer.callbacks+=ModelCheckpoint"]
     mine += [part for name, value in flags for part in (f"--trainer.callbacks.{name}", str(value))]
@@ -301,7 +301,7 @@ def test_impossible_settings_are_refused(setting):
 
 
 def test_checkpoints_are_saved_by_time(data, tmp_path, monkeypatch):
-    """By a clock that goes on a minute whenever it is read: once a step, and at each save."""
+    """With a clock that advances a minute per reading: once a step, and at each save."""
     clock = iter(range(0, 10_000, 60))
     monkeypatch.setattr("ascl_lightning.training.callbacks.recovery.time", Mock(monotonic=lambda: next(clock)))
     saved: list[int] = []

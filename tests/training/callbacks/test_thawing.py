@@ -19,7 +19,7 @@ from ascl_lightning.training.module import RetrievalModule
 
 
 class Watch(Callback):
-    """Keeps what a tower is before each step, and its gradients when the optimizer takes one."""
+    """Records a tower's state after each step, and its gradients at optimizer steps."""
 
     def __init__(self) -> None:
         self.weights: list[torch.Tensor] = []
@@ -90,7 +90,7 @@ def test_optimizer_state_starts_with_the_first_gradient(tmp_path):
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_resumed_run_thaws_like_an_uninterrupted_one(tmp_path, epoch):
-    """Resumed while the tower rests, and after."""
+    """Resumed while the tower is frozen, and after thawing."""
     whole, resumed = build(thaw_after=0.5), build(thaw_after=0.5)
     path = tmp_path / "stopped.ckpt"
     fit(tmp_path, whole, 3, callbacks=[SaveAfter(epoch, path)])
@@ -107,7 +107,7 @@ def test_training_that_ends_early_leaves_no_tower_frozen(tmp_path):
 
 
 class Keep(Callback):
-    """Writes what each process sees at the end."""
+    """Saves the records of each process at the end."""
 
     def __init__(self, root) -> None:
         self.root = root
@@ -120,7 +120,7 @@ class Keep(Callback):
 
 @pytest.fixture
 def one_thread(monkeypatch):
-    """Makes it safe to fork: threads of the parent would be waited for in vain."""
+    """Makes forking safe: a child would wait forever for threads of its parent."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or Lightning chooses a number
     before = torch.get_num_threads()
     torch.set_num_threads(1)

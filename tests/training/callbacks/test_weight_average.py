@@ -23,7 +23,7 @@ DECAY = 0.5
 
 
 class Watch(Callback):
-    """Keeps the trained weights after each step."""
+    """Records the trained weights after each step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
@@ -70,7 +70,7 @@ def fit(root, module, *callbacks, epochs=2, ckpt_path=None) -> Trainer:
 
 
 def averages(steps: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """By hand: the first weights, then half of what was and half of what comes."""
+    """The average by hand: starts at the first weights, then half old and half new."""
     average = steps[0]
     for step in steps[1:]:
         average = {name: DECAY * average[name] + (1 - DECAY) * value for name, value in step.items()}
@@ -104,7 +104,7 @@ def test_validation_uses_the_average_for_all_scores(tmp_path):
 
 @pytest.mark.parametrize("callback", [WeightAverage, EMAWeightAveraging])
 def test_lightning_scores_without_the_average(tmp_path, callback):
-    """What the fusion is when the split is scored: of the average here, of the trained weights in Lightning's own."""
+    """The split is scored with averaged fusion weights here, but with trained ones by Lightning's callback."""
     module, watch, seen = build(), Watch(), []
     compute = module.evaluation.compute
     weight = module.model.similarity.image_fusion.context.weight

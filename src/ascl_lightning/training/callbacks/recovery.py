@@ -17,7 +17,7 @@ from ascl_lightning.runtime.checkpoints import LAST
 from ascl_lightning.runtime.files import require_writable_folder
 from ascl_lightning.runtime.processes import StopSignals
 from ascl_lightning.training.accessors import callbacks_of, is_trial
-from ascl_lightning.training.callbacks.restart import mend_counters, mend_folder, progress, validates_next
+from ascl_lightning.training.callbacks.restart import correct_counters, correct_folder, progress, validates_next
 
 _SECONDS_FOR_CHILDREN = 30
 
@@ -52,7 +52,7 @@ class RecoveryCheckpoints(Checkpoint):
         self._group: Any = None
         self._signals = StopSignals()
         self._stopped_by = 0
-        self._breaks_off = False
+        self._interrupts_validation = False
         self._begins_epoch = False
         self._common_batches = 0.0
         self._saved_at = 0.0
@@ -98,11 +98,11 @@ class RecoveryCheckpoints(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exits if a signal came at the end of the previous epoch."""
-        self._leave()
+        self._exit_if_stopped()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Exits if a signal came in the previous step, whose metrics are logged by now."""
-        self._leave()
+        self._exit_if_stopped()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -123,7 +123,7 @@ class RecoveryCheckpoints(Checkpoint):
             self._signals.listen()
         if not self._in_training(trainer):
             return
-        self._leave()
+        self._exit_if_stopped()
         # after a resume within a validation, which starts again
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
         self._common_batches = -self._reduce(trainer, [-sum(trainer.num_val_batches)]).item()
@@ -146,9 +146,9 @@ class RecoveryCheckpoints(Checkpoint):
             for averaging in callbacks_of(trainer, WeightAveraging):
                 # swaps the trained weights back, for Lightning's own averages
                 averaging.on_validation_epoch_end(trainer, pl_module)
-            self._breaks_off = True
+            self._interrupts_validation = True
             self._save(trainer)
-            self._leave()
+            self._exit_if_stopped()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves within an epoch, as after a step; at the end of an epoch, `on_train_epoch_end` saves."""
@@ -190,15 +190,15 @@ class RecoveryCheckpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the progress that Lightning does not store, to the checkpoints of all callbacks."""
-        checkpoint["recovery"] = progress(trainer, self._breaks_off)
+        checkpoint["recovery"] = progress(trainer, self._interrupts_validation)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Corrects the state that Lightning restores next."""
         if trainer.state.fn == "fit" and "recovery" in checkpoint:
-            mend_counters(checkpoint["loops"]["fit_loop"], checkpoint["recovery"])
+            correct_counters(checkpoint["loops"]["fit_loop"], checkpoint["recovery"])
             self._begins_epoch = not checkpoint["recovery"]["inside_epoch"]
             for callback in callbacks_of(trainer, ModelCheckpoint):
-                mend_folder(checkpoint["callbacks"].get(callback.state_key), Path(str(callback.dirpath)))
+                correct_folder(checkpoint["callbacks"].get(callback.state_key), Path(str(callback.dirpath)))
 
     def _in_training(self, trainer: Trainer) -> bool:
         return trainer.state.fn == "fit" and not trainer.sanity_checking and not is_trial(trainer)
@@ -228,7 +228,7 @@ class RecoveryCheckpoints(Checkpoint):
             trainer.strategy.remove_checkpoint(self._folder / name)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
-    def _leave(self) -> None:
+    def _exit_if_stopped(self) -> None:
         if self._stopped_by:
             rank_zero_info(
                 f"Stopped by {signal.Signals(self._stopped_by).name}, saved {self._folder / self._files[-1]}; "

@@ -18,12 +18,12 @@ def validates_next(trainer: Trainer) -> bool:
     return loops._data_fetcher is not None and loops.epoch_loop._should_check_val_fx(loops._data_fetcher)
 
 
-def progress(trainer: Trainer, breaks_off: bool) -> dict[str, Any]:
+def progress(trainer: Trainer, interrupts_validation: bool) -> dict[str, Any]:
     """Progress within an epoch that Lightning's counters do not tell.
 
     Args:
         trainer: The trainer, in any hook that saves a checkpoint.
-        breaks_off: Whether it is saved during a validation, which the resumed run must repeat.
+        interrupts_validation: Whether it is saved during a validation, which the resumed run must repeat.
     """
     loops = trainer.fit_loop
     epochs = loops.epoch_progress.current.state_dict()
@@ -33,28 +33,28 @@ def progress(trainer: Trainer, breaks_off: bool) -> dict[str, Any]:
     after_step = batches["completed"] < batches["processed"]
     return {
         "inside_epoch": inside,
-        "validation_due": breaks_off or (after_step and validates_next(trainer)),
+        "validation_due": interrupts_validation or (after_step and validates_next(trainer)),
         # batches of this epoch's validations, without the interrupted one
-        "validated": validated.total.completed - (validated.current.completed if breaks_off else 0),
+        "validated": validated.total.completed - (validated.current.completed if interrupts_validation else 0),
         # logged steps that the checkpoint covers
         "logged_steps": loops.epoch_loop._batches_that_stepped + inside,
     }
 
 
-def mend_counters(fit_loop: dict[str, Any], noted: Mapping[str, Any]) -> None:
+def correct_counters(fit_loop: dict[str, Any], recovery: Mapping[str, Any]) -> None:
     """Corrects the counters of a checkpoint before Lightning restores them.
 
     Args:
         fit_loop: Lightning's state of its training loop; changed in place.
-        noted: From `progress`.
+        recovery: From `progress`.
     """
-    if noted["validation_due"]:
+    if recovery["validation_due"]:
         # as if the validation was interrupted in its first batch, a case in which Lightning repeats it
         _complete(fit_loop["epoch_loop.batch_progress"])
-        validated, done = fit_loop["epoch_loop.val_loop.batch_progress"], noted["validated"]
+        validated, done = fit_loop["epoch_loop.val_loop.batch_progress"], recovery["validated"]
         validated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
         validated["current"] = dict.fromkeys(validated["current"], 0)
-    if not noted["inside_epoch"]:
+    if not recovery["inside_epoch"]:
         _complete(fit_loop["epoch_progress"])
 
 
@@ -64,7 +64,7 @@ def _complete(counts: dict[str, dict[str, int]]) -> None:
         part["completed"] = part["processed"]
 
 
-def mend_folder(state: dict[str, Any] | None, folder: Path) -> None:
+def correct_folder(state: dict[str, Any] | None, folder: Path) -> None:
     """Updates the paths in `ModelCheckpoint`'s state if the folder of the resumed run has moved.
 
     Args:

@@ -39,20 +39,20 @@ class RunSummary(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called before the first step."""
-        self._say(trainer, pl_module, "train")
+        self._log(trainer, pl_module, "train")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called before `ascl validate`; validations during training are skipped."""
         if evaluated_split(trainer) is not None:
-            self._say(trainer, pl_module, "val")
+            self._log(trainer, pl_module, "val")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called before `ascl test`."""
-        self._say(trainer, pl_module, "test")
+        self._log(trainer, pl_module, "test")
 
     on_predict_start = on_test_start
 
-    def _say(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
         images, texts = retrieval_data(trainer).size(split)
         parameters = list(pl_module.parameters())
         total = sum(parameter.numel() for parameter in parameters)
@@ -86,12 +86,12 @@ class ProgressLines(Callback):
 
     def __init__(self, every: float = 30.0) -> None:
         self._every = every
-        self._begun = self._said = 0.0
+        self._start = self._last_line = 0.0
         self._pairs = self._batches = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
-        self._begun = self._said = time.perf_counter()
+        self._start = self._last_line = time.perf_counter()
         self._pairs = self._batches = 0
 
     def on_train_batch_end(
@@ -101,18 +101,18 @@ class ProgressLines(Callback):
         self._batches += 1
         self._pairs += len(batch.image_ids) * trainer.world_size
         now = time.perf_counter()
-        if now - self._said < self._every:
+        if now - self._last_line < self._every:
             return
-        self._said = now
+        self._last_line = now
         per_epoch, epochs = int(trainer.num_training_batches), trainer.max_epochs
         limit = f"/{epochs}" if epochs is not None and epochs > 0 else ""
         done = trainer.current_epoch * per_epoch + batch_idx + 1
-        left = (per_epoch * epochs - done) * (now - self._begun) / self._batches if limit and epochs else None
+        left = (per_epoch * epochs - done) * (now - self._start) / self._batches if limit and epochs else None
         loss = trainer.callback_metrics.get("train/loss")
         rank_zero_info(
             f"epoch {trainer.current_epoch + 1}{limit}, batch {batch_idx + 1}/{per_epoch}"
             + ("" if loss is None else f", loss {float(loss):.3f}")
-            + f", {self._pairs / (now - self._begun):.0f} pairs/s"
+            + f", {self._pairs / (now - self._start):.0f} pairs/s"
             + ("" if left is None else f", {_duration(left)} left")
         )
 
