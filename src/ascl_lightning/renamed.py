@@ -17,6 +17,7 @@ MODULES = {
     "data.image_operations": "data.augment.image_operations",
     "data.word_edits": "data.augment",
     "metrics.functional": "metrics.recall",
+    "metrics.relevance": "metrics.precision",
     "models.clip_encoders": "models.towers.clip",
     "models.fusion": "models.similarity.fused",
     "models.image_encoders": "models",
