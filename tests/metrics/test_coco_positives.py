@@ -61,7 +61,7 @@ def test_figures_are_those_of_the_package(split):
     for protocol in PROTOCOLS:
         positives = coco_positives(protocol, names, image_of_text, caption_ids)
         queries = relevance_queries(
-            lambda i, t: similarity[i][:, t],
+            lambda i, t: similarity[i[:, None], t],
             positives.image_to_text,
             positives.text_to_image,
             image_of_text,
@@ -93,7 +93,7 @@ def test_recalls_of_5k_and_1k_are_those_of_the_package():
     of_other_folds = (torch.arange(5_000) // 1_000)[:, None] != image_of_text // 1_000
 
     whole = metrics_from_ranks(*ranks_from_similarity(similarity, image_of_text))
-    folds = fold_metrics(lambda i, t: similarity[i][:, t], 5_000, image_of_text, 1_000)
+    folds = fold_metrics(lambda i, t: similarity[i[:, None], t], 5_000, image_of_text, 1_000)
 
     for scores, ours, recalls in (
         (similarity, whole, OFFICIAL.coco_5k_recalls),
