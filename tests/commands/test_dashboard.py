@@ -1,45 +1,11 @@
-import re
 import sys
 
 import pytest
-from tests.helpers.wandb_records import read_runs
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.dashboard import workspace
 
 REQUEST = ["dashboard", "--entity", "somebody", "--project", "ascl-lightning"]
-
-
-def test_each_panel_shows_what_a_run_logs(recorded):
-    training = read_runs(recorded)[0]
-    shown = set()
-    for section in workspace("somebody", "ascl-lightning", "AsCL").sections:
-        assert section.panels, section.name
-        for panel in section.panels:
-            kind = type(panel).__name__
-            if kind == "LinePlot":
-                assert panel.x in training.keys, panel.title
-                names = {
-                    name for name in training.keys if panel.metric_regex and re.fullmatch(panel.metric_regex, name)
-                }
-                names |= set(panel.y)
-                assert names, panel.title
-            elif kind == "WeavePanelSummaryTable":
-                names = {panel.table_name}
-            else:
-                names = set()
-            assert names <= training.keys, panel
-            shown |= names
-    # all that a training logs is to be seen, but for what a table has too and the score that follows from another
-    missing = {name for name in training.keys - shown if name.startswith(("train/", "val/"))}
-    assert missing == {"train/temperature", *(name for name in missing if name.endswith("median_rank"))}
-
-
-def test_what_compares_runs_is_in_their_summary(recorded):
-    training = read_runs(recorded)[0]
-    (runs,) = (section for section in workspace("a", "b", "c").sections if section.name == "Runs")
-    bars, importance, _ = runs.panels
-    assert set(bars.metrics) == {importance.with_respect_to} <= training.summary.keys()
 
 
 def test_the_layout_is_what_the_public_interface_sends():

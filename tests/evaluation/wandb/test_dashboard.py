@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,28 @@ from tests.helpers.recordings import TINY, record
 from tests.helpers.wandb_records import read_runs
 
 from ascl_lightning.__main__ import main
+from ascl_lightning.commands.dashboard import workspace
 from ascl_lightning.evaluation.wandb.dashboard import figures_panel
 
 WAYS = ("image_to_text", "text_to_image")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> Path:
+    """A training of two epochs and a test of its best checkpoint, both recorded by W&B offline."""
+    root = tmp_path_factory.mktemp("recorded")
+    write_karpathy(root / "data", {"train": 9, "val": 4, "test": 5}, captions=[2, 3, 1])
+    record(root, "fit")
+    record(root, "test", "--ckpt_path", "best")
+    return root
+
+
+@pytest.fixture(scope="module")
 def training(recorded):
     return read_runs(recorded)[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tested(recorded):
     return read_runs(recorded)[1]
 
@@ -211,6 +223,36 @@ def test_everything_lies_with_the_runs(recorded, training):
         for entry in artifact.manifest.contents:
             assert (recorded / entry.local_path).resolve().is_relative_to(recorded)
             assert (recorded / entry.local_path).is_file()
+
+
+def test_each_panel_shows_what_a_run_logs(training):
+    shown = set()
+    for section in workspace("somebody", "ascl-lightning", "AsCL").sections:
+        assert section.panels, section.name
+        for panel in section.panels:
+            kind = type(panel).__name__
+            if kind == "LinePlot":
+                assert panel.x in training.keys, panel.title
+                names = {
+                    name for name in training.keys if panel.metric_regex and re.fullmatch(panel.metric_regex, name)
+                }
+                names |= set(panel.y)
+                assert names, panel.title
+            elif kind == "WeavePanelSummaryTable":
+                names = {panel.table_name}
+            else:
+                names = set()
+            assert names <= training.keys, panel
+            shown |= names
+    # all that a training logs is to be seen, but for what a table has too and the score that follows from another
+    missing = {name for name in training.keys - shown if name.startswith(("train/", "val/"))}
+    assert missing == {"train/temperature", *(name for name in missing if name.endswith("median_rank"))}
+
+
+def test_what_compares_runs_is_in_their_summary(training):
+    (runs,) = (section for section in workspace("a", "b", "c").sections if section.name == "Runs")
+    bars, importance, _ = runs.panels
+    assert set(bars.metrics) == {importance.with_respect_to} <= training.summary.keys()
 
 
 def test_protocols_have_rows_of_their_own():
