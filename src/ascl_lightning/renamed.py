@@ -42,7 +42,7 @@ _OF_TUNING = ("frozen", "learning_rate")
 
 
 class _OldNames(MetaPathFinder, Loader):
-    """Finds an old name as a module of its own that looks everything up in the new one."""
+    """Makes an old name importable as a module that takes its attributes from the new one."""
 
     def find_spec(self, fullname: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
         name = fullname.removeprefix("ascl_lightning.")
