@@ -128,7 +128,7 @@ def test_exported_weights_are_tested_as_their_checkpoint_is(trained, tmp_path, c
     assert state.keys() == tensors.keys()
     assert all(torch.equal(state[name], value) for name, value in tensors.items())
     assert main(["fit", "--config", TINY, *at(trained, trained / "data"), "--ckpt_path", str(weights)]) == 2
-    assert "weights alone cannot be gone on from" in capsys.readouterr().err
+    assert "training cannot resume from weights alone" in capsys.readouterr().err
 
 
 def test_the_model_card_says_what_the_run_knows(trained):
@@ -209,7 +209,7 @@ MISTAKES = {
         "no run under 'nowhere'",
     ),
     "an address": (["test", "--config", TINY, "--ckpt_path", "https://host/best.ckpt"], "addresses are not loaded"),
-    "no training to resume": (["test", "--config", TINY, "--resume"], "--resume is for `ascl fit`"),
+    "no training to resume": (["test", "--config", TINY, "--resume"], "--resume: only for `ascl fit`"),
     "heads do not divide": (["fit", "--config", TINY, "--model.similarity.num_heads", "3"], "num_heads 3"),
 }
 
@@ -226,6 +226,8 @@ def test_a_mistake_is_one_line_and_code_2(mistake, capsys):
 
 BAD_VALUES = {
     "--data.batch_size 0": "--data.batch_size: expected a number greater than 0",
+    "--data.batch_size true": "--data.batch_size: expected a",
+    "--data {batch_size: true}": "expected a number, got 'True'",
     "--data.num_workers -1": "greater than or equal to 0, got '-1'",
     "--data.captions_per_image 0": "greater than 0 or null, got '0'",
     "--data.root nowhere": "there is no folder 'nowhere'",
@@ -236,11 +238,11 @@ BAD_VALUES = {
     "--model.image_encoder.image_size 0": "image_size: expected a number",
     "--model.text_encoder.vocab_size 1": "or equal to 2, got '1'",
     "--model.fold_size 0": "--model.fold_size: expected",
-    "--trainer.accelerator tpu": "trainer's config does not work",
+    "--trainer.accelerator tpu": "trainer's config is invalid",
     "--trainer.devices x": "--trainer.devices: ",
     "--trainer.callbacks &a [*a]": "contains itself",
     "--trainer {max_epochs: 0}": "--trainer.max_epochs 0",
-    "--data.negatives [DropWrod]": "known are DeleteWords, ",
+    "--data.negatives [DropWrod]": "choose from DeleteWords, ",
 }
 
 

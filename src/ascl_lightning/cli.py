@@ -1,4 +1,4 @@
-"""The command line of training and evaluation: Lightning's own, with what retrieval needs."""
+"""`ascl fit | validate | test | predict`: LightningCLI with the callbacks, flags and error messages of retrieval."""
 
 import atexit
 import sys
@@ -59,20 +59,20 @@ from ascl_lightning.training.loggers import (
 from ascl_lightning.training.module import RetrievalModule
 
 SEARCHES = {"full": None, "two_stage": TwoStageFrontier}
-"""What `--retrieval` stands for: the report that a test adds to its metrics."""
+"""Callback that each value of `--retrieval` adds to an evaluation."""
 
-# of Lightning, about what is meant to be so
+# Lightning's warnings about things that are intended here
 _EXPECTED_WARNINGS = (
-    "The dirpath has changed",  # a test has a folder of its own
+    "The dirpath has changed",  # each test writes to a new folder
     ".*in eval mode at the start of training",  # frozen towers
     ".*does not have many workers",
-    "Be aware that when using `ckpt_path`, callbacks",  # of training
+    "Be aware that when using `ckpt_path`, callbacks",  # evaluation does not use training callbacks
     ".*LeafSpec.* is deprecated",
-    r"It is recommended to use `self.log\('(val|test)/",  # every process ranks the whole split
-    "predict returned None",  # features and embeddings go to files
-    ".*overrides the configure_model callback",  # which does nothing but for sharded weights: those are not averaged
-    ".*your dataloader is not resumable",  # the data module goes on inside an epoch
-    "Checkpoint directory .* exists and is not empty",  # a run that is gone on with
+    r"It is recommended to use `self.log\('(val|test)/",  # every rank evaluates the whole split
+    "predict returned None",  # features and embeddings are written to files
+    ".*overrides the configure_model callback",  # it only matters for sharded weights, which are not averaged
+    ".*your dataloader is not resumable",  # the data module resumes inside an epoch
+    "Checkpoint directory .* exists and is not empty",  # a resumed run
 )
 
 
@@ -88,21 +88,21 @@ set_loader("yaml", _checked_yaml)
 
 
 class OneLineParser(LightningArgumentParser):
-    """Mistakes on the command line and in configs become a `UserError`, without a page of usage before it."""
+    """Raises a `UserError` of one line for a mistake in flags or configs, instead of printing the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Called by the parser with what is wrong."""
+        """Called by the parser with an error message."""
         raise UserError(plain_message(message))
 
     def format_help(self, *args: Any) -> str:
-        """The project's own flags; Lightning's are for --help_all."""
+        """Help with the project's own flags; `--help_all` adds Lightning's."""
         return arranged_help(super().format_help(*args), everything=False)
 
 
 class AsclCLI(LightningCLI):
     """`ascl fit | validate | test | predict`.
 
-    A checkpoint brings weights and what was mined from the training data, never configuration: a config is code.
+    The configuration is never read from a checkpoint, which holds only weights and the state of training and data.
     """
 
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
@@ -117,7 +117,7 @@ class AsclCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={
                 "default_root_dir": "runs",
-                # the data module's samplers share out the work themselves
+                # the data module's samplers already divide the data among the ranks
                 "use_distributed_sampler": False,
                 "callbacks": [
                     KeyedDraws(),
@@ -141,35 +141,36 @@ class AsclCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Links what the encoders need to the data; adds the callbacks that can be configured."""
+        """Links the encoders' input specs to the data, and adds flags and configurable callbacks."""
         parser.link_arguments("model", "data.image_spec", lambda m: m.model.image_encoder.spec, apply_on="instantiate")
         parser.link_arguments("model", "data.text_spec", lambda m: m.model.text_encoder.spec, apply_on="instantiate")
         parser.link_arguments("model", "data.with_tokens", lambda m: m.uses_tokens, apply_on="instantiate")
         parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
         parser.add_lightning_class_args(ReportCard, "report_card")
-        parser.add_argument("--help_all", action=ShowAllHelp, help="Show this help and Lightning's flags, and exit.")
+        parser.add_argument("--help_all", action=ShowAllHelp, help="Show this help with Lightning's flags and exit.")
         parser.add_argument(
             "--retrieval",
             type=Literal[tuple(SEARCHES)],
             default="full",
-            help="validate and test: also search in two stages at a row of budgets",
+            help="Also evaluate two-stage search at several shortlist lengths.",
         )
         parser.add_argument(
             "--allow_leak",
             "--allow-leak",
             action="store_true",
-            help="test: go on where the model knows the split under test, and brand the results",
+            help="Test even if the model was trained or selected on the test split, and mark the results as leaked.",
         )
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="fit: go on with the newest run under --trainer.default_root_dir, from its last checkpoint",
+            help="Resume the newest run under --trainer.default_root_dir from its last checkpoint. Without a "
+            "checkpoint, training starts from scratch.",
         )
         parser.add_argument(
             "--timeout",
             type=PositiveFloat,
             default=600.0,
-            help="seconds for which a process may keep the others waiting before the run ends",
+            help="Seconds that ranks wait for each other in a collective operation before the run ends.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(RecoveryCheckpoints, "recovery")
@@ -184,11 +185,11 @@ class AsclCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Reads the list that it is given; Lightning would warn about one that is not the process's own."""
+        """Parses `args`; Lightning's own method warns if they are not those of the process."""
         try:
             self.config = parser.parse_args(args)
         except yaml.YAMLError as error:
-            raise UserError(f"the config does not work{describe_yaml_error(error)}") from error
+            raise UserError(f"the config cannot be read{describe_yaml_error(error)}") from error
         command = self.config.get(self.config.get("subcommand"), self.config)
         check_number("seed_everything", command.get("seed_everything"))
         for name, value in vars(command.get("trainer")).items():
@@ -196,7 +197,7 @@ class AsclCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The commands, and the arguments of the trainer's methods that the methods below set."""
+        """The commands, each with the arguments of the trainer's method that are not flags."""
         fixed = {"model", "datamodule", "weights_only"}
         evaluation = fixed | {"dataloaders", "verbose"}
         return {
@@ -207,7 +208,7 @@ class AsclCLI(LightningCLI):
         }
 
     def before_instantiate_classes(self) -> None:
-        """Makes sure that the run can write its files, before any tower is built."""
+        """Checks that the run's folders are writable, before any tower is built."""
         if self.subcommand is None:
             return
         command = self.config[self.subcommand]
@@ -220,17 +221,17 @@ class AsclCLI(LightningCLI):
             require_writable_folder(Path(command.checkpoint.dirpath))
 
     def instantiate_classes(self) -> None:
-        """Builds everything; a value that a class refuses is a mistake in the config."""
+        """Builds all classes; a `ValueError` of a constructor is reported as a mistake in the config."""
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise UserError(f"the config does not work: {error}") from error
+            raise UserError(f"the config is invalid: {error}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds what every run has: metrics as CSV unless the config says otherwise, safe files, a limit to waiting."""
+        """Adds a CSV logger, atomic checkpoints, progress lines without a terminal, and the collective timeout."""
         config = self._get(self.config_init, "trainer")
         kwargs["callbacks"] = [*(config.callbacks or []), *self._callbacks_of_command()]
-        # Lightning's table of modules counts no operations of towers: `RunSummary` says the sizes in a line
+        # `RunSummary` logs the model's size in one line instead
         kwargs["enable_model_summary"] = bool(config.enable_model_summary)
         own_bar = any(isinstance(callback, ProgressBar) for callback in kwargs["callbacks"])
         if config.enable_progress_bar is not False and not own_bar and not sys.stdout.isatty():
@@ -239,11 +240,11 @@ class AsclCLI(LightningCLI):
         plugins = config.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         root = Path(config.default_root_dir)
-        kwargs["logger"] = loggers_of_run(config.logger, root, str(self.subcommand), self._going_on)
+        kwargs["logger"] = loggers_of_run(config.logger, root, str(self.subcommand), self._resumed)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError) as error:
-            raise UserError(f"the trainer's config does not work: {error}") from error
+            raise UserError(f"the trainer's config is invalid: {error}") from error
         except TypeError as error:
             if not str(error).startswith("`devices`"):
                 raise
@@ -264,15 +265,15 @@ class AsclCLI(LightningCLI):
         return searches
 
     def fit(self, **kwargs: Any) -> None:
-        """Trains, and says how to test."""
-        if self._going_on is not None:
-            kwargs["ckpt_path"] = str(self._going_on.checkpoint)
+        """Trains, then logs how to test the best checkpoint."""
+        if self._resumed is not None:
+            kwargs["ckpt_path"] = str(self._resumed.checkpoint)
         self.trainer.fit(**kwargs, weights_only=True)
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best:
             rank_zero_info(f"Best checkpoint: {best}\nTest it with the same --config and --ckpt_path {best}")
         elif not is_trial(self.trainer):
-            rank_zero_warn("no validation ran: this run has no best checkpoint and no exported weights")
+            rank_zero_warn("no validation ran, so this run has no best checkpoint and no exported weights")
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluates on the validation split."""
@@ -289,7 +290,7 @@ class AsclCLI(LightningCLI):
         self.trainer.predict(**kwargs, weights_only=True, return_predictions=False)
 
     def _write_report(self) -> None:
-        """The page of the run, once every callback has left its files."""
+        """Writes `report.html` after all callbacks have written their files."""
         folder = None if is_trial(self.trainer) else run_folder(self.trainer)
         if folder is not None and self.trainer.is_global_zero and (folder / RESULTS).is_file():
             page = write_report(folder)
@@ -298,8 +299,8 @@ class AsclCLI(LightningCLI):
                 dashboard.send_page(self.trainer, page)
 
     def _parse_ckpt_path(self) -> None:
-        """In place of Lightning's, which would take configuration out of the checkpoint."""
-        self._going_on: Continuation | None = None
+        """Resolves `--ckpt_path` and `--resume`; Lightning's method would read configuration from the checkpoint."""
+        self._resumed: Continuation | None = None
         if "subcommand" not in self.config:
             return
         command = self.config[self.config.subcommand]
@@ -307,36 +308,36 @@ class AsclCLI(LightningCLI):
         command.ckpt_path = find_checkpoint(command.ckpt_path, root)
         training = self.config.subcommand == "fit"
         if training and command.ckpt_path and command.ckpt_path.endswith(".safetensors"):
-            raise UserError(f"{command.ckpt_path}: weights alone cannot be gone on from; give a .ckpt of the run")
+            raise UserError(f"{command.ckpt_path}: training cannot resume from weights alone; give a .ckpt of the run")
         if command.allow_leak and self.config.subcommand != "test":
-            raise UserError("--allow_leak is for `ascl test`, which alone looks for leaks: leave it out")
+            raise UserError("--allow_leak: only `ascl test` checks for leaks; remove the flag")
         if command.resume:
             if not training or command.ckpt_path:
-                raise UserError("--resume is for `ascl fit`, and finds the checkpoint itself: leave --ckpt_path out")
-            self._going_on = Continuation.find(root)
-            rank_zero_info(_announced(self._going_on, root))
-            # the configuration that is kept with the run is for any command
+                raise UserError("--resume: only for `ascl fit`, and without --ckpt_path")
+            self._resumed = Continuation.find(root)
+            rank_zero_info(_announced(self._resumed, root))
+            # not stored in the run's config.yaml, which other commands read too
             command.resume = False
 
 
 def _log_folders(loggers: Any) -> Iterator[Path]:
-    """Where the loggers of a config write."""
+    """The `save_dir` of each configured logger."""
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         folder = getattr(logger, "init_args", {}).get("save_dir")
         if folder is not None:
             yield Path(folder)
 
 
-def _announced(going_on: Continuation | None, root: Path) -> str:
-    if going_on is None:
-        return f"No run under '{root}' has a checkpoint to go on from: training starts anew"
-    passed_over = "".join(f"Passed over: {fault}\n" for fault in going_on.passed_over)
-    return f"{passed_over}Going on with {going_on.run} from {going_on.checkpoint.name}"
+def _announced(resumed: Continuation | None, root: Path) -> str:
+    if resumed is None:
+        return f"No run under '{root}' has a checkpoint: training starts from scratch"
+    skipped = "".join(f"Skipped: {fault}\n" for fault in resumed.passed_over)
+    return f"{skipped}Resuming {resumed.run} from {resumed.checkpoint.name}"
 
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns what Lightning raises over mistakes in a config or a checkpoint into a `UserError`."""
+    """Converts Lightning's exceptions for mistakes in a config or a checkpoint to `UserError`."""
     try:
         yield
     except SystemExit as error:
@@ -356,10 +357,13 @@ def readable_errors() -> Iterator[None]:
 
 
 def run(args: Sequence[str]) -> None:
-    """Runs one of Lightning's commands.
+    """Runs `fit`, `validate`, `test` or `predict`.
+
+    Args:
+        args: The command line, beginning with the command.
 
     Raises:
-        UserError: For every mistake in the command line, the config, the data or the checkpoint.
+        UserError: For a mistake in the command line, the config, the data or the checkpoint.
     """
     with readable_errors():
         AsclCLI(args)

@@ -168,12 +168,12 @@ def test_the_report_as_it_is_printed(data, capsys):
     assert data.check()[0] == 1
     shown = capsys.readouterr().out
     lines = [line.rstrip() for line in shown.splitlines()]
-    assert lines[-2] == "Verdict: mend the errors before you train or believe a figure (2 errors, 0 warnings, 0 notes)"
+    assert lines[-2] == "Verdict: fix the errors before training or evaluation (2 errors, 0 warnings, 0 notes)"
     start = lines.index("error    train: 5 of 8 images (62.50%) cannot be read")
-    assert lines[start + 1].strip().startswith("→ mend them")
+    assert lines[start + 1].strip().startswith("→ fix or remove them")
     assert lines[start + 2].strip().startswith(str(data.path("train", 0)))
     assert lines[start + 5].strip() == "and 2 more"
-    assert "error    test: 1 of 3 images (33.33%) are in split 'val' too" in lines
+    assert "error    test: 1 of 3 images (33.33%) are also in split 'val'" in lines
     # the histogram: 1 caption 1 image, 2 captions 7 images
     assert re.search(r"1 █ 1\b", shown)
     assert re.search(r"2 █{8} 7\b", shown)

@@ -46,7 +46,7 @@ def test_figures_of_shared_scores(runs, tmp_path, capsys):
     lines = printed.replace(str(tmp_path), "").splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
-    assert "every figure: " in printed
+    assert "all metrics: " in printed
 
 
 def test_a_run_does_not_differ_from_itself(runs, tmp_path, capsys):
@@ -62,9 +62,9 @@ def test_a_run_does_not_differ_from_itself(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ({"split": "val"}, "the split is test in the one and val in the other"),
-        ({"num_images": 59}, "its number of images is 60 in the one and 59 in the other"),
-        ({"data": {"images": "cd"}}, "the fingerprint of images is ab in the one and cd in the other"),
+        ({"split": "val"}, "the split is test in the first and val in the second"),
+        ({"num_images": 59}, "the number of images is 60 in the first and 59 in the second"),
+        ({"data": {"images": "cd"}}, "the fingerprint of images is ab in the first and cd in the second"),
     ],
 )
 def test_other_data_are_refused(tmp_path, capsys, results, message):
@@ -120,7 +120,7 @@ def test_a_leak_is_told(tmp_path, capsys):
     b = write_run(tmp_path / "b", {("fused", "own"): STRONG}, leaks=leaks)
 
     assert main(["compare", str(a), str(b)]) == 0
-    assert "B has a leak: the checkpoint was chosen on this split" in capsys.readouterr().out
+    assert "Data leak in B: the checkpoint was chosen on this split" in capsys.readouterr().out
 
 
 def test_folders_and_files_that_cannot_be_used(runs, tmp_path, capsys):

@@ -43,7 +43,7 @@ def test_two_seeds_are_too_few_for_an_interval(tmp_path, capsys):
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if "i2t R@1" in line)
     assert row.split() == ["fused", "i2t", "R@1", "72.0", "2.83"]
-    assert "Two runs are too few for an interval of the mean" in printed
+    assert "Two runs are too few for a confidence interval" in printed
     assert "95%" not in printed
 
 
@@ -71,7 +71,7 @@ def test_a_training_counts_once(tmp_path, capsys):
     again = write_figures(tmp_path / "again", 71.0, checkpoint="a/best.ckpt")
 
     assert main(["summarize", str(a), str(b), str(a)]) == 2
-    assert f"'{a}' and '{a}' are the same run: give runs of trainings that differ" in capsys.readouterr().err
+    assert f"'{a}' and '{a}' are the same run: give runs of trainings with different seeds" in capsys.readouterr().err
     assert main(["summarize", str(a), str(b), str(again)]) == 2
     assert f"'{a}' and '{again}' are both of {Path('a/best.ckpt').absolute()}" in capsys.readouterr().err
 
@@ -79,8 +79,8 @@ def test_a_training_counts_once(tmp_path, capsys):
 def test_errors(tmp_path, capsys):
     run = write_figures(tmp_path / "a", 70.0)
     assert main(["summarize", str(run)]) == 2
-    assert "give two runs or more" in capsys.readouterr().err
+    assert "give at least two runs" in capsys.readouterr().err
     broken = write_figures(tmp_path / "b", 70.0)
     (broken / "results.json").write_text(json.dumps(json.loads((run / "results.json").read_text()) | {"scores": [1]}))
     assert main(["summarize", str(run), str(broken)]) == 2
-    assert "does not hold figures" in capsys.readouterr().err
+    assert "has no metrics by score" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def triaged(trained: Path) -> Path:
     return trained / "triage"
 
 
-def test_a_row_a_pair_in_the_order_of_the_split(trained: Path, triaged: Path) -> None:
+def test_rows_are_pairs_in_the_order_of_the_split(trained: Path, triaged: Path) -> None:
     rows = parquet.read_table(triaged / "triage.parquet").to_pylist()
     split = KarpathyJson("dataset_flickr8k.json").read(trained, "train")
     pairs = [(name, text) for name, texts in zip(split.image_ids, split.captions, strict=True) for text in texts]
@@ -54,7 +54,7 @@ def test_a_row_a_pair_in_the_order_of_the_split(trained: Path, triaged: Path) ->
     assert "duplicate" in rows[1]["flags"]
 
 
-def test_the_summary_counts_what_the_rows_say(triaged: Path) -> None:
+def test_the_summary_agrees_with_the_rows(triaged: Path) -> None:
     said = json.loads((triaged / "triage.json").read_text(encoding="utf-8"))
     rows = parquet.read_table(triaged / "triage.parquet").to_pylist()
     assert said["split"] == "train"
@@ -64,14 +64,14 @@ def test_the_summary_counts_what_the_rows_say(triaged: Path) -> None:
     for kind, of_kind in said["kinds"].items():
         flagged = [row for row in rows if kind in row["flags"]]
         assert of_kind["pairs"] == len(flagged)
-        # the table keeps single precision, and where there is no threshold nothing is flagged
+        # the table stores single precision; without a threshold no pair is flagged
         assert all(row[kind] >= of_kind["threshold"] - 1e-5 for row in flagged)
         assert [example["caption"] for example in of_kind["examples"]][:1] == (
             [max(flagged, key=lambda row: row[kind])["caption"]] if flagged else []
         )
 
 
-def test_training_goes_without_what_is_flagged_and_says_so(trained: Path, tmp_path: Path, capfd) -> None:
+def test_training_excludes_flagged_pairs_and_records_it(trained: Path, tmp_path: Path, capfd) -> None:
     out = tmp_path / "triage"
     assert ascl("triage", trained, "--ckpt_path", "best", "--out", str(out), "--flags", "[duplicate]") == 0
     assert "--data.exclude" in capfd.readouterr().out
@@ -89,7 +89,7 @@ def test_training_goes_without_what_is_flagged_and_says_so(trained: Path, tmp_pa
     assert data["provenance"]["trainings"] != other["provenance"]["trainings"]
 
 
-def test_another_split_is_judged_by_its_name(trained: Path, tmp_path: Path, capsys) -> None:
+def test_another_split_is_triaged_by_its_name(trained: Path, tmp_path: Path, capsys) -> None:
     flags = ["--ckpt_path", "best", "--out", str(tmp_path)]
     assert ascl("triage", trained, *flags, "--split", "val") == 0
     assert json.loads((tmp_path / "triage.json").read_text(encoding="utf-8"))["split"] == "val"
@@ -97,29 +97,38 @@ def test_another_split_is_judged_by_its_name(trained: Path, tmp_path: Path, caps
     assert "there is no split 'nowhere'" in capsys.readouterr().err
 
 
-def test_a_model_that_reads_no_words_is_refused(trained: Path, tmp_path: Path, capsys) -> None:
+def test_a_changed_model_is_warned_of(trained: Path, tmp_path: Path) -> None:
+    changed = ["--ckpt_path", "best", "--model.similarity.local_weight", "0.9"]
+    said = r"^the model runs with another configuration: model\.similarity\.local_weight 0\.\d+ -> 0\.9 "
+    with pytest.warns(UserWarning, match=said):
+        assert ascl("triage", trained, *changed, "--out", str(tmp_path)) == 0
+    with pytest.warns(UserWarning, match=said):
+        assert ascl("advise", trained, *changed, "--query", "a dog") == 0
+
+
+def test_a_model_without_word_scores_is_refused(trained: Path, tmp_path: Path, capsys) -> None:
     pooled = ["--model.similarity.local_weight", "0", "--model.similarity.global_fusion", "none"]
     pooled += ["--model.word_features", "null"]
     assert ascl("triage", trained, "--ckpt_path", "best", "--out", str(tmp_path), *pooled) == 2
     assert "local_weight above 0" in capsys.readouterr().err
 
 
-def test_a_query_gets_candidates_and_words_without_support(trained: Path, capsys) -> None:
+def test_a_query_returns_images_and_unsupported_words(trained: Path, capsys) -> None:
     query = ["--query", "A red dog under an umbrella", "--candidates", "3"]
     assert ascl("advise", trained, "--ckpt_path", "best", *query) == 0
     shown = capsys.readouterr().out
     split = KarpathyJson("dataset_flickr8k.json").read(trained, "val")
     assert sum(name in shown for name in split.image_ids) == 3
-    assert "the model never saw it" in shown
-    said = shown[shown.index("No candidate supports: ") :]
+    assert "not in the vocabulary" in shown
+    said = shown[shown.index("Unsupported words: ") :]
     assert "umbrella" in said
     assert ascl("advise", trained, "--ckpt_path", "best", "--query", " ") == 2
     assert "the query has no word" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variants", ["0", "2"])
-def test_from_features_too(trained: Path, tmp_path: Path, capsys, variants: str) -> None:
-    """Where T+ and T- are stored as well, training makes them anew: they may hold words of what is left out."""
+def test_triage_and_training_from_stored_features(trained: Path, tmp_path: Path, capsys, variants: str) -> None:
+    """Training does not use stored T+ and T-, because they may contain words of excluded pairs."""
     frozen = [
         "--model.image_encoder.init_args.tuning.frozen",
         "true",

@@ -53,5 +53,5 @@ def test_features_are_not_extracted_into_a_folder_of_other_files(tmp_path, capsy
     photo.parent.mkdir(parents=True)
     photo.touch()
     assert main(["extract", *TINY, "--out", str(tmp_path)]) == 2
-    assert "the folder holds other files than extracted features (train/images)" in capsys.readouterr().err
+    assert "the folder contains other files than extracted features (train/images)" in capsys.readouterr().err
     assert photo.exists()

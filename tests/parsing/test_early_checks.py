@@ -9,11 +9,11 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.parsing.early_checks import SECTIONS, _arguments, check_command_line
 
 MISTAKES = {
-    "--trainer.max_epoch 3": "--trainer.max_epoch: there is no such argument; did you mean 'max_epochs'?",
-    "--data.nothing=3": "known are augment, batch_size",
+    "--trainer.max_epoch 3": "--trainer.max_epoch: unknown argument; did you mean 'max_epochs'?",
+    "--data.nothing=3": "choose from augment, batch_size",
     "--trainer [1,2]": "--trainer: expected 'name: value' lines or the name of a YAML file, found a list",
     "--trainer.max_epochs 0": "--trainer.max_epochs 0: give a whole number from 1 or -1 for no limit",
-    "--trainer.limit_train_batches 0": "give a whole number from 1 or a share above 0 and up to 1.0",
+    "--trainer.limit_train_batches 0": "give a whole number from 1 or a fraction above 0 and up to 1.0",
     "--trainer.limit_train_batches=0.0": "limit_train_batches 0.0",
     "--trainer.overfit_batches -1": "overfit_batches -1: give a whole number from 0",
     "--trainer.overfit_batches 1.5": "overfit_batches 1.5",
@@ -53,7 +53,7 @@ def test_flags_that_are_fine(flags, tmp_path):
 CONFIGS = {
     "trainer: [1, 2]": "trainer: expected 'name: value' lines or the name of a YAML file, found a list",
     "trainer:": "trainer: expected 'name: value' lines or the name of a YAML file, found nothing",
-    "trainer: {max_epoch: 1}": "trainer: max_epoch: there is no such argument; did you mean 'max_epochs'?",
+    "trainer: {max_epoch: 1}": "trainer: max_epoch: unknown argument; did you mean 'max_epochs'?",
     "data: part.yaml": "part.yaml', line 1: the anchor 'a' contains itself",
     "data: nowhere.yaml": "nowhere.yaml': there is no such file",
     "seed_everything: true": "--seed_everything true",

@@ -35,6 +35,10 @@ ZERO = """Parser key "model.fold_size":
     - Expected a <class 'NoneType'>
   Given value type: <class 'str'>
   Given value: 0"""
+BOOLEAN = """Parser key "data.batch_size":
+  1 validation error for function-before[_check(), constrained-int]
+    Value error, expected a number [type=value_error, input_value=True, input_type=bool]
+      For further information visit https://errors.pydantic.dev/2.14/v/value_error. Got value: True"""
 NO_CLASS = """Parser key "logger":
   - Expected a path but Foo either not accessible or invalid
   - Does not validate against any of the Union subtypes
@@ -50,13 +54,14 @@ NO_CLASS = """Parser key "logger":
         (UNION, "--trainer.max_epochs: expected a whole number or null, got 'abc'"),
         (RANGE, "--data.batch_size: expected a number greater than 0, got '0'"),
         (ZERO, "--model.fold_size: expected a number greater than 0 or null, got '0'"),
+        (BOOLEAN, "--data.batch_size: expected a number, got 'True'"),
         (CHOICE, "--trainer.precision: expected one of 64, 32, 16 or one of 16-true, 16-mixed or null, got '17'"),
-        (NO_CLASS, "logger: there is no class 'Foo'"),
+        (NO_CLASS, "logger: unknown class 'Foo'"),
         ("unrecognized arguments: --nonsense 1", "unrecognized arguments: --nonsense 1"),
         ('Parser key "x": Something\n  else', "x: Something else"),
     ],
 )
-def test_a_message_says_what_was_expected_and_what_was_given(message, plain):
+def test_a_message_says_what_was_expected_and_given(message, plain):
     assert plain_message(message) == plain
 
 
@@ -67,6 +72,6 @@ def test_an_unknown_class_lists_those_that_would_do():
         f'Parser key "data.negatives":\n  - Expected a path but {given} either not accessible or invalid\n'
         "  - Expected a dot import path string: DropWrod"
     )
-    assert plain_message(message).startswith("--data.negatives: there is no class 'DropWrod'; known are ")
-    assert {"DropWord", "ShuffleWords", "FirstHalf"} <= set(plain_message(message).split("known are ")[1].split(", "))
+    assert plain_message(message).startswith("--data.negatives: unknown class 'DropWrod'; choose from ")
+    assert {"DropWord", "ShuffleWords", "FirstHalf"} <= set(plain_message(message).split("choose from ")[1].split(", "))
     assert "InfoNCE" in plain_message(message.replace("data.negatives", "model.loss"))

@@ -1,4 +1,4 @@
-"""`ascl advise`: the best pictures for a query, and which of its words none of them supports."""
+"""`ascl advise`: search a query, and list the words that no retrieved image supports."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,20 @@ from ascl_lightning.search.advice import Advice, Adviser
 
 
 class AdviseCLI(TrainedCLI):
-    """Reads the same configs as training."""
+    """Search a query in a split and list the words that no retrieved image supports."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--query", type=str, required=True, help="What to look for.")
+        parser.add_argument("--query", type=str, required=True, help="Text to search for.")
         parser.add_argument(
-            "--split", type=str, default="val", help="Split to look in; its captions tell what support is usual."
+            "--split", type=str, default="val", help="Split to search. Its captions define the usual support of a word."
         )
-        parser.add_argument("--candidates", type=PositiveInt, default=10, help="Pictures to show and to look at.")
+        parser.add_argument("--candidates", type=PositiveInt, default=10, help="Number of images to retrieve.")
 
 
 def candidates_table(advice: Advice, image_ids: Sequence[str]) -> Table:
-    """Candidates, the best first."""
+    """The retrieved images, best first."""
     table = Table("Rank", "Image", "Score")
     for rank, (image, score) in enumerate(zip(advice.images, advice.scores, strict=True), start=1):
         table.add_row(str(rank), Text(image_ids[image]), f"{score:.3f}")
@@ -34,19 +34,19 @@ def candidates_table(advice: Advice, image_ids: Sequence[str]) -> Table:
 
 
 def words_table(advice: Advice) -> Table:
-    """The words of a query, with the highest support in any candidate."""
+    """The words of a query, each with its highest support in any retrieved image."""
     table = Table("Word", "Highest support", "")
     for word in advice.words:
-        said = "" if word.is_supported else "no candidate supports it" if word.is_known else "the model never saw it"
+        said = "" if word.is_supported else "not supported" if word.is_known else "not in the vocabulary"
         table.add_row(Text(word.word), f"{word.support:.3f}", said)
     return table
 
 
 def run(args: Sequence[str]) -> None:
-    """Looks a query up.
+    """Searches a query and prints the result.
 
     Args:
-        args: The command line, `advise` first.
+        args: The command line, beginning with `advise`.
     """
     cli = AdviseCLI(args)
     cli.load()
@@ -60,4 +60,4 @@ def run(args: Sequence[str]) -> None:
     console.print(candidates_table(advice, cli.datamodule.view(split).split.image_ids))
     console.print(words_table(advice))
     missing = ", ".join(advice.unsupported)
-    console.print(Text(f"No candidate supports: {missing}" if missing else "Every word has support in a candidate"))
+    console.print(Text(f"Unsupported words: {missing}" if missing else "Each word is supported by a retrieved image"))

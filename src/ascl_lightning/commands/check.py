@@ -1,4 +1,4 @@
-"""`ascl check`: read everything once before a training, and say what is wrong with it."""
+"""`ascl check`: read all images and captions once before training, and report faults."""
 
 import json
 from collections.abc import Sequence
@@ -50,34 +50,36 @@ _COLUMNS = (
 
 
 class CheckCLI(DataCLI):
-    """Asks the classes of the towers what they would be fed, and loads none.
+    """Read all images and captions of the data, and report faults that would stop or bias training.
+
+    The towers are not loaded; their classes derive image size and tokenizer from the config.
 
     Attributes:
-        image_spec: What the image encoder is fed.
-        tokenizer: The text encoder's, without its limit; None where it cannot be had.
-        max_length: The limit in tokens.
-        unknown: What could not be learnt of the towers.
+        image_spec: Input of the image encoder.
+        tokenizer: Tokenizer of the text encoder, without its length limit. None if it is unavailable.
+        max_length: The length limit in tokens.
+        unknown: Findings about an unavailable image spec or tokenizer.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--splits", type=list[str], default=list(SPLITS), help="Splits; those that exist are read.")
+        parser.add_argument("--splits", type=list[str], default=list(SPLITS), help="Splits; missing ones are skipped.")
         parser.add_argument(
             "--json",
             type=str | None,
             default=None,
-            help="Also write the report to this file, with the first 1,000 examples of each finding; '-' prints it in "
-            "the place of the tables. (Exit codes: 0 fit to train, 1 with errors, 2 nothing could be read.)",
+            help="JSON file for the report, with the first 1,000 examples of each finding. '-' prints the JSON "
+            "instead of the tables. Exit codes: 0 no errors, 1 errors in the data, 2 nothing could be read.",
         )
 
     def before_instantiate_classes(self) -> None:
-        """Makes sure that the report can be written, before anything is read."""
+        """Checks that the report can be written, before the data are read."""
         if self.config.json not in (None, STDOUT):
             require_writable_file(Path(self.config.json))
 
     def instantiate_classes(self) -> None:
-        """The data module, and what the towers need."""
+        """Builds the data module and determines the towers' inputs."""
         super().instantiate_classes()
         self.unknown: list[Finding] = []
         self.tokenizer: Tokenizer | None = None
@@ -96,10 +98,10 @@ class CheckCLI(DataCLI):
         self.datamodule.image_spec = self.image_spec
 
     def report(self, progress: Progress) -> Report:
-        """Reads all splits.
+        """Reads and checks all splits.
 
         Args:
-            progress: Shows how far it is.
+            progress: Progress bar to update.
 
         Raises:
             UserError: If none of the splits can be read.
@@ -119,7 +121,7 @@ class CheckCLI(DataCLI):
                 progress.remove_task(task)
         if not checks:
             reasons = "; ".join(dict.fromkeys(reason for finding in unread for reason in finding.examples))
-            raise UserError(reasons or f"the data has none of the splits {', '.join(missing)}; name those it has")
+            raise UserError(reasons or f"the data has none of the splits {', '.join(missing)}; set --splits")
         of_splits = (finding for check in checks for finding in check.findings())
         findings = [*self.unknown, *unread, *of_splits, *repeats(checks)]
         return Report.of({check.name: check.summary() for check in checks}, missing, findings)
@@ -140,7 +142,7 @@ class CheckCLI(DataCLI):
         return check
 
     def _entries(self, split: str) -> ViewEntries | ShardEntries:
-        """The images of a split, read as training and evaluation read them."""
+        """Entries of a split, read from shards if training streams them."""
         shards = self.datamodule.source.shards(self.datamodule.root, split) if split == "train" else None
         if shards is None:
             return ViewEntries(self.datamodule.view(split))
@@ -148,25 +150,25 @@ class CheckCLI(DataCLI):
 
 
 def _spec_of(tower: Namespace) -> Any:
-    """What a tower of a config is fed."""
+    """The input spec of a configured tower."""
     module, _, name = tower.class_path.rpartition(".")
     return getattr(import_module(module), name).spec_of(tower.init_args.as_dict())
 
 
 def _unread(kind: str, error: Exception, split: str | None = None) -> Finding:
-    """Something that could not be looked at."""
+    """A finding about something that could not be checked."""
     reason = " ".join(str(error).split())
     return Finding.of(kind, split, Tally([reason]), 0, reason=reason, size=PIXELS.size)
 
 
 def run(args: Sequence[str]) -> int:
-    """Checks.
+    """Checks the data and prints or writes the report.
 
     Args:
-        args: The command line, `check` first.
+        args: The command line, beginning with `check`.
 
     Returns:
-        1 if something would end or falsify training or evaluation, else 0.
+        1 if a finding is an error, else 0.
     """
     cli = CheckCLI(args)
     file = cli.config.json

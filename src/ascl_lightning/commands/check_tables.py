@@ -1,4 +1,4 @@
-"""What `ascl check` prints: what the splits hold, what was found, and a verdict."""
+"""The terminal output of `ascl check`: a table of splits, the findings, and a verdict."""
 
 from collections.abc import Iterator
 
@@ -17,19 +17,19 @@ _BARS = 10
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print what the splits hold, each finding, and last the verdict."""
+    """Print the table of splits, each finding, and the verdict."""
     console.print(splits_table(report))
     if report.missing:
         console.print(f"The data has no split {', '.join(report.missing)}.\n", style="dim")
     for finding in report.findings:
-        # not wrapped, so that names of files can be copied
+        # not wrapped, so that file names can be copied
         console.print(told(finding), soft_wrap=True)
     console.print(verdict(report), soft_wrap=True)
 
 
 def splits_table(report: Report) -> Table:
-    """What each split holds, with a histogram of the captions an image."""
-    table = Table("Split", "Images", "Shorter side", "Captions", "Captions an image", "Tokens", box=box.SIMPLE_HEAD)
+    """A row per split, with a histogram of captions per image."""
+    table = Table("Split", "Images", "Shorter side", "Captions", "Captions per image", "Tokens", box=box.SIMPLE_HEAD)
     for name, split in report.splits.items():
         sides = "-" if split.shorter_side is None else "{} to {}\nmedian {}".format(*split.shorter_side)
         tokens = "-" if split.tokens is None else f"{split.tokens:,}"
@@ -39,7 +39,7 @@ def splits_table(report: Report) -> Table:
 
 
 def told(finding: Finding) -> Text:
-    """A finding: how bad, where and how many; what to do about it; examples."""
+    """A finding with severity, split, count, advice and examples."""
     count = ""
     if finding.total:
         share = finding.count / finding.total
@@ -59,18 +59,18 @@ def told(finding: Finding) -> Text:
 
 
 def verdict(report: Report) -> Text:
-    """One line: whether to train."""
+    """A line that tells whether the data are ready for training."""
     counts = ", ".join(f"{report.number(of)} {of}{'' if report.number(of) == 1 else 's'}" for of in SEVERITIES)
     said = {
         "ok": ("ready to train", "bold green"),
-        "warnings": ("fit to train, but see the warnings", "bold yellow"),
-        "errors": ("mend the errors before you train or believe a figure", "bold red"),
+        "warnings": ("ready to train, but read the warnings", "bold yellow"),
+        "errors": ("fix the errors before training or evaluation", "bold red"),
     }[report.verdict]
     return Text.assemble(("\nVerdict: ", "bold"), said, f" ({counts})")
 
 
 def _histogram(split: SplitSummary) -> Iterator[str]:
-    """A line with a bar for each number of captions; the highest numbers share one."""
+    """A line with a bar for each number of captions; the last line may group the highest numbers."""
     numbers = sorted(split.captions_per_image.items())
     lines = [(str(number), images) for number, images in numbers[:_BARS]]
     if len(numbers) > _BARS:

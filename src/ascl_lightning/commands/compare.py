@@ -1,4 +1,4 @@
-"""`ascl compare`: whether two runs on the same data differ by more than their queries' luck."""
+"""`ascl compare`: differences between two runs on the same data, with significance tests."""
 
 import argparse
 import json
@@ -24,23 +24,23 @@ _Differences = dict[tuple[str, str], dict[str, Difference]]
 
 
 def run(args: Sequence[str]) -> None:
-    """Prints the difference of each figure of each score that both runs have.
+    """Prints the difference of each metric that both runs have.
 
     Args:
-        args: The command line, `compare` first.
+        args: The command line, beginning with `compare`.
 
     Raises:
-        UserError: If a folder is not that of a run, the runs are of other data, or they share no score.
+        UserError: If a folder is not that of a run, the data differ, or the runs share no score.
     """
     parser = argparse.ArgumentParser(
         prog="ascl compare",
-        description="Differences between two runs of `ascl test` or `ascl validate` on the same data. Intervals come "
-        "from drawing images again for both runs alike, p-values from swapping the runs image by image; Holm's "
-        "correction is for all figures of a score.",
+        description="Compare two runs of `ascl test` or `ascl validate` on the same data. 95% confidence intervals are "
+        "from a paired bootstrap over images, p-values from a paired permutation test over images. Holm's correction "
+        "covers all metrics of a score.",
     )
     parser.add_argument("run_a", metavar="RUN_A", help="folder of a run, such as runs/test/version_0")
-    parser.add_argument("run_b", metavar="RUN_B", help="folder of the run that is compared with it")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures to this file")
+    parser.add_argument("run_b", metavar="RUN_B", help="folder of the run to compare with RUN_A")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="file for the differences of all metrics")
     given = parser.parse_args(args[1:])
     if given.json is not None:
         require_writable_file(given.json)
@@ -53,20 +53,20 @@ def run(args: Sequence[str]) -> None:
     console.print(f"A: {a.folder}\nB: {b.folder}", soft_wrap=True)
     for name, one in (("A", a), ("B", b)):
         for leak in one.results.get("leaks") or []:
-            console.print(f"{name} has a leak: {leak['message']}", soft_wrap=True)
-    every = "every figure of every score: add --json FILE" if given.json is None else f"every figure: {given.json}"
-    console.print(f"Starred: p (Holm) of {SIGNIFICANT} or less; {every}", soft_wrap=True)
+            console.print(f"Data leak in {name}: {leak['message']}", soft_wrap=True)
+    every = "add --json FILE for all metrics of all scores" if given.json is None else f"all metrics: {given.json}"
+    console.print(f"Starred: p (Holm) <= {SIGNIFICANT}; {every}", soft_wrap=True)
 
 
 def compare_runs(a: RunFiles, b: RunFiles) -> _Differences:
-    """Differences, b - a, by protocol and score.
+    """Differences b - a of all metrics, by protocol and score.
 
     Args:
         a: A run.
         b: A run on the same data.
 
     Raises:
-        UserError: If the queries of a run cannot be read, they are not those of the other, or no score is shared.
+        UserError: If the queries of a run cannot be read, the runs have different queries, or they share no score.
     """
     queries_a, queries_b = (read_queries(run.folder / QUERIES) for run in (a, b))
     shared = [key for key in queries_a if key in queries_b]
@@ -98,7 +98,7 @@ def _write(path: Path, a: RunFiles, b: RunFiles, differences: _Differences) -> N
 
 
 def _table(differences: _Differences) -> Table:
-    """Significant rows are bold and end in a star."""
+    """A table of differences; significant rows are bold with a star."""
     table = compact_table("B - A", "A", "B", "B - A", "95% interval", "p", "p (Holm)", "")
     for protocol, score, name in shown(differences):
         difference = differences[protocol, score][name]

@@ -1,4 +1,4 @@
-"""`ascl dashboard`: lays out what runs log in a W&B project, as a saved view of its workspace."""
+"""`ascl dashboard`: create a saved view of the metrics in a W&B project."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,18 +13,21 @@ NAME = "AsCL"
 
 
 def run(args: Sequence[str]) -> None:
-    """Saves the layout as a new view.
+    """Saves a new view.
 
     Args:
-        args: The command line, `dashboard` first.
+        args: The command line, beginning with `dashboard`.
 
     Raises:
-        UserError: If `wandb-workspaces` is not installed, nobody is logged in, or W&B refuses or does not answer.
+        UserError: If `wandb-workspaces` is not installed, no user is logged in, or W&B rejects the view.
     """
-    parser = OneLineParser(prog="ascl dashboard", description="Lay out what runs log in a W&B project.")
-    parser.add_argument("--entity", type=str, required=True, help="User or team that the project belongs to.")
-    parser.add_argument("--project", type=str, required=True, help="Project that the runs are in.")
-    parser.add_argument("--name", type=str, default=NAME, help="Of the view.")
+    parser = OneLineParser(
+        prog="ascl dashboard",
+        description="Create a saved view of the metrics in a W&B project.",
+    )
+    parser.add_argument("--entity", type=str, required=True, help="W&B user or team of the project.")
+    parser.add_argument("--project", type=str, required=True, help="W&B project of the runs.")
+    parser.add_argument("--name", type=str, default=NAME, help="Name of the view.")
     given = parser.parse_args(list(args[1:]))
     view = workspace(given.entity, given.project, given.name)
     import wandb
@@ -32,16 +35,16 @@ def run(args: Sequence[str]) -> None:
     try:
         if not wandb.login(prompt=False):
             raise UserError(
-                "a W&B account is needed to save the layout, and no key of one is known here: run `wandb login` first"
+                "saving the view needs a W&B account, but no API key is configured: run `wandb login` first"
             )
         view.save_as_new_view()
     except wandb.errors.Error as error:
-        raise UserError(f"W&B does not take the layout for {given.entity}/{given.project}: {error}") from error
+        raise UserError(f"W&B rejected the view for {given.entity}/{given.project}: {error}") from error
     Console().print(f"Dashboard: {view.url}", soft_wrap=True)
 
 
 def workspace(entity: str, project: str, name: str) -> Any:
-    """The layout; nothing is sent.
+    """Builds the view without sending it.
 
     Raises:
         UserError: If `wandb-workspaces` is not installed.
@@ -49,7 +52,7 @@ def workspace(entity: str, project: str, name: str) -> Any:
     try:
         from wandb_workspaces import workspaces
     except ImportError as error:
-        raise UserError("the layout needs wandb-workspaces: pip install 'ascl-lightning[dashboard]'") from error
+        raise UserError("ascl dashboard needs wandb-workspaces: pip install 'ascl-lightning[dashboard]'") from error
     sections = {"Recall": _recall(), "Asymmetry": _asymmetry(), "Training": _training(), "Examples": _examples()}
     sections["Runs"] = _runs()
     return workspaces.Workspace(
@@ -76,10 +79,10 @@ def _asymmetry() -> list[Any]:
     types = [f"val/asymmetry/type_{number}" for number in ("i", "ii", "iii")]
     uniformity = ["val/uniformity/image", "val/uniformity/text"]
     return [
-        _lines("Right text before wrong, by type (share)", types, "epoch"),
-        _matching("T before T-, by operation (share)", "val/asymmetry/type_i/.*"),
-        _matching("T+ before (T+)-, T- or T, type II (share)", "val/asymmetry/type_ii/.*"),
-        _matching("T+ before (T+)-, T- or T, type III (share)", "val/asymmetry/type_iii/.*"),
+        _lines("Right text preferred to the wrong one, by type (fraction)", types, "epoch"),
+        _matching("T preferred to T-, by operation (fraction)", "val/asymmetry/type_i/.*"),
+        _matching("T+ preferred to (T+)-, T- or T, type II (fraction)", "val/asymmetry/type_ii/.*"),
+        _matching("T+ preferred to (T+)-, T- or T, type III (fraction)", "val/asymmetry/type_iii/.*"),
         _lines("Alignment", ["val/alignment"], "epoch"),
         _lines("Uniformity", uniformity, "epoch"),
         _table("val/asymmetry/comparisons"),
@@ -90,12 +93,12 @@ def _training() -> list[Any]:
     return [
         _lines("Loss", ["train/loss"]),
         _lines("Loss by asymmetry type", ["train/loss_type_i", "train/loss_type_ii_iii"]),
-        _lines("Norm of the gradients, before clipping", ["train/gradient_norm"], log_y=True),
+        _lines("Gradient norm before clipping", ["train/gradient_norm"], log_y=True),
         _lines("Logit scale (1 / temperature)", ["train/logit_scale"]),
         _matching("Learning rates", "train/learning_rate/.*", x="trainer/global_step"),
-        _lines("Pairs a second", ["train/pairs_per_second"]),
-        _lines("Steps not taken: loss or gradient not finite", ["train/skipped_steps"]),
-        _lines("Texts cut, images skipped, in an epoch", ["train/truncated_texts", "train/skipped_images"], "epoch"),
+        _lines("Pairs per second", ["train/pairs_per_second"]),
+        _lines("Skipped steps: loss or gradient not finite", ["train/skipped_steps"]),
+        _lines("Truncated texts, skipped images per epoch", ["train/truncated_texts", "train/skipped_images"], "epoch"),
     ]
 
 

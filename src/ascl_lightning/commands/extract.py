@@ -1,4 +1,4 @@
-"""`ascl extract`: run the towers over the data once, and keep what they give."""
+"""`ascl extract`: run the towers over the data once and store their features."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,49 +18,53 @@ SPLITS = ("train", "val", "test")
 
 
 class ExtractCLI(CommandCLI):
-    """Reads the same configs as training."""
+    """Run the towers over the data once and store their features, to train and test on."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--out", type=str, required=True, help="Folder for the features.")
+        parser.add_argument("--out", type=str, required=True, help="Output folder for the features.")
         parser.add_argument(
-            "--splits", type=list[str], default=list(SPLITS), help="Splits; those that exist are taken."
+            "--splits", type=list[str], default=list(SPLITS), help="Splits to extract. Missing ones are skipped."
         )
         parser.add_argument(
-            "--dtype", type=Precision, default="float16", help="How numbers are stored; float32 is exact."
+            "--dtype",
+            type=Precision,
+            default="float16",
+            help="Data type of stored features; float32 is exact.",
         )
         parser.add_argument(
             "--regions",
             type=RegionStore | None,
             default=None,
-            help="Region features in place of pictures, for RegionEncoder: RegionFolder, RegionTsv or RegionHdf5.",
+            help="Store with region features instead of images, for RegionEncoder: RegionFolder, RegionTsv or "
+            "RegionHdf5.",
         )
         parser.add_argument(
             "--variants",
             type=NonNegativeInt,
             default=1,
-            help="T+, T- and (T+)- made from each training caption, where the text encoder is frozen; "
-            "epochs take them in turn.",
+            help="Number of T+, T- and (T+)- to make from each training caption if the text encoder is frozen. "
+            "Epochs cycle through them.",
         )
 
     def before_instantiate_classes(self) -> None:
-        """Makes sure that the features can be written and are kept apart, before any tower is built.
+        """Checks the output folder before any tower is built.
 
         Raises:
-            UserError: If the folder cannot be written, or holds anything that `ascl extract` did not write.
+            UserError: If the folder is not writable, or contains files that `ascl extract` did not write.
         """
         out = Path(self.config.out)
         require_writable_folder(out)
         foreign = foreign_entries(out)
         if foreign:
             raise UserError(
-                f"--out {out}: the folder holds other files than extracted features ({', '.join(foreign[:3])}); "
-                f"give a new folder, or one that `ascl extract` wrote"
+                f"--out {out}: the folder contains other files than extracted features ({', '.join(foreign[:3])}); "
+                f"give a new folder or one written by `ascl extract`"
             )
 
     def extractions(self) -> list[SplitExtraction]:
-        """What there is to extract of each split.
+        """Builds the extraction of each split.
 
         Raises:
             UserError: If none of the splits exists.
@@ -74,7 +78,7 @@ class ExtractCLI(CommandCLI):
             except MissingSplitError:
                 continue
             texts = model.text_encoder.tuning.frozen
-            # a tower from scratch reads the vocabulary of the training captions, in any split
+            # a text tower trained from scratch needs the vocabulary of the training captions in any split
             if split == "train" or (texts and model.text_encoder.spec.tokenizer is None):
                 self.datamodule.prepare_texts()
             variants = self.config.variants if split == "train" else 0
@@ -82,15 +86,15 @@ class ExtractCLI(CommandCLI):
             dtype = self.config.dtype
             found.append(SplitExtraction(model, self.datamodule, split, out, True, texts, variants, dtype, regions))
         if not found:
-            raise UserError(f"the data has none of the splits {', '.join(self.config.splits)}; name those it has")
+            raise UserError(f"the data has none of the splits {', '.join(self.config.splits)}; set --splits")
         return found
 
 
 def run(args: Sequence[str]) -> None:
-    """Extracts.
+    """Extracts the features of all splits.
 
     Args:
-        args: The command line, `extract` first.
+        args: The command line, beginning with `extract`.
     """
     cli = ExtractCLI(args)
     extractions = cli.extractions()

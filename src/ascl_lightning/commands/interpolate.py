@@ -1,4 +1,4 @@
-"""`ascl interpolate`: how far from its pretrained weights a fine-tuned model is best (WiSE-FT)."""
+"""`ascl interpolate`: validate interpolations of pretrained and fine-tuned weights (WiSE-FT), and keep the best."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ascl_lightning.cli import readable_errors
 from ascl_lightning.commands.base import CommandCLI
+from ascl_lightning.commands.trained import CKPT_PATH_HELP
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.evaluation.leaks.record import note_selection
 from ascl_lightning.metrics.labels import HEADLINES, label
@@ -25,50 +26,49 @@ COLUMNS = {label(name): f"val/{name}" for name in HEADLINES}
 
 
 class InterpolateCLI(CommandCLI):
-    """Reads the same configs as training."""
+    """Validate interpolations between the pretrained and the fine-tuned weights (WiSE-FT), and save the best."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument(
-            "--ckpt_path", type=str, required=True, help="Fine-tuned checkpoint: a path, or best or last."
-        )
+        parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH_HELP)
         parser.add_argument(
             "--weights",
             type=list[UnitInterval],
             default=[0.0, 0.25, 0.5, 0.75, 1.0],
-            help="Shares of the fine-tuned weights to try: 0 has the towers as pretrained, 1 as fine-tuned. "
-            "What did not come pretrained stays fine-tuned.",
+            help="Weights of the fine-tuned parameters to try: 0 keeps the pretrained towers, 1 the fine-tuned ones. "
+            "Parameters that were not pretrained always keep their fine-tuned values.",
         )
         parser.add_argument(
             "--out",
             type=str | None,
             default=None,
-            help="Checkpoint to write; null: beside the other.",
+            help="Checkpoint to write. null: interpolated.ckpt in the folder of --ckpt_path.",
         )
 
     def before_instantiate_classes(self) -> None:
-        """Makes sure that the checkpoint can be written, before anything is validated."""
+        """Checks that the checkpoint can be written, before the validation."""
         if self.config.out is not None:
             require_writable_file(Path(self.config.out))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """With a check of features that the source brings."""
+        """Adds the check that stored features are of this model's towers."""
         return super().instantiate_trainer(callbacks=[self._get(self.config_init, "frozen_features")], **kwargs)
 
 
 def run(args: Sequence[str]) -> None:
-    """Validates each interpolation, and writes the one with the best val/rsum.
+    """Validates each interpolation and saves the one with the best val/rsum.
 
     Args:
-        args: The command line, `interpolate` first.
+        args: The command line, beginning with `interpolate`.
 
     Raises:
-        UserError: If there is no such checkpoint, it is not of the config's model, or there is nothing to interpolate.
+        UserError: If the checkpoint is missing or of another model, or no tower is pretrained.
     """
     cli = InterpolateCLI(args)
     checkpoint = find_checkpoint(cli.config.ckpt_path, Path(cli.config.trainer.default_root_dir))
     assert checkpoint is not None
+    cli.warn_of_changes(checkpoint)
     with readable_errors():
         rows, best = search(cli.trainer, cli.model, cli.datamodule, checkpoint, cli.config.weights)
     note_selection(cli.datamodule, ("val/rsum",))
@@ -87,17 +87,17 @@ def search(
     checkpoint: str,
     weights: Sequence[float],
 ) -> tuple[dict[float, dict[str, float]], float]:
-    """Validates the fine-tuned weights and each interpolation; the module is left with the best.
+    """Validates the fine-tuned weights and each interpolation, and loads the best into the module.
 
     Args:
-        trainer: Validates.
-        module: As fine-tuning began.
+        trainer: Runs the validation.
+        module: With the weights from before fine-tuning.
         datamodule: Takes its vocabulary from the checkpoint.
-        checkpoint: As fine-tuning ended.
-        weights: Shares of the fine-tuned weights.
+        checkpoint: The fine-tuned checkpoint.
+        weights: Weights of the fine-tuned parameters, each from 0 to 1.
 
     Returns:
-        Metrics of each weight, and the weight with the best val/rsum.
+        Metrics by weight, and the weight with the best val/rsum.
     """
     names = interpolated_names(module)
     start = _copy(module.state_dict())
@@ -112,8 +112,8 @@ def search(
 
 
 def results_table(rows: dict[float, dict[str, float]], best: float) -> Table:
-    """Recall of each interpolation; the best is marked."""
-    table = Table("Weight", *COLUMNS, title="Between pretrained and fine-tuned weights, validation split")
+    """Recall of each interpolation, the best in bold."""
+    table = Table("Weight", *COLUMNS, title="Interpolations of pretrained and fine-tuned weights, validation split")
     for weight in sorted(rows):
         figures = (f"{rows[weight][metric]:.1f}" for metric in COLUMNS.values())
         table.add_row(f"{weight:g}", *figures, style="bold" if weight == best else None)

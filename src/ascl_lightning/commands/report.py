@@ -1,4 +1,4 @@
-"""`ascl report`: one page of a run, from the files that a test or a validation left in its folder."""
+"""`ascl report`: write the HTML report of a finished test or validation."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ def run(args: Sequence[str]) -> None:
     """Writes `report.html` into the folder of a run.
 
     Args:
-        args: The command line, `report` first.
+        args: The command line, beginning with `report`.
 
     Raises:
-        UserError: If it is no folder of a test or a validation, or a file of it cannot be read.
+        UserError: If the folder is not that of a test or validation, or one of its files cannot be read.
     """
     parser = argparse.ArgumentParser(
-        prog="ascl report", description="Write one self-contained page, report.html, into the folder of a run."
+        prog="ascl report", description="Write report.html, a self-contained HTML report, into the folder of a run."
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of `ascl test` or `ascl validate`")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run of `ascl test` or `ascl validate`")
     page = write_report(parser.parse_args(args[1:]).run)
     Console().print(f"Report: {page}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What commands that read finished evaluations share; nothing here takes seconds to import."""
+"""Helpers of `ascl compare` and `ascl summarize`, which read finished evaluations; quick to import."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,41 +13,45 @@ _Value = TypeVar("_Value")
 
 
 def open_runs(folders: Sequence[str]) -> list[RunFiles]:
-    """The runs, once it is clear that their figures can be set side by side.
+    """Opens runs and checks that they are of the same data.
 
     Args:
-        folders: Of `ascl test` or `ascl validate`.
+        folders: Folders of `ascl test` or `ascl validate`.
 
     Raises:
-        UserError: If one is no such folder, or was made on other data than the first.
+        UserError: If a folder is not that of such a run, or its data differ from those of the first.
     """
     runs = [RunFiles(Path(folder)) for folder in folders]
     for run in runs[1:]:
         for what, mine, others in _data(runs[0], run):
             if mine != others:
                 raise UserError(
-                    f"'{runs[0].folder}' and '{run.folder}' are of other data: {what} is {mine} in the one and "
-                    f"{others} in the other; test both checkpoints with the same data"
+                    f"'{runs[0].folder}' and '{run.folder}' are of different data: {what} is {mine} in the first and "
+                    f"{others} in the second; test both checkpoints with the same data"
                 )
     return runs
 
 
 def _data(first: RunFiles, other: RunFiles) -> Iterator[tuple[str, Any, Any]]:
-    """What must agree; fingerprints, where both runs have them."""
-    for key, what in (("split", "the split"), ("num_images", "its number of images"), ("num_texts", "of captions")):
+    """Properties that must agree, with their values in both runs; fingerprints if both have them."""
+    for key, what in (
+        ("split", "the split"),
+        ("num_images", "the number of images"),
+        ("num_texts", "the number of captions"),
+    ):
         yield what, first.results.get(key), other.results.get(key)
     mine, others = (run.results.get("data") or {} for run in (first, other))
     if mine.get("any_order") is not None and mine.get("any_order") == others.get("any_order"):
-        return  # the same images and captions, if in another order
+        return  # the same images and captions, possibly in another order
     for key in sorted((mine.keys() & others.keys()) - {"any_order"}):
         yield f"the fingerprint of {key}", mine[key], others[key]
 
 
 def figures(run: RunFiles) -> dict[tuple[str, str], dict[str, float]]:
-    """The figures in `results.json`, by protocol and score.
+    """The metrics in `results.json`, by protocol and score.
 
     Raises:
-        UserError: If the file does not hold them as `ascl test` writes them.
+        UserError: If the file does not have the layout that `ascl test` writes.
     """
     results = run.results
     try:
@@ -57,11 +61,11 @@ def figures(run: RunFiles) -> dict[tuple[str, str], dict[str, float]]:
             for score, of_score in scores.items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{run.folder / RESULTS}: does not hold figures of scores; run the test again") from error
+        raise UserError(f"{run.folder / RESULTS} has no metrics by score; run the test again") from error
 
 
 def nested(values: dict[tuple[str, str], _Value]) -> dict[str, Any]:
-    """By protocol and score, laid out as in `results.json`."""
+    """Values by protocol and score in the layout of `results.json`."""
     own = {score: value for (protocol, score), value in values.items() if protocol == OWN}
     protocols: dict[str, dict[str, _Value]] = {}
     for (protocol, score), value in values.items():
@@ -71,13 +75,13 @@ def nested(values: dict[tuple[str, str], _Value]) -> dict[str, Any]:
 
 
 def shown(figures: Mapping[tuple[str, str], Collection[str]]) -> list[tuple[str, str, str]]:
-    """The figures that a screen has room for: recalls of the first score, then the sum of recalls of the others.
+    """Selects the metrics to print: all recalls of the first score, and only rsum of the others.
 
     Args:
-        figures: Names of the figures of each protocol and score; the first one ranks.
+        figures: Names of the metrics by protocol and score; the first score is the one that the model ranks by.
 
     Returns:
-        Protocol, score and figure.
+        Protocol, score and name of each metric.
     """
     chosen = []
     for number, ((protocol, score), names) in enumerate(figures.items()):

@@ -1,4 +1,4 @@
-"""`ascl samples`: what training would see of some pairs, and what each operation makes of one of them."""
+"""`ascl samples`: show training pairs with their T+ and T-, and each operation applied to one pair."""
 
 import sys
 from collections.abc import Sequence
@@ -20,35 +20,38 @@ from ascl_lightning.runtime.number_types import NonNegativeInt, PositiveInt
 from ascl_lightning.runtime.templates import render
 
 PIXELS = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""In the place of what the image encoder is fed, as none is built."""
+"""Image spec to use because no image encoder is built."""
 
 
 class SamplesCLI(DataCLI):
-    """Of the model, only the number of words that it may know counts for samples."""
+    """Show training pairs with their T+ and T-, and each operation applied to one pair.
+
+    No tower is built; of the model, only its vocabulary size is used.
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--count", type=PositiveInt, default=8, help="Pairs to show.")
-        parser.add_argument("--epoch", type=NonNegativeInt, default=0, help="Epoch whose draws to show.")
-        parser.add_argument("--html", type=str | None, default=None, help="Page to write: pictures, and changed words.")
+        parser.add_argument("--count", type=PositiveInt, default=8, help="Number of pairs to show.")
+        parser.add_argument("--epoch", type=NonNegativeInt, default=0, help="Epoch whose pairs to show.")
+        parser.add_argument("--html", type=str | None, default=None, help="HTML file for texts and images.")
 
     def before_instantiate_classes(self) -> None:
-        """Makes sure that the page can be written."""
+        """Checks that the HTML file can be written."""
         if self.config.html is not None:
             require_writable_file(Path(self.config.html))
 
     def instantiate_classes(self) -> None:
-        """The data module, and what it is told of the towers."""
+        """Builds the data module and sets the specs that the towers would provide."""
         super().instantiate_classes()
         self.datamodule.image_spec = PIXELS
-        # of the model the texts depend on one thing alone: how many words the vocabulary may hold
+        # the texts depend on the model only by the size of its vocabulary
         capacity = self.config.get("model.text_encoder.init_args.vocab_size") or sys.maxsize
         self.datamodule.text_spec = TextSpec(MAX_WORDS, vocab_size=capacity)
 
 
 def pairs_table(pairs: Sequence[ShownPair]) -> Table:
-    """T, T+, T- and (T+)- of training pairs, with the operations that made them."""
+    """T, T+, T- and (T+)- of training pairs, with their operations."""
     table = Table("T", "T+", "T-", "(T+)-", title="Training samples", show_lines=True)
     for pair in pairs:
         image, operation = pair.origin.image_id, pair.image_operation
@@ -58,8 +61,8 @@ def pairs_table(pairs: Sequence[ShownPair]) -> Table:
 
 
 def operations_table(texts: Sequence[ShownText], pictures: Sequence[MadePicture], caption: str) -> Table:
-    """What each configured operation makes of one caption and of one picture."""
-    table = Table("Operation", "Type", "Made", title=Text(f"Each operation, of: {caption}"), show_lines=True)
+    """The result of each configured operation for one caption and one image."""
+    table = Table("Operation", "Type", "Result", title=Text(f"Each operation on: {caption}"), show_lines=True)
     for made in texts:
         table.add_row(
             Text(made.label), made.type, Text(made.made.text if made.made and made.made.valid else "unchanged")
@@ -75,10 +78,10 @@ def _cell(heading: str, text: str | None) -> Text:
 
 
 def run(args: Sequence[str]) -> None:
-    """Prints the samples, and writes them as a page.
+    """Prints the samples and optionally writes them as HTML.
 
     Args:
-        args: The command line, `samples` first.
+        args: The command line, beginning with `samples`.
     """
     cli = SamplesCLI(args)
     count, epoch, html = cli.config.count, cli.config.epoch, cli.config.html

@@ -1,4 +1,4 @@
-"""`ascl summarize`: the figures of several runs that differ by their seed."""
+"""`ascl summarize`: mean and spread of metrics over runs with different seeds."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from ascl_lightning.metrics.intervals import Spread, spread
 from ascl_lightning.metrics.labels import heading, label
 
 _TOO_FEW = 2
-"""With so many runs, an interval is 13 standard errors wide on either side, and says nothing."""
+"""Number of runs for which an interval (12.7 standard errors to each side) is uninformative."""
 
 
 def run(args: Sequence[str]) -> None:
-    """Prints mean, standard deviation and interval of each figure that all runs have.
+    """Prints mean, standard deviation and confidence interval of each metric that all runs have.
 
     Args:
-        args: The command line, `summarize` first.
+        args: The command line, beginning with `summarize`.
 
     Raises:
-        UserError: If there are not two runs or more, a folder is not that of a run, or the runs are of other data.
+        UserError: If there are fewer than two runs, a folder is not that of a run, or the data differ.
     """
     parser = argparse.ArgumentParser(
         prog="ascl summarize",
-        description="Mean, standard deviation and 95% interval (Student's t) of every figure over runs of `ascl test` "
-        "or `ascl validate` on the same data, one run for each seed of the training.",
+        description="Mean, standard deviation and 95% confidence interval (Student's t) of each metric over runs of "
+        "`ascl test` or `ascl validate` on the same data, one run per training seed.",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, such as runs/test/version_0")
     given = parser.parse_args(args[1:])
@@ -40,14 +40,14 @@ def run(args: Sequence[str]) -> None:
     console = Console()
     console.print(_table(summarize(runs), with_interval=len(runs) > _TOO_FEW))
     if len(runs) <= _TOO_FEW:
-        console.print("Two runs are too few for an interval of the mean: add seeds, five if you can.", soft_wrap=True)
+        console.print("Two runs are too few for a confidence interval: use more seeds, such as five.", soft_wrap=True)
     console.print(f"{len(runs)} runs: {', '.join(str(one.folder) for one in runs)}", soft_wrap=True)
 
 
 def _check_distinct(runs: Sequence[RunFiles]) -> None:
-    """Whether each run is of a training of its own."""
+    """Checks that the runs are of different trainings."""
     if len(runs) < 2:
-        raise UserError("give two runs or more: one says nothing about how far seeds differ")
+        raise UserError("give at least two runs: the spread over seeds cannot be estimated from one")
     seen: dict[Path, Path] = {}
     for one in runs:
         checkpoint = one.results.get("checkpoint")
@@ -55,19 +55,19 @@ def _check_distinct(runs: Sequence[RunFiles]) -> None:
             if what in seen:
                 told = "are the same run" if seen[what] == one.folder else f"are both of {what}"
                 raise UserError(
-                    f"'{seen[what]}' and '{one.folder}' {told}: give runs of trainings that differ by their seed"
+                    f"'{seen[what]}' and '{one.folder}' {told}: give runs of trainings with different seeds"
                 )
             seen[what] = one.folder
 
 
 def summarize(runs: Sequence[RunFiles]) -> dict[tuple[str, str], dict[str, Spread]]:
-    """Each figure over the runs, by protocol and score.
+    """The spread of each metric over runs, by protocol and score.
 
     Args:
-        runs: Two or more, on the same data.
+        runs: At least two runs on the same data.
 
     Raises:
-        UserError: If no score is in all of them, or a file cannot be read.
+        UserError: If no score is in all runs, or a file cannot be read.
     """
     of_runs = [figures(one) for one in runs]
     shared = [key for key in of_runs[0] if all(key in others for others in of_runs)]

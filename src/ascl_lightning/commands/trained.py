@@ -1,4 +1,4 @@
-"""What commands share that look at a split through a trained model."""
+"""Base class of the commands that evaluate a split with a trained model."""
 
 from pathlib import Path
 
@@ -15,26 +15,29 @@ from ascl_lightning.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.training.callbacks.frozen_features import check_features
 from ascl_lightning.training.encoding import encode_split
 
+CKPT_PATH_HELP = "Checkpoint to load: a path, or best or last of the newest run under --trainer.default_root_dir."
+
 
 class TrainedCLI(CommandCLI):
     """Reads the same configs as training, and the weights of a checkpoint."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the checkpoint."""
+        """Adds `--ckpt_path`."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--ckpt_path", type=str, required=True, help="Trained checkpoint: a path, or best or last.")
+        parser.add_argument("--ckpt_path", type=str, required=True, help=CKPT_PATH_HELP)
 
     def load(self) -> str:
-        """Brings the checkpoint's weights into the model, and what it mined into the data module.
+        """Loads the checkpoint's weights into the model, and its vocabulary into the data module.
 
         Returns:
-            Where it lies.
+            Path of the checkpoint.
 
         Raises:
-            UserError: If there is none, it does not fit the model, or no score of the model reads words.
+            UserError: If the checkpoint is missing or of another model, or no score of the model reads words.
         """
         path = find_checkpoint(self.config.ckpt_path, Path(self.config.trainer.default_root_dir))
         assert path is not None
+        self.warn_of_changes(path)
         if not self.model.model.similarity.uses_tokens:
             raise UserError("no score of this model reads single words: set similarity.local_weight above 0 and train")
         with readable_errors():
@@ -44,10 +47,13 @@ class TrainedCLI(CommandCLI):
         return path
 
     def encode(self, split: str) -> tuple[Gallery, list[str]]:
-        """A split, encoded, and its captions by number, cleaned.
+        """Encodes a split.
+
+        Returns:
+            The encoded split, and its captions, cleaned, in the order of the encoded texts.
 
         Raises:
-            UserError: If there is no such split, a picture cannot be read, or its features are of other towers.
+            UserError: If the split is missing, an image cannot be read, or stored features are of other towers.
         """
         view = self.datamodule.view(split)
         check_features(self.datamodule, self.model.model)

@@ -1,4 +1,4 @@
-"""Training pairs as the loader gives them, together with what they were made from."""
+"""Training pairs from the training loader, with the images and captions they were made from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from ascl_lightning.runtime.draws import keyed_rng
 
 @dataclass(frozen=True)
 class ShownText:
-    """A text beside the one that it was made from.
+    """A text made by an operation, with its source.
 
     Args:
-        label: What it is called.
-        source: The text that it was made from.
-        made: What was made; None if no operation is configured.
-        type: Of the asymmetry that the operation makes.
+        label: Name to display.
+        source: Text that it was made from.
+        made: The made text. None if no operation is configured.
+        type: Asymmetry type of the operation.
     """
 
     label: str
@@ -38,19 +38,19 @@ class ShownText:
 
     @property
     def text(self) -> str | None:
-        """What was made."""
+        """The made text."""
         return None if self.made is None else self.made.text
 
     @property
     def made_by(self) -> str:
-        """The operation with its type, or why there is none."""
+        """The operation with its type, or the reason why there is none."""
         if self.made is None:
             return "none configured"
-        return f"{self.made.operation} ({self.type})" if self.made.valid else "no operation changes it: masked"
+        return f"{self.made.operation} ({self.type})" if self.made.valid else "masked: no operation changes it"
 
     @property
     def changes(self) -> list[tuple[str, str]]:
-        """Stretches of words in order, marked `del` where the source alone has them, `ins` where the text alone has."""
+        """Runs of words in order, marked `del` if only the source has them, `ins` if only the made text has them."""
         before, after = self.source.split(), (self.text or "").split()
         stretches = []
         for kind, start, end, new_start, new_end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
@@ -63,7 +63,7 @@ class ShownText:
 
 @dataclass(frozen=True)
 class MadePicture:
-    """A picture that an operation made of another."""
+    """An image made from another one by an operation."""
 
     operation: ImageOperation
     source: Image.Image
@@ -72,14 +72,14 @@ class MadePicture:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a training pair is made of.
+    """Source of a training pair.
 
     Args:
-        image_id: Name of the image.
-        image_row: Its row in the split.
-        captions: All captions of the image; of a streamed one the pair's alone.
-        caption: Which of them the pair has.
-        picture: As it lies in the data; None where there is none, or it was streamed past.
+        image_id: Id of the image.
+        image_row: Row of the image in the split.
+        captions: All captions of the image; only the pair's own if the data are streamed.
+        caption: Index of the pair's caption.
+        picture: The original image. None if the data have no images or are streamed.
     """
 
     image_id: str
@@ -91,16 +91,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """A training pair with everything that was made of it.
+    """A training pair with all texts and images made from it.
 
     Args:
-        origin: What it is made of.
-        fed: The picture as training feeds it; None where it feeds none.
-        image_operation: What was done to the picture, if anything.
+        origin: Source of the pair.
+        fed: The image as fed to the model. None if the data have no images.
+        image_operation: Operation on the image, if any.
         text: T.
-        made: T+, T- and (T+)- in order.
-        faults: What was wrong with the pictures that the pair stands in for.
-        changed: Whether training changes the picture, and does not only make it square.
+        made: T+, T- and (T+)-, in this order.
+        faults: Errors of the unreadable images that this pair replaces.
+        changed: Whether the fed image differs from the one that evaluation feeds.
     """
 
     origin: Origin
@@ -113,7 +113,7 @@ class ShownPair:
 
     @property
     def picture(self) -> Image.Image | None:
-        """The original, or what is left of it."""
+        """The original image, or the fed one if there is no original."""
         return self.origin.picture or self.fed
 
 
@@ -121,7 +121,7 @@ class TrainingPairs:
     """The pairs of an epoch in the order of the training loader.
 
     Args:
-        datamodule: Not set up yet.
+        datamodule: A data module before `setup`.
     """
 
     def __init__(self, datamodule: RetrievalDataModule) -> None:
@@ -138,7 +138,7 @@ class TrainingPairs:
         """The first pairs of an epoch.
 
         Raises:
-            UserError: If their pictures cannot be read.
+            UserError: If their images cannot be read.
         """
         loader: Any = self._datamodule.train_dataloader()
         loader.batch_sampler.sampler.set_epoch(epoch)
@@ -146,7 +146,7 @@ class TrainingPairs:
             yield self._shown(loader.dataset[key])
 
     def each_text_operation(self, pair: ShownPair, epoch: int) -> Iterator[ShownText]:
-        """What each configured operation makes of the caption of a pair."""
+        """The result of each configured operation for the caption of a pair."""
         maker, origin = self._datamodule.text_maker(), pair.origin
         of_image = origin.captions, origin.caption, origin.image_row, epoch, 0
         for operation in maker.sampler.positives:
@@ -157,7 +157,7 @@ class TrainingPairs:
             yield ShownText(str(operation), made.text, made.negative, operation.type)
 
     def each_image_operation(self, pictures: Sequence[Image.Image], epoch: int) -> Iterator[MadePicture]:
-        """What each configured operation makes of the first of some pictures; the others are there to be joined."""
+        """The result of each configured operation for the first image; operations that join images use the others."""
         for number, operation in enumerate(self._image_operations if pictures else ()):
             rng = keyed_rng(self._datamodule.seed, epoch, number)
             made = operation(pictures[0], partial(_draw, pictures[1:] or pictures, rng), rng)
@@ -178,7 +178,7 @@ class TrainingPairs:
         )
 
     def _changed(self, item: TrainItem) -> bool:
-        """Whether a picture is fed otherwise than evaluation feeds it; of a streamed one nobody knows."""
+        """Whether evaluation would feed the image differently; assumed of streamed images."""
         if self._datamodule.streams:
             return True
         plain = self._datamodule.view("train").picture(item.image_row)
@@ -206,7 +206,7 @@ def _draw(pictures: Sequence[Image.Image], rng: np.random.Generator) -> Image.Im
 
 
 def _place(view: SplitView, item: TrainItem) -> int:
-    """Which of the image's captions an item has."""
+    """Index of the item's caption among those of its image."""
     return item.text_row - view.text_rows(item.image_row).start
 
 

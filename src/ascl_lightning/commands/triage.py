@@ -1,4 +1,4 @@
-"""`ascl triage`: which training pairs say too much, too little, the wrong or the same, by a trained model."""
+"""`ascl triage`: flag mismatched, duplicated, over-long and under-specified pairs with a trained model."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ascl_lightning.runtime.files import atomic_file, require_writable_folder, w
 
 TRIAGE, SUMMARY = "triage.parquet", "triage.json"
 EXAMPLES = 5
-"""Pairs of each kind that the summary shows, the worst first."""
+"""Number of worst pairs of each kind in the summary."""
 _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
 _SCHEMA = pa.schema(
     [
@@ -40,27 +40,27 @@ _SCHEMA = pa.schema(
 
 
 class TriageCLI(TrainedCLI):
-    """Reads the same configs as training."""
+    """Flag pairs of a split that are mismatched, duplicated, over-long or under-specified."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the command's own flags."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--out", type=str, required=True, help=f"Folder for {TRIAGE} and {SUMMARY}.")
-        parser.add_argument("--split", type=str, default="train", help="Split whose pairs to judge.")
+        parser.add_argument("--out", type=str, required=True, help=f"Output folder for {TRIAGE} and {SUMMARY}.")
+        parser.add_argument("--split", type=str, default="train", help="Split to triage.")
         parser.add_argument(
             "--flags",
             type=list[Literal[KINDS]],  # type: ignore[valid-type]
             default=list(KINDS),
-            help="What to flag: --data.exclude leaves flagged pairs out of training.",
+            help="Kinds to flag. --data.exclude excludes flagged pairs from training.",
         )
 
     def before_instantiate_classes(self) -> None:
-        """Makes sure that the results can be written, before anything is encoded."""
+        """Checks that the results can be written, before the split is encoded."""
         require_writable_folder(Path(self.config.out))
 
 
 def triage_table(found: Triage, split: Split) -> "pa.Table":
-    """A row a pair, in the order of the split."""
+    """One row per pair, in the order of the split."""
     rows = range(len(found))
     columns: dict[str, Any] = {
         "image_id": np.repeat(np.array(list(split.image_ids), dtype=object), split.num_captions),
@@ -79,7 +79,7 @@ def triage_table(found: Triage, split: Split) -> "pa.Table":
 
 
 def summary(found: Triage, table: "pa.Table", split: str, checkpoint: str) -> dict[str, Any]:
-    """What was flagged, by which thresholds, with the worst examples of each kind."""
+    """Content of `triage.json`: thresholds, counts and worst examples of each kind."""
 
     def examples(kind: str) -> list[dict[str, Any]]:
         flagged = np.flatnonzero(found.flags[kind])
@@ -101,9 +101,9 @@ def summary(found: Triage, table: "pa.Table", split: str, checkpoint: str) -> di
 
 
 def summary_tables(said: dict[str, Any]) -> list[Table]:
-    """How many pairs of each kind, and examples."""
-    counts = Table("Kind", "Flagged", "Share", "Above", title=f"{said['pairs']:,} pairs, split {said['split']}")
-    shown = Table("Image", "Caption", "Why", title="The worst of each kind", show_lines=True)
+    """A table with the number of pairs of each kind, and one with examples."""
+    counts = Table("Kind", "Flagged", "Share", "Threshold", title=f"{said['pairs']:,} pairs, split {said['split']}")
+    shown = Table("Image", "Caption", "Reason", title="Worst pairs of each kind", show_lines=True)
     for kind, of_kind in said["kinds"].items():
         share = of_kind["pairs"] / said["pairs"]
         counts.add_row(kind, f"{of_kind['pairs']:,}", f"{100 * share:.1f}%", _said(of_kind["threshold"]))
@@ -117,14 +117,14 @@ def _finite(threshold: float) -> float | None:
 
 
 def _said(threshold: float | None) -> str:
-    return "nothing is" if threshold is None else f"{threshold:.3g}"
+    return "none" if threshold is None else f"{threshold:.3g}"
 
 
 def run(args: Sequence[str]) -> None:
-    """Judges the pairs of a split, and writes what it finds.
+    """Triages a split and writes the results.
 
     Args:
-        args: The command line, `triage` first.
+        args: The command line, beginning with `triage`.
     """
     cli = TriageCLI(args)
     checkpoint, out, split = cli.load(), Path(cli.config.out), cli.config.split
@@ -141,5 +141,5 @@ def run(args: Sequence[str]) -> None:
     console = Console()
     for shown in summary_tables(said):
         console.print(shown)
-    advice = f": train without what is flagged with --data.exclude {out / TRIAGE}" if split == "train" else ""
+    advice = f"; exclude flagged pairs from training with --data.exclude {out / TRIAGE}" if split == "train" else ""
     console.print(f"Pairs: {out / TRIAGE}{advice}", soft_wrap=True)

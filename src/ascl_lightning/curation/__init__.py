@@ -1,1 +1,1 @@
-"""What is wrong with a data set: `check` without a model, `triage` with one."""
+"""Finding faults in a data set: `check` without a model, `triage` with one."""

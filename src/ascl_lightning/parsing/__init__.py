@@ -1,1 +1,1 @@
-"""What the command line reads before anything heavy is imported, and how it says what is wrong."""
+"""Parsing of the command line: checks before heavy imports, error messages and help texts."""

@@ -1,4 +1,4 @@
-"""Checks of a command line that need no library: they answer within a second, before a command imports any."""
+"""Fast checks of flags and configs, which run before PyTorch is imported."""
 
 import ast
 import difflib
@@ -26,18 +26,17 @@ SECTIONS = {
     "recovery": "ascl_lightning.training.callbacks.recovery.RecoveryCheckpoints",
     "non_finite": "ascl_lightning.training.callbacks.non_finite.NonFiniteSteps",
 }
-"""Parts of a config, and the class whose arguments each holds."""
+"""Sections of a config, and the class whose constructor arguments each holds."""
 
 
 def check_command_line(args: Sequence[str]) -> None:
-    """Finds mistakes in configs and flags as far as files and names show them.
+    """Checks the names in configs and flags and the trainer's numbers, without importing the classes.
 
     Args:
-        args: A command that reads configs, and its flags.
+        args: The command line, beginning with a command that reads configs.
 
     Raises:
-        UserError: For a config that is malformed or misses, an unknown argument of a known class, a number that
-            cannot be meant.
+        UserError: For a missing or malformed config, an unknown argument, or a number out of range.
     """
     flags = list(_flags(args[1:]))
     names = {name for name, _ in flags}
@@ -45,7 +44,7 @@ def check_command_line(args: Sequence[str]) -> None:
         name.partition(".")[0] == "model" for name in names
     ):
         raise UserError(
-            f"ascl {args[0]}: give --config, a file or the name of a shipped config: ascl {args[0]} --config scenes"
+            f"ascl {args[0]}: give --config with a file or the name of a shipped config: ascl {args[0]} --config scenes"
         )
     for name, value in flags:
         section, dot, argument = name.partition(".")
@@ -61,11 +60,11 @@ def check_command_line(args: Sequence[str]) -> None:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Refuses numbers that Lightning takes and that mean no run.
+    """Rejects numbers that Lightning accepts but that give no meaningful run.
 
     Args:
-        name: Such as `trainer.max_epochs`.
-        value: As YAML reads it; what is no number, or has another name, passes.
+        name: Name of a setting, such as `trainer.max_epochs`.
+        value: The parsed value. Values that are not numbers, and other settings, are not checked.
 
     Raises:
         UserError: If the number is out of range.
@@ -81,11 +80,11 @@ def check_number(name: str, value: Any) -> None:
         return
     choices = [f"a whole number from {lowest}"]
     choices += ["-1 for no limit"] if unlimited else []
-    choices += ["a share above 0 and up to 1.0"] if share else []
+    choices += ["a fraction above 0 and up to 1.0"] if share else []
     raise UserError(f"--{name} {value}: give {' or '.join(choices)}")
 
 
-# lowest whole number, whether -1 stands for no limit, whether a float is a share
+# lowest whole number, whether -1 means no limit, whether a float is a fraction
 _ALLOWED = {
     "max_epochs": (1, True, False),
     "max_steps": (1, True, False),
@@ -108,7 +107,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _flags(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Names without dashes, and their values; None for a flag without one."""
+    """Flags without their dashes, with their values; None for a flag without a value."""
     for place, arg in enumerate(args):
         if not arg.startswith("-") or _is_number(_plain(arg)):
             continue
@@ -119,7 +118,7 @@ def _flags(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _plain(value: str | None) -> Any:
-    """A flag's value as YAML reads it; None for what cannot be a scalar."""
+    """A flag's value as parsed by YAML; None if it is not a scalar."""
     try:
         content = None if value is None or is_inline(value) else yaml.safe_load(value)
     except yaml.YAMLError:
@@ -128,7 +127,7 @@ def _plain(value: str | None) -> Any:
 
 
 def _content(value: str | None) -> Any:
-    """The value of a section's flag: a config itself, or the name of its file."""
+    """The value of a section's flag: an inline config, or the name of a file."""
     if value is None or not (is_inline(value) or value.startswith("[")):
         return value
     try:
@@ -140,14 +139,13 @@ def _content(value: str | None) -> Any:
 
 def _check_config(value: str | None) -> None:
     if value is None:
-        raise UserError("--config: give a file, or the name of a shipped config")
+        raise UserError("--config: give a file or the name of a shipped config")
     content, path = _content(value), Path()
     if isinstance(content, str):
         path = Path(value)
-        # a pipe, such as the shell's <(...), can be read only once
-        content = (
-            {} if path.exists() and not path.is_file() and not path.is_dir() else current_config(read_config(path))
-        )
+        # a pipe, such as <(...) in a shell, can be read only once
+        is_pipe = path.exists() and not path.is_file() and not path.is_dir()
+        content = {} if is_pipe else current_config(read_config(path))
     if not isinstance(content, dict):
         raise UserError(f"--config {value}: expected 'name: value' lines, found a {type(content).__name__}")
     for section in SECTIONS.keys() & content.keys():
@@ -172,13 +170,13 @@ def _check_names(content: Mapping[str, Any], section: str, place: str) -> None:
         first = name.partition(".")[0].removesuffix("+")
         if first not in known and first != "help":
             near = difflib.get_close_matches(first, known, n=1)
-            advice = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(known))}"
-            raise UserError(f"{place}{name}: there is no such argument; {advice}")
+            advice = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(sorted(known))}"
+            raise UserError(f"{place}{name}: unknown argument; {advice}")
 
 
 @cache
 def _arguments(class_path: str) -> frozenset[str]:
-    """Names of a class's arguments, from its source: importing it takes seconds."""
+    """Names of a class's constructor arguments, read from its source because importing it takes seconds."""
     module, _, name = class_path.rpartition(".")
     package, *inner = module.split(".")
     spec = find_spec(package)

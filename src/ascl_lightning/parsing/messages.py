@@ -1,4 +1,4 @@
-"""What jsonargparse says of a wrong value, in one line: what was expected, and what was given."""
+"""Rewrites the error messages of jsonargparse to one line: what was expected and what was given."""
 
 import inspect
 import re
@@ -15,6 +15,7 @@ _NO_FILE = re.compile(r"^- Expected a path but .* either not accessible or inval
 _EXPECTED = re.compile(
     r"Expected an? (?P<type><class '[^']+'>|typing\.Literal\[[^\]]*\])"
     r"|Input should be (?P<range>[^\[]+?) \[type="
+    r"|Value error, expected (?P<expected>[^\[]+?) \[type="
     r"|does not conform to restriction (?P<restriction>v\S+(?: and v\S+)*)"
 )
 _NAMES = {
@@ -34,23 +35,23 @@ _NAMES = {
 
 
 def plain_message(message: str) -> str:
-    """Rewrites a parser's message.
+    """Rewrites an error message of the parser.
 
     Args:
-        message: As jsonargparse has it, over several lines.
+        message: Message of jsonargparse, of several lines.
 
     Returns:
-        One line; the message itself, if it is of another kind. For an unknown class it lists those that would do.
+        One line. An unknown class is followed by the known ones; a message without a known pattern is only joined.
     """
     text = " ".join(message.split())
     key = _KEY.match(text)
-    # of a nested part the parser gives the argument alone, which is no flag
+    # for nested arguments the parser gives only the last part of the name, which is not a flag
     place = "" if key is None else f"--{key[1]}: " if "." in key[1] else f"{key[1]}: "
     rest = _NO_FILE.sub("", text if key is None else text[key.end() :])
     missing = _NO_CLASS.search(rest)
     if missing is not None:
         known = _class_names("" if key is None else key[1])
-        return f"{place}there is no class '{missing[1]}'" + (f"; known are {', '.join(known)}" if known else "")
+        return f"{place}unknown class '{missing[1]}'" + (f"; choose from {', '.join(known)}" if known else "")
     found = _GIVEN.search(rest)
     given = "" if found is None else found[1]
     expected = list(dict.fromkeys(_described(one, given) for one in _EXPECTED.finditer(rest)))
@@ -62,9 +63,11 @@ def plain_message(message: str) -> str:
 def _described(found: re.Match[str], given: str) -> str:
     if found["range"] is not None:
         if found["range"].endswith(("than", "to")):
-            # the parser cuts the given value out of what it says, and with it a limit that equals it
+            # the parser removes the given value from the message, and with it an equal limit
             return f"a number {found['range']} {given}"
         return _NAMES.get(found["range"], f"a number {found['range']}")
+    if found["expected"] is not None:
+        return found["expected"]
     if found["restriction"] is not None:
         return "a number " + found["restriction"].replace("v", "")
     name = found["type"]
@@ -76,7 +79,7 @@ def _described(found: re.Match[str], given: str) -> str:
 
 
 def _class_names(key: str) -> list[str]:
-    """Classes that an argument such as `data.negatives` takes, as far as their modules are imported."""
+    """Classes for an argument such as `data.negatives`, among the imported modules."""
     section, _, argument = key.partition(".")
     if section not in SECTIONS:
         return []

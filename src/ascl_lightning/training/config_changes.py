@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.renamed import current_config
@@ -66,6 +67,25 @@ def changes_of_evaluation(before: Path, now: dict[str, Any]) -> list[Change]:
     """
     changes = _compare(_read(before).get("model"), now.get("model"), "model")
     return [change for change in changes if change.setting not in _EVALUATION]
+
+
+def warn_of_changes(checkpoint: str | Path | None, now: dict[str, Any]) -> None:
+    """Warns if the model is evaluated with settings other than those it was trained with.
+
+    Args:
+        checkpoint: Path of a checkpoint or of exported weights.
+        now: Configuration of the evaluation.
+    """
+    before = config_behind(checkpoint)
+    if before is not None:
+        warn_of(changes_of_evaluation(before, now), before, "the model runs")
+
+
+def warn_of(changes: list[Change], before: Path, what: str) -> None:
+    """Warns once of all changes, if there are any."""
+    if changes:
+        listed = ", ".join(map(str, changes))
+        rank_zero_warn(f"{what} with another configuration: {listed} (before: '{before}')")
 
 
 def write_changes(run: Path, earlier: Path, changes: list[Change]) -> None:

@@ -21,9 +21,10 @@ from ascl_lightning.runtime.checkpoints import Continuation
 from ascl_lightning.runtime.config_files import CONFIG
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.training.config_changes import (
-    changes_of_evaluation,
     changes_of_training,
     config_behind,
+    warn_of,
+    warn_of_changes,
     write_changes,
 )
 
@@ -170,15 +171,14 @@ def keep_pictures_with_runs(loggers: Sequence[Logger]) -> None:
 
 def _note_changes(trainer: Trainer, config: dict[str, Any], folders: list[Path]) -> None:
     """Warns about changed settings; in training, also writes them to the run folders."""
-    trains = trainer.state.fn == TrainerFn.FITTING
-    resumed = [folder / CONFIG for folder in folders if trains and (folder / CONFIG).is_file()]
+    if trainer.state.fn != TrainerFn.FITTING:
+        warn_of_changes(config.get("ckpt_path"), config)
+        return
+    resumed = [folder / CONFIG for folder in folders if (folder / CONFIG).is_file()]
     before = next(iter(resumed), config_behind(config.get("ckpt_path")))
     if before is None:
         return
-    changes = (changes_of_training if trains else changes_of_evaluation)(before, config)
-    for folder in folders if trains else ():
+    changes = changes_of_training(before, config)
+    for folder in folders:
         write_changes(folder, before.parent, changes)
-    if changes:
-        what = "training continues" if trains else "the model runs"
-        listed = ", ".join(map(str, changes))
-        rank_zero_warn(f"{what} with another configuration: {listed} (before: '{before}')")
+    warn_of(changes, before, "training continues")

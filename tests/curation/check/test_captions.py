@@ -79,7 +79,7 @@ def test_cut_tokens_are_counted_after_cut_words():
     problems = {of.kind: of.problem for of in captions.findings("train")}
     # 55 + 2 of 69
     assert "57 tokens are cut, 82.61% of all" in problems["cut_captions"]
-    assert "the rest, 10 in all" in problems["long_captions"]
+    assert "the other 10 words are dropped" in problems["long_captions"]
 
 
 def test_a_cut_of_few_captions_is_a_note():

@@ -18,7 +18,7 @@ def test_a_tally_counts_all_and_keeps_the_first():
 def test_a_finding_says_what_its_kind_says():
     found = finding("leaked_images", "a = b", other="train")
     assert (found.severity, found.count, found.total, found.examples) == ("error", 1, 7, ("a = b",))
-    assert (found.things, found.problem) == ("images", "are in split 'train' too")
+    assert (found.things, found.problem) == ("images", "are also in split 'train'")
     assert finding("leaked_images", "a = b", severity="note").severity == "note"
 
 

@@ -225,7 +225,7 @@ def test_a_resume_keeps_the_record(trained, tmp_path):
     assert torch.load(last, weights_only=True)["RetrievalDataModule"]["provenance"] == before
 
 
-def test_going_on_with_other_data_adds_to_the_record(trained, tmp_path, guards, capsys):
+def test_resuming_with_other_data_adds_to_the_record(trained, tmp_path, guards, capsys):
     write_karpathy(tmp_path / "data", {"train": 12, "val": 4, "test": 3}, captions=2)
     for path in (tmp_path / "data" / "images").iterdir():
         path.write_bytes(path.read_bytes() + b"\0")
@@ -300,7 +300,7 @@ def test_two_processes_refuse_together(trained, tmp_path):
 @pytest.mark.parametrize("command", ["fit", "validate"])
 def test_only_a_test_looks_for_leaks(trained, capsys, command):
     assert ascl(command, trained, trained / "data", "--allow-leak") == 2
-    assert "--allow_leak is for `ascl test`" in capsys.readouterr().err
+    assert "only `ascl test` checks for leaks" in capsys.readouterr().err
 
 
 def test_without_a_checkpoint_nothing_is_known():

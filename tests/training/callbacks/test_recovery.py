@@ -218,7 +218,7 @@ def test_the_newest_checkpoints_are_kept_and_a_damaged_one_is_skipped(data, tmp_
     assert fit(tmp_path, data, *often, "--resume") is None
     said = caplog.text
     assert "last-00000011.ckpt' is not a checkpoint, or is truncated" in said
-    assert "Going on with" in said
+    assert "Resuming " in said
     assert "from last-00000010.ckpt" in said
     assert checkpoints(tmp_path) == {"best.ckpt", *(f"last-{step:08d}.ckpt" for step in (14, 16, 18))} | {newest.name}
 
@@ -279,7 +279,7 @@ def test_a_complete_run_has_nothing_left_to_do(data, tmp_path):
 
 def test_without_a_run_a_resume_starts_from_scratch_and_logs_it(data, tmp_path, caplog):
     assert fit(tmp_path, data, "--resume", "--trainer.max_epochs", "1") is None
-    assert "training starts anew" in caplog.text
+    assert "training starts from scratch" in caplog.text
     assert len(batches(tmp_path / "seen")) == STEPS
 
 

@@ -1,1 +1,1 @@
-"""What is wrong with a data set, told before a training: pure parts of `ascl check`."""
+"""The checks behind `ascl check`, which need no model."""

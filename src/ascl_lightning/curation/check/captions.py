@@ -1,4 +1,4 @@
-"""Looks at the captions of a split one image after another, and keeps a few bytes of each."""
+"""Checks the captions of a split, image by image, in a few bytes of memory per caption."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ from ascl_lightning.curation.check.kinds import Severity
 from ascl_lightning.data.text import MAX_WORDS, Tokenizer, clean_caption
 
 NOTED_SHARE = 0.01
-"""Share of the captions that may be cut before it is a warning."""
+"""Fraction of long or cut captions up to which they are a note and not a warning."""
 
 _TOKENIZED_TOGETHER = 512
 _QUOTED = 100
@@ -22,7 +22,7 @@ _MALFORMED = ("wordless_captions", "garbled_captions", "control_characters", "ma
 
 
 def malformations(text: str) -> Iterator[str]:
-    """What is wrong with a caption as text, by the names of `KINDS`.
+    """Yields the names in `KINDS` of the faults of a caption.
 
     Examples:
         >>> list(malformations("A dog &amp; a cat")), list(malformations("?!")), list(malformations("ein Hund"))
@@ -32,7 +32,7 @@ def malformations(text: str) -> Iterator[str]:
         yield "wordless_captions"
     if "\ufffd" in text:
         yield "garbled_captions"
-    # line ends and tabs are white space like any other
+    # line ends and tabs count as white space
     if not text.isprintable() and any(unicodedata.category(c) == "Cc" and not c.isspace() for c in text):
         yield "control_characters"
     if _MARKUP.search(text):
@@ -40,21 +40,21 @@ def malformations(text: str) -> Iterator[str]:
 
 
 def quoted(text: str) -> str:
-    """A caption as an example: on one line, shortened, control characters spelt out."""
+    """A caption as an example: on one line, shortened, with control characters escaped."""
     return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}...")
 
 
 def fingerprint(caption: str) -> int:
-    """A hash of what the text encoder is given of a caption; it holds in one process."""
+    """A hash of the cleaned caption, valid within one process."""
     return hash(clean_caption(caption))
 
 
 class Captions:
-    """What was learnt of the captions of a split, 12 bytes of each.
+    """Statistics of the captions of a split; stores 12 bytes per caption.
 
     Args:
-        tokenizer: The text encoder's, without its limit; None where it is not known.
-        max_length: The limit in tokens.
+        tokenizer: Tokenizer of the text encoder, without its length limit. None if it is unavailable.
+        max_length: The length limit in tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer | None, max_length: int) -> None:
@@ -75,26 +75,26 @@ class Captions:
 
     @property
     def fingerprints(self) -> Int[np.ndarray, " M"]:
-        """Fingerprint of each caption; of those of one image that are equal, of one."""
+        """Fingerprint of each caption, without repetitions within an image."""
         return np.array(self._fingerprints, np.int64)
 
     @property
     def images(self) -> Int[np.ndarray, " M"]:
-        """Row of the image of each fingerprint."""
+        """Image row of each fingerprint."""
         return np.array(self._images, np.int64)
 
     @property
     def tokens(self) -> int | None:
-        """Tokens of all captions, before any is cut; None where the tokenizer is not known."""
+        """Number of tokens of all captions before truncation. None if the tokenizer is unavailable."""
         self._tokenize()
         return None if self._tokenizer is None else self._tokens
 
     def add(self, place: str, texts: tuple[str, ...]) -> None:
-        """Look at the captions of the next image.
+        """Checks the captions of the next image.
 
         Args:
-            place: Where the image is, for examples.
-            texts: Its captions.
+            place: Name of the image for examples.
+            texts: Captions of the image.
         """
         seen: set[int] = set()
         for text in texts:
@@ -115,7 +115,7 @@ class Captions:
             self._tokenize()
 
     def findings(self, split: str) -> Iterator[Finding]:
-        """What is wrong with them, counts of 0 included."""
+        """Yields all findings, also those with a count of 0."""
         self._tokenize()
         total = int(self.per_image.sum())
         for kind, tally in self._malformed.items():
@@ -126,7 +126,7 @@ class Captions:
         weight, limit, cut = _weight(self._cut, total), self._max_length, self._tokens_cut
         share = cut / max(1, self._tokens)
         yield Finding.of("cut_captions", split, self._cut, total, weight, limit=limit, cut=cut, share=share)
-        # an image that nobody describes is in nobody's way; a split of them cannot be used
+        # a few images without captions do no harm, but a split without any caption cannot be used
         yield Finding.of(
             "uncaptioned_images", split, self._uncaptioned, len(self._counts), "note" if total else "error"
         )

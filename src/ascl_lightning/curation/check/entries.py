@@ -1,4 +1,4 @@
-"""The images of a split one after another, with what was learnt of each, whether it is read whole or shard by shard."""
+"""Iteration over the images of a split, which is read whole or shard by shard."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -16,31 +16,31 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.threads import side_by_side
 
 Entry = tuple[str, tuple[str, ...], PictureFacts]
-"""Where an image is, its captions, and what was learnt of its picture."""
+"""Name of an image, its captions, and the facts about its pixels."""
 
 
 class ViewEntries:
-    """A split that is read whole.
+    """Entries of a split that is in memory.
 
     Args:
-        view: The split, as an encoder is fed it.
+        view: The split.
     """
 
     def __init__(self, view: SplitView) -> None:
         self.places: Sequence[str] = view.split.image_ids
-        """Where each image is: its id."""
+        """Image ids."""
         self.captions: Sequence[tuple[str, ...]] | None = view.split.captions
-        """Of each image."""
+        """Captions of each image."""
         self.broken = Tally()
-        """Files of extracted features that do not match their checksums."""
+        """Feature files that do not match their checksums."""
         stored = view.features.texts
         self.stored_texts: FeatureTable | None = None if stored is None else stored.table
-        """What the text tower gave, where that was extracted."""
+        """Stored features of the text tower, if any."""
         tables = [table for table in (view.features.images, self.stored_texts) if table is not None]
         self.num_shards = sum(table.manifest.num_shards for table in tables)
         for table in tables:
             for path in table.damaged():
-                self.broken.add(f"{path}: is not what `ascl extract` wrote, as its checksum says")
+                self.broken.add(f"{path}: does not match its checksum")
         self._view = view
 
     def __len__(self) -> int:
@@ -51,23 +51,23 @@ class ViewEntries:
 
 
 class ShardEntries:
-    """A streamed split, of which nothing is kept. A shard that breaks is noted, and the next one read.
+    """Entries of a streamed split. A broken shard is recorded and reading continues with the next one.
 
     Args:
-        shards: Its parts.
-        spec: What the encoder is fed.
+        shards: Shards of the split.
+        spec: Input of the image encoder.
     """
 
     def __init__(self, shards: Sequence[Shard], spec: PixelSpec) -> None:
         self.places = _ShardPlaces()
-        """Where each image is that was read."""
+        """Shard and number of each image read so far."""
         self.captions: Sequence[tuple[str, ...]] | None = None
-        """Not kept."""
+        """Not stored."""
         self.broken = Tally()
-        """Shards that cannot be read to their end."""
+        """Truncated or damaged shards."""
         self.num_shards = len(shards)
         self.stored_texts: FeatureTable | None = None
-        """Streamed texts have none."""
+        """None, because streamed texts have no stored features."""
         self._shards = shards
         self._spec = spec
 
@@ -89,7 +89,7 @@ class ShardEntries:
 
 
 class _ShardPlaces(Sequence[str]):
-    """Shards and numbers of images, made when asked for."""
+    """Shard and number of each image, formatted on access."""
 
     def __init__(self) -> None:
         self._shards: list[str] = []
@@ -97,12 +97,12 @@ class _ShardPlaces(Sequence[str]):
         self._count = 0
 
     def begin(self, shard: str) -> None:
-        """The next images are of this shard."""
+        """Starts a shard."""
         self._shards.append(shard)
         self._starts.append(self._count)
 
     def add(self) -> str:
-        """The place of the next image."""
+        """Adds an image and returns its place."""
         self._count += 1
         return self[self._count - 1]
 

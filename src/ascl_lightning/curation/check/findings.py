@@ -1,4 +1,4 @@
-"""What a check found, and what it comes to."""
+"""Findings of a check, and the report that collects them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,14 +9,14 @@ from ascl_lightning.curation.check.kinds import KINDS, Severity
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 KEPT = 1_000
-"""Examples of a finding that are kept."""
+"""Maximum number of stored examples of a finding."""
 
 
 class Tally:
-    """Counts, and keeps the first of what it counts as examples.
+    """Counts items and keeps the first `KEPT` as examples.
 
     Args:
-        examples: Of what was counted so far.
+        examples: Items to count first.
     """
 
     def __init__(self, examples: Iterable[str] = ()) -> None:
@@ -26,7 +26,7 @@ class Tally:
             self.add(example)
 
     def add(self, example: str) -> None:
-        """Count one."""
+        """Counts an item."""
         self.count += 1
         if len(self.examples) < KEPT:
             self.examples.append(example)
@@ -37,16 +37,16 @@ class Finding:
     """One kind of fault in a split.
 
     Args:
-        kind: Its name in `KINDS`.
-        severity: How bad it is.
-        split: Where it is; None where it is not of the data.
-        other: The earlier split that it shares them with, if any.
-        things: What is counted.
-        problem: What is wrong with them.
-        advice: What to do about it.
-        count: How many are so.
-        total: Of how many; 0 where nothing is counted.
-        examples: The first `KEPT` of them.
+        kind: Name in `KINDS`.
+        severity: Error, warning or note.
+        split: Split with the fault. None if the fault is not in the data.
+        other: Earlier split with the same items, if any.
+        things: Name of the counted items.
+        problem: Description.
+        advice: Remedy.
+        count: Number of faulty items.
+        total: Number of items; 0 if nothing is counted.
+        examples: The first `KEPT` faulty items.
     """
 
     kind: str
@@ -71,16 +71,16 @@ class Finding:
         other: str | None = None,
         **values: object,
     ) -> "Finding":
-        """A finding of what was counted.
+        """Builds a finding from a tally.
 
         Args:
-            kind: Its name in `KINDS`.
-            split: Where it is.
-            tally: How many are so.
-            total: Of how many.
-            severity: In the place of the kind's own.
-            other: The earlier split that it shares them with.
-            **values: The fields of the kind's text.
+            kind: Name in `KINDS`.
+            split: Split with the fault.
+            tally: The faulty items.
+            total: Number of items.
+            severity: Replaces the kind's default severity.
+            other: Earlier split with the same items.
+            **values: Values for the format strings of the kind.
         """
         known = KINDS[kind]
         return cls(
@@ -99,14 +99,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What a split holds.
+    """Size of a split.
 
     Args:
         images: Number of images.
-        captions: Number of captions that can be used.
-        captions_per_image: For each number of captions, how many images have so many.
-        shorter_side: Least, largest and median shorter side in pixels, of pictures that can be read; None of features.
-        tokens: Tokens of all captions; None where the tokenizer is not known.
+        captions: Number of usable captions.
+        captions_per_image: Histogram: number of images by their number of captions.
+        shorter_side: Minimum, maximum and median of the shorter side in pixels over readable images. None for features.
+        tokens: Number of tokens of all captions. None if the tokenizer is unavailable.
     """
 
     images: int
@@ -118,12 +118,12 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a check has to say.
+    """Result of a check.
 
     Args:
-        splits: What each split that could be read holds.
-        missing: Splits that the data does not have.
-        findings: The worst first, where something was counted.
+        splits: Summary of each readable split.
+        missing: Splits that the data do not have.
+        findings: Findings with a count above 0, sorted by severity.
     """
 
     splits: Mapping[str, SplitSummary]
@@ -132,24 +132,24 @@ class Report:
 
     @classmethod
     def of(cls, splits: Mapping[str, SplitSummary], missing: Sequence[str], findings: Iterable[Finding]) -> "Report":
-        """A report of the findings that count something, sorted."""
+        """Builds a report from the findings with a count above 0, sorted by severity."""
         counted = [finding for finding in findings if finding.count]
         return cls(splits, missing, sorted(counted, key=lambda finding: SEVERITIES.index(finding.severity)))
 
     def number(self, severity: Severity) -> int:
-        """Findings of a severity."""
+        """Number of findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     @property
     def verdict(self) -> Literal["ok", "warnings", "errors"]:
-        """The worst of the findings; notes are none."""
+        """The worst severity; notes do not count."""
         return "errors" if self.number("error") else "warnings" if self.number("warning") else "ok"
 
     @property
     def exit_code(self) -> int:
-        """1 with errors, else 0."""
+        """1 if there are errors, else 0."""
         return int(self.verdict == "errors")
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain values."""
+        """The report as values for JSON."""
         return {"verdict": self.verdict, "exit_code": self.exit_code} | asdict(self)

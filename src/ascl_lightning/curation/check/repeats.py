@@ -1,4 +1,4 @@
-"""What comes more than once: pictures and captions, within a split and in several."""
+"""Repeated images and captions, within a split and across splits."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from ascl_lightning.curation.check.split_check import SplitCheck
 
 
 def repeats(checks: Sequence[SplitCheck]) -> Iterator[Finding]:
-    """What comes again in its split or in a later one, counts of 0 included.
+    """Yields findings of repeated images and captions, also those with a count of 0.
 
     Args:
-        checks: All splits, the one that trains first.
+        checks: All splits, the training split first.
     """
     pictures = _pictures(checks)
     contents = np.concatenate([check.pictures.contents[check.pictures.is_good] for check in checks])
@@ -35,14 +35,14 @@ def repeats(checks: Sequence[SplitCheck]) -> Iterator[Finding]:
 
 @dataclass(frozen=True, eq=False)
 class _Items:
-    """Pictures or captions of all splits, one split's after another's.
+    """Images or captions of all splits, concatenated.
 
     Args:
         checks: The splits.
-        groups: Number of each item's split.
+        groups: Index of each item's split.
         images: Row of each item's image in its split.
-        totals: Of how many each split's are.
-        describe: What to say of an item, given its number and where it comes.
+        totals: Number of images or captions of each split, for shares.
+        describe: Formats an example, given the item's number and place.
     """
 
     checks: Sequence[SplitCheck]
@@ -58,13 +58,13 @@ class _Items:
         matches: Int[np.ndarray, "N G"],
         apart_from: Int[np.ndarray, "N G"] | None = None,
     ) -> Iterator[Finding]:
-        """Items that come again.
+        """Yields findings of repeated items.
 
         Args:
-            within: Kind of those that repeat an earlier one of their split.
-            across: Kind of those that repeat one of an earlier split.
-            matches: Of each item the first like it in each split.
-            apart_from: Likewise, of matches that were reported already.
+            within: Kind of items that repeat an earlier one of their split.
+            across: Kind of items that repeat one of an earlier split.
+            matches: For each item the first equal item in each split.
+            apart_from: Matches that are already reported, in the same form.
         """
         for group, check in enumerate(self.checks):
             again = self.repeated(matches, group, group, apart_from)
@@ -82,7 +82,7 @@ class _Items:
         earlier: int,
         apart_from: Int[np.ndarray, "N G"] | None = None,
     ) -> Int[np.ndarray, " R"]:
-        """Numbers of the items of a split that come earlier in it, or in an earlier one."""
+        """Numbers of the items of split `group` that occur before in split `earlier`, which may be the same."""
         items = np.arange(len(matches))
         again = (self.groups == group) & (matches[:, earlier] < items)
         if apart_from is not None:
@@ -90,7 +90,7 @@ class _Items:
         return np.flatnonzero(again)
 
     def place(self, item: int) -> str:
-        """Where an item is."""
+        """Name of the item's image."""
         return self.checks[self.groups[item]].entries.places[self.images[item]]
 
     def _tally(self, items: Int[np.ndarray, " R"], partners: Int[np.ndarray, " R"]) -> Tally:
@@ -134,7 +134,7 @@ def _looks(checks: Sequence[SplitCheck]) -> Looks:
 
 
 def _reused_ids(checks: Sequence[SplitCheck], pictures: _Items, alike: Int[np.ndarray, "N G"]) -> Iterator[Finding]:
-    """Images of one id in two splits whose pictures are not the same."""
+    """Different images with the same id in two splits."""
     for earlier, group in combinations(range(len(checks)), 2):
         first, second = checks[earlier].entries, checks[group].entries
         if isinstance(first, ShardEntries) or isinstance(second, ShardEntries):

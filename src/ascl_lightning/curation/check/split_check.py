@@ -1,4 +1,4 @@
-"""Everything that can be said of one split by itself."""
+"""Checks within one split."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,22 +14,22 @@ from ascl_lightning.data.images import MAX_PIXELS
 from ascl_lightning.data.sources.files import CaptionFault
 
 TINY = 32
-"""A picture whose shorter side has fewer pixels is hardly one."""
+"""Images with a shorter side below this many pixels are reported."""
 
 LARGE_PIXELS = 8_000_000
-"""Larger pictures take ten times as long to decode as those of the usual data sets."""
+"""Larger images take ten times as long to decode as those of the usual data sets."""
 
 
 class SplitCheck:
-    """What was learnt of a split.
+    """Collects the faults of a split.
 
     Args:
-        name: Of the split.
-        entries: Its images.
-        spec: What the image encoder is fed.
-        captions: Looks at the captions.
-        caption_faults: Captions that the source leaves out while it is read.
-        max_bad_share: Share of bad pictures that the split may have; 0 in evaluation.
+        name: Name of the split.
+        entries: Images of the split.
+        spec: Input of the image encoder.
+        captions: Checks the captions.
+        caption_faults: Captions that the source skips while it is read.
+        max_bad_share: Fraction of unreadable images that training tolerates; 0 in evaluation.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SplitCheck:
         self._tiny, self._small, self._large, self._blank = Tally(), Tally(), Tally(), Tally()
 
     def add(self, place: str, texts: tuple[str, ...], facts: PictureFacts) -> None:
-        """Note the next image."""
+        """Adds the next image."""
         self.captions.add(place, texts)
         self.pictures.add(facts)
         if facts.fault is not None:
@@ -64,13 +64,13 @@ class SplitCheck:
             self._blank.add(place)
 
     def add_stored_text(self, facts: PictureFacts) -> None:
-        """Note the next row of the text tower's stored output."""
+        """Adds the next row of the stored text features."""
         self._num_stored_texts += 1
         if facts.fault is not None:
             self._faults["broken"].add(facts.fault)
 
     def findings(self) -> Iterator[Finding]:
-        """What is wrong with the split, counts of 0 included."""
+        """Yields all findings, also those with a count of 0."""
         name, total = self.name, len(self.pictures)
         unreadable, huge, broken = self._faults.values()
         yield Finding.of("unreadable_shards", name, self.entries.broken, self.entries.num_shards)
@@ -91,7 +91,7 @@ class SplitCheck:
         yield from self.captions.findings(name)
 
     def summary(self) -> SplitSummary:
-        """What the split holds."""
+        """Size of the split."""
         per_image, sides = self.captions.per_image, self.pictures.sides
         numbers, images = np.unique(per_image, return_counts=True)
         return SplitSummary(
