@@ -162,12 +162,12 @@ def test_numbers_and_devices_that_make_no_sense_are_one_error():
         model.encode_texts("a", batch_size=0)
     with pytest.raises(UserError, match="k is 0"):
         model.rank("a", pictures(2), k=0)
-    with pytest.raises(UserError, match="cannot use the device 'nonsense'"):
+    with pytest.raises(UserError, match="cannot use device 'nonsense'"):
         model.to("nonsense")
 
 
 def test_texts_that_are_cut_are_counted():
-    with pytest.warns(UserWarning, match="1 texts were cut to 8 tokens"):
+    with pytest.warns(UserWarning, match="1 texts were truncated to 8 tokens"):
         small().encode_texts(["a " * 9, "a"])
 
 
@@ -211,9 +211,9 @@ def test_a_string_is_a_path_where_texts_are_searched(tmp_path):
 def test_items_of_the_wrong_kind_or_of_another_model_are_refused():
     model, other = small(), small(seed=1)
     images, texts = model.encode_images(pictures(2)), model.encode_texts("a kite")
-    with pytest.raises(UserError, match="encoded texts where images are expected"):
+    with pytest.raises(UserError, match="expected images, got encoded texts"):
         model.similarity(texts, images)
-    with pytest.raises(UserError, match="another model encoded these images"):
+    with pytest.raises(UserError, match="these images were encoded by another model"):
         other.score(images, "a kite")
     with pytest.raises(UserError, match="another model"):
         other.rank("a kite", images)
@@ -259,8 +259,8 @@ def copied_weights(run: Path, root: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "is no configuration"),
-        ("", "is no configuration"),
+        ("[]", "is not a configuration"),
+        ("", "is not a configuration"),
         ("{model: {a: 1}}", "lacks model.image_encoder"),
         ("{trainer: {}}", "no section `model`"),
         ("a: [", "cannot read the configuration"),
@@ -281,11 +281,11 @@ def test_a_damaged_configuration_is_one_error(run, tmp_path, text, message):
 
 
 def test_folders_that_hold_no_model_are_one_error(run, tmp_path):
-    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
         Retriever.from_pretrained(tmp_path)
     folder = copied_weights(run, tmp_path)
     (folder / "config.yaml").unlink()
-    with pytest.raises(UserError, match=r"holds no config\.yaml"):
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
         Retriever.from_pretrained(folder)
     with pytest.raises(UserError, match="there is no folder"):
         Retriever.from_pretrained(tmp_path / "nowhere")

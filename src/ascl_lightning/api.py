@@ -1,4 +1,4 @@
-"""A trained model for use from Python: encode pictures and texts, score them, search."""
+"""Python API: load a trained model, encode images and texts, score and search them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ from ascl_lightning.search.encoded import Encoded, Kind
 from ascl_lightning.search.two_stage import rescore, shortlist
 
 _DOWNLOADED = [CONFIG, WEIGHTS, "*_encoder/*.json", "*_encoder/*.txt"]
-_SHORTLIST = 100  # candidates that get the fused score unless the caller wants more
+_SHORTLIST = 100  # default number of candidates to re-score
 
 Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One result of a search."""
+    """A search result."""
 
     index: int
-    """Number in the gallery, from 0."""
+    """Index in the gallery."""
     score: float
     """Fused score."""
 
@@ -44,14 +44,14 @@ class Hit:
 class Retriever:
     """A trained image-text model that encodes, scores and ranks.
 
-    Pictures are paths, Pillow images, arrays (height, width, 3) or tensors (3, height, width), prepared as in
-    evaluation; texts are strings. Wherever encoded items are expected, raw ones are encoded on the way. Everything is
-    computed in float32, without gradients.
+    Images are paths, Pillow images, arrays (height, width, 3) or tensors (3, height, width), preprocessed as in
+    evaluation; texts are strings. Methods that take encoded items also take raw ones and encode them. All computation
+    is in float32, without gradients.
 
     Args:
-        model: The model; it is put into evaluation mode and moved to the device.
-        tokenizer: Of the model's text tower.
-        device: Where it computes; None: the first GPU, or else the CPU.
+        model: The model. It is set to evaluation mode and moved to the device.
+        tokenizer: Tokenizer of the model's text tower.
+        device: Device of the model. None: the first GPU if available, else the CPU.
 
     Example:
         >>> from ascl_lightning.data.text import Vocabulary, WordTokenizer
@@ -76,21 +76,21 @@ class Retriever:
     def from_pretrained(
         cls, path: str | Path, *, revision: str | None = None, device: torch.device | str | None = None
     ) -> "Retriever":
-        """Load what a training exported.
+        """Loads exported weights.
 
         Args:
-            path: The folder `weights` of a run, or the id of a hub repository with the same files. Only safetensors
-                and settings are read; nothing that comes with them is run.
-            revision: Branch, tag or commit of a hub repository.
-            device: As for the class.
+            path: The folder `weights` of a run, or the id of a Hugging Face repository with the same files. Only
+                safetensors and settings are read; no code in the repository is executed.
+            revision: Branch, tag or commit of the repository.
+            device: Device of the model, as in the constructor.
 
         Raises:
-            UserError: If there is no such folder or repository, or it holds no model of this library.
+            UserError: If the folder or repository does not exist, or contains no model of this library.
         """
         folder = resolve_repository(path, revision, _DOWNLOADED)
         for name in (WEIGHTS, CONFIG):
             if not (folder / name).is_file():
-                raise UserError(f"'{path}' holds no {name}: give the folder `weights` of a run, or a copy of it")
+                raise UserError(f"'{path}' has no {name}: give the folder `weights` of a run, or a copy of it")
         state, data = read_weights(folder / WEIGHTS)
         model = rebuild_model(_model_section(folder / CONFIG), state, str(path), settings=folder)
         return cls(model, _tokenizer(model, data), device)
@@ -103,20 +103,20 @@ class Retriever:
         *,
         device: torch.device | str | None = None,
     ) -> "Retriever":
-        """Load a checkpoint of `ascl fit`.
+        """Loads a checkpoint of `ascl fit`.
 
         Args:
             checkpoint: A `.ckpt` file.
-            config: The configuration that it was trained with, its file, or the name of a shipped one; None: the
-                `config.yaml` of the run in whose folder `checkpoints` the file lies.
-            device: As for the class.
+            config: The configuration of the training, its file, or the name of a shipped config. None: `config.yaml`
+                in the parent of the checkpoint's folder, which is the run's folder.
+            device: Device of the model, as in the constructor.
 
         Raises:
-            UserError: If a file cannot be read, or the checkpoint is of another model than the configuration.
+            UserError: If a file cannot be read, or the checkpoint does not fit the configured model.
         """
         path = Path(checkpoint)
         if path.suffix == ".safetensors" or (path / WEIGHTS).is_file():
-            raise UserError(f"'{path}' holds exported weights: load their folder with Retriever.from_pretrained")
+            raise UserError(f"'{path}' contains exported weights: load their folder with Retriever.from_pretrained")
         if config is None:
             config = path.resolve().parents[1] / CONFIG
         section = _section_of(config, "config") if isinstance(config, Mapping) else _model_section(find_config(config))
@@ -126,22 +126,22 @@ class Retriever:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the embeddings."""
+        """Dimension D of the embeddings."""
         return self.model.similarity.embed_dim
 
     @property
     def image_spec(self) -> ImageSpec:
-        """How pictures are prepared: size, filter, and how they become square."""
+        """Preprocessing of images: size, filter, and how they become square."""
         return self.model.image_encoder.spec
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the model, which encoded items carry."""
+        """Hash of the model, which is stored with encoded items."""
         similarity, texts = self.model.similarity, self.model.text_encoder.spec
         settings = self.image_spec, texts.max_length, similarity.local_weight, similarity.global_fusion
         return hash_of_weights(self.model, f"{settings}")
@@ -151,11 +151,11 @@ class Retriever:
         return f"Retriever({' and '.join(towers)}, {self.embed_dim} dimensions, on {self.device})"
 
     def to(self, device: torch.device | str) -> "Retriever":
-        """Moves the model; the same object."""
+        """Moves the model to a device and returns `self`."""
         try:
             self.model.to(device)
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"cannot use the device '{device}': {str(error).splitlines()[0]}") from error
+            raise UserError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from error
         return self
 
     @torch.no_grad()
@@ -167,19 +167,20 @@ class Retriever:
         device: torch.device | str | None = None,
         progress: bool = False,
     ) -> Encoded:
-        """Encode one picture or many.
+        """Encodes one or more images.
 
         Args:
-            images: As the class says; for models of region features, arrays (number of regions, D) or `.npy` files.
-            batch_size: Pictures that are encoded at a time.
-            device: Moves the model there first.
+            images: Images as described for the class. For models of region features, arrays (number of regions, D) or
+                `.npy` files.
+            batch_size: Number of images per batch.
+            device: Device to move the model to first.
             progress: Whether to show a progress bar.
 
         Returns:
             N encoded images, on the CPU.
 
         Raises:
-            UserError: If a picture cannot be read.
+            UserError: If an image cannot be read.
         """
         pictures = picture_list(images, self.image_spec)
         similarity, parts, done = self.model.similarity, [], 0
@@ -201,12 +202,12 @@ class Retriever:
         device: torch.device | str | None = None,
         progress: bool = False,
     ) -> Encoded:
-        """Encode one text or many.
+        """Encodes one or more texts.
 
         Args:
-            texts: Strings. What exceeds the text tower's length is cut, with a warning.
-            batch_size: Texts that are encoded at a time.
-            device: Moves the model there first.
+            texts: Strings. Texts beyond the text tower's maximum length are truncated with a warning.
+            batch_size: Number of texts per batch.
+            device: Device to move the model to first.
             progress: Whether to show a progress bar.
 
         Returns:
@@ -223,32 +224,35 @@ class Retriever:
             parts.append(self._encoded("texts", embeds, prepared))
             num_cut += cut
         if num_cut:
-            warn(f"{num_cut} texts were cut to {self.model.text_encoder.spec.max_length} tokens", stacklevel=2)
+            warn(f"{num_cut} texts were truncated to {self.model.text_encoder.spec.max_length} tokens", stacklevel=2)
         return Encoded.join(parts)
 
     def similarity(self, images: Any, texts: Any) -> Float[Tensor, "N M"]:
-        """Cosine similarity of independent embeddings: fast, and what an index of vectors would give.
+        """Cosine similarity of independent embeddings, as computed by a vector index.
 
         Args:
-            images: Encoded images, or pictures.
-            texts: Encoded texts, or strings.
+            images: Encoded or raw images.
+            texts: Encoded or raw texts.
+
+        Returns:
+            Cosine similarities in [-1, 1], (N, M).
         """
         encoded_images, encoded_texts = self._as("images", images), self._as("texts", texts)
         return encoded_images.embeds @ encoded_texts.embeds.to(encoded_images.device).T
 
     @torch.no_grad()
     def score(self, images: Any, texts: Any) -> Float[Tensor, "N M"]:
-        """The score that the model was trained to rank by, of every image with every text, exactly.
+        """Fused score of each image with each text, by which the model is trained to rank.
 
-        What it needs of images and of texts alone is computed once and kept with them: a second call with the same
+        Intermediate results of the single images and texts are cached with them, so a second call with the same
         encoded items is faster.
 
         Args:
-            images: Encoded images, or pictures.
-            texts: Encoded texts, or strings.
+            images: Encoded or raw images.
+            texts: Encoded or raw texts.
 
         Returns:
-            Fused scores in [-1, 1], on the CPU.
+            Fused scores in [-1, 1], on the CPU, (N, M).
         """
         columns = list(self._as("texts", texts).comparable(self.model.similarity, self.device))
         rows = [
@@ -261,21 +265,20 @@ class Retriever:
     def rank(
         self, query: Any, gallery: Any, k: int = 10, *, candidates: int | None = None
     ) -> list[Hit] | list[list[Hit]]:
-        """Search a gallery in two stages: the best candidates by embeddings, ordered by the fused score.
+        """Searches a gallery in two stages: a shortlist by embeddings, sorted by the fused score.
 
         Args:
-            query: A text or a picture, several of them, or encoded ones.
-            gallery: Images for a text query, texts for an image query; encoded ones are best kept between queries. A
-                string is a text in a query and a path in a gallery, unless the other side tells otherwise.
-            k: Hits of each query, at most.
-            candidates: Candidates of each query that get the fused score, at least k; None: 100. The size of the
-                gallery makes the search exact.
+            query: One or more texts or images, raw or encoded.
+            gallery: Images for text queries, texts for image queries. Encode a gallery once to search it repeatedly.
+                Strings are texts in `query` and paths in `gallery`, unless the other argument is encoded.
+            k: Maximum number of hits per query.
+            candidates: Length of the shortlist, at least k. None: 100. The gallery's size makes the search exact.
 
         Returns:
-            The hits of a single query, best first; of several queries or an `Encoded`, a list for each.
+            The hits of a single raw query, best first; else a list of hits per query.
 
         Raises:
-            UserError: If both are images or both texts, or a number is not positive.
+            UserError: If query and gallery are both images or both texts, or a number is not positive.
         """
         if k < 1 or (candidates is not None and candidates < 1):
             raise UserError(f"k is {k} and candidates {candidates}: give positive numbers")
@@ -301,18 +304,20 @@ class Retriever:
         similarity = self.model.similarity
         embeds, prepared = embeds.cpu(), map_tensors(prepared, Tensor.cpu)
         if similarity.local_weight < 1 and similarity.global_fusion != "pairwise":
-            # the fused score reads the embeddings themselves
+            # the fused score uses the embeddings, so they need not be stored twice
             prepared = Features(embeds, prepared.tokens, prepared.mask)
         return Encoded(kind, embeds, prepared, self.fingerprint)
 
     def _as(self, kind: Kind, given: Any) -> Encoded:
-        """Encoded items of a kind, from what was given."""
+        """Encodes raw items, and checks the kind and model of encoded ones."""
         if not isinstance(given, Encoded):
             return self.encode_images(given) if kind == "images" else self.encode_texts(given)
         if given.kind != kind:
-            raise UserError(f"these are encoded {given.kind} where {kind} are expected: images come first, then texts")
+            raise UserError(
+                f"expected {kind}, got encoded {given.kind}: images are the first argument, texts the second"
+            )
         if given.model != self.fingerprint:
-            raise UserError(f"another model encoded these {kind}: encode them again with this one")
+            raise UserError(f"these {kind} were encoded by another model: encode them again with this one")
         return given
 
     def _fused(self, images: Encoded, texts: Encoded) -> Tensor:
@@ -338,7 +343,7 @@ class Retriever:
 
 
 def _asks_for_texts(query: Encoded | list[Any], gallery: Any) -> bool:
-    """Whether the query is a picture and the gallery texts."""
+    """Whether the query is an image and the gallery consists of texts."""
     if isinstance(query, Encoded):
         return query.kind == "images"
     if isinstance(gallery, Encoded):
@@ -349,19 +354,19 @@ def _asks_for_texts(query: Encoded | list[Any], gallery: Any) -> bool:
 def _tokenizer(model: ImageTextModel, data: Mapping[str, Any]) -> Tokenizer:
     spec = model.text_encoder.spec
     if spec.tokenizer is None and "vocabulary" not in data:
-        raise UserError("the weights lack the vocabulary of the text tower: give those that `ascl fit` wrote")
+        raise UserError("the weights have no vocabulary for the text tower: give weights written by `ascl fit`")
     return build_tokenizer(spec, Vocabulary.from_state(data["vocabulary"]) if "vocabulary" in data else None)
 
 
 def _model_section(path: Path) -> Mapping[str, Any]:
-    """Section `model` of a configuration file, which may be in a file of its own."""
+    """Section `model` of a configuration file, which may refer to another file."""
     section = _section_of(_read_yaml(path), str(path))
     return section if isinstance(section, Mapping) else _read_yaml(path.parent / section)
 
 
 def _section_of(config: Mapping[str, Any], source: str) -> Any:
     if not isinstance(config.get("model"), Mapping | str):
-        raise UserError(f"{source}: there is no section `model`; give the config.yaml of the run")
+        raise UserError(f"{source}: no section `model`; give the config.yaml of the run")
     return config["model"]
 
 
@@ -371,7 +376,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"cannot read the configuration '{path}': {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping):
-        raise UserError(f"'{path}' is no configuration")
+        raise UserError(f"'{path}' is not a configuration; give the config.yaml of the run")
     return content
 
 

@@ -57,7 +57,7 @@ def test_what_the_picture_does_not_show_is_over_long(spoiled) -> None:
     assert found.unsupported[120].tolist() == absent(pictures[40], 3)
     assert found.words[120].tolist()[:2] == ["a", *found.captions[120].split()[1:2]]
     np.testing.assert_allclose(found.support[120], [1, 1, 1, 1, 1, 0, 0, 0], atol=1e-5)
-    assert "nothing in the picture supports 'thing" in found.reason(120)
+    assert "the image does not support 'thing" in found.reason(120)
     assert not found.numbers["over_long"][180:].any()
 
 
@@ -66,7 +66,7 @@ def test_a_pair_that_comes_again_is_a_duplicate(spoiled) -> None:
     assert rows(found.flags["duplicate"]) == repetitions(spoiled[2])
     assert set(range(182, 212, 3)) <= set(rows(found.flags["duplicate"]))
     assert found.flags_of(182) == ["duplicate"]
-    assert found.reason(182) == "the picture came with this caption before: time 2"
+    assert found.reason(182) == "occurrence 2 of this image with this caption"
 
 
 def test_pictures_of_two_ids_that_look_the_same_are_one() -> None:

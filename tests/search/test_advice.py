@@ -53,5 +53,5 @@ def test_a_query_without_a_word_and_a_split_without_captions_are_the_users_mista
     with pytest.raises(UserError, match="no word"):
         adviser().advise(" ")
     gallery = planted_gallery(PICTURES[:1], CAPTIONS[:1])
-    with pytest.raises(UserError, match="2 images or more"):
+    with pytest.raises(UserError, match="at least 2 images"):
         Adviser(planted_model(), planted_tokenizer(), gallery, CAPTIONS[0])

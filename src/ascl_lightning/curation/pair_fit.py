@@ -1,4 +1,4 @@
-"""How well each caption fits its picture, beside how captions fit pictures drawn at random."""
+"""How well each caption fits its image, compared with random pairs of images and captions."""
 
 import math
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.gallery import Gallery
 
 HIGHEST_THRESHOLD = 2.33
-"""One random pair in a hundred fits better: what does is not called strange, however much better all others fit."""
+"""Upper limit of `fit_threshold`: 1% of random pairs fit better than this, so such a pair is not flagged."""
 _ITERATIONS = 500
 _LEAST_SPREAD = 1e-3
 IMAGES_PER_BLOCK = 256
-"""Images that are scored against the captions of each other: more tell finer, and cost more."""
+"""Images whose pairs are scored against each other; larger blocks are more precise and cost more."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairFit:
-    """Of each of M captions with its picture.
+    """Fit of M captions with their images.
 
     Args:
         score: The score that the model ranks by, (M,).
-        fit: How much better it fits than random pairs of a picture and a caption, in spreads of their fits, (M,).
-        chance: Share of random pairs of the block that fit at least as well, in (0, 1], (M,). Of pairs that do not
-            belong together it is spread evenly over (0, 1]; of those that do, most are near 0.
-        fits: Share of the block's other pictures that score at least as high with the caption, (M,).
+        fit: Distance from the mean fit of random pairs, in their standard deviations, (M,).
+        chance: Fraction of the block's random pairs that fit at least as well, in (0, 1], (M,). It is uniform for
+            mismatched pairs, and mostly near 0 for matching pairs.
+        fits: Fraction of the block's other images that score at least as high with the caption, (M,).
     """
 
     score: Float[np.ndarray, " M"]
@@ -39,16 +39,16 @@ class PairFit:
 
 @torch.no_grad()
 def pair_fit(gallery: Gallery, seed: int = 0, images_per_block: int = IMAGES_PER_BLOCK) -> PairFit:
-    """Scores every caption with the pictures of a block, drawn at random, of which one is its own.
+    """Scores each caption with the images of a random block that contains its own image.
 
-    A score is standardised twice, among the block's captions of other pictures with the same picture and among its
-    other pictures with the same caption, and the two are averaged: so that neither a picture nor a caption that scores
-    high with everything fits well. `fit` and `chance` compare that of a pair with those of the block's other pairs.
+    The score is standardised twice, over the mismatched captions of the same image and over the other images with the
+    same caption, and the two are averaged. An image or caption that scores high with everything thus does not fit well.
+    `fit` and `chance` compare the result with that of the block's mismatched pairs.
 
     Args:
         gallery: The encoded images and texts.
-        seed: Of the blocks.
-        images_per_block: Most images of a block.
+        seed: Seed of the division into blocks.
+        images_per_block: Maximum number of images of a block.
 
     Raises:
         UserError: If fewer than 2 images have captions.
@@ -59,7 +59,7 @@ def pair_fit(gallery: Gallery, seed: int = 0, images_per_block: int = IMAGES_PER
     visited = np.random.default_rng(seed).permutation(torch.nonzero(counts)[:, 0].numpy())
     if len(visited) < 2:
         raise UserError(
-            f"{len(visited)} images have captions; give a split of 2 or more, to compare them with each other"
+            f"{len(visited)} images have captions, but at least 2 are needed for comparison; give a larger split"
         )
     found = np.empty((4, len(texts_of)), np.float32)
     for images in np.array_split(visited, -(-len(visited) // images_per_block)):
@@ -72,7 +72,7 @@ def pair_fit(gallery: Gallery, seed: int = 0, images_per_block: int = IMAGES_PER
 
 
 def _of_block(scores: Float[Tensor, "n m"], of_image: Tensor) -> tuple[np.ndarray, ...]:
-    """Score, fit, chance and fits of each of m texts."""
+    """`score`, `fit`, `chance` and `fits` of m texts."""
     own = torch.zeros_like(scores, dtype=torch.bool)
     places = torch.arange(len(of_image))
     own[of_image, places] = True
@@ -87,7 +87,7 @@ def _of_block(scores: Float[Tensor, "n m"], of_image: Tensor) -> tuple[np.ndarra
 
 
 def _standardised(scores: Float[Tensor, "n m"], own: Bool[Tensor, "n m"], dim: int) -> Float[Tensor, "n m"]:
-    """Deviations of a row or column from the mean of its pairs that do not belong together, in their spread."""
+    """Scores standardised by the mismatched pairs of each row (`dim` 1) or column (`dim` 0)."""
     count = (~own).sum(dim, keepdim=True).clamp_min(1)
     mean = scores.masked_fill(own, 0).sum(dim, keepdim=True) / count
     squares = ((scores - mean) ** 2).masked_fill(own, 0).sum(dim, keepdim=True) / count
@@ -95,12 +95,12 @@ def _standardised(scores: Float[Tensor, "n m"], own: Bool[Tensor, "n m"], dim: i
 
 
 def fit_threshold(fit: Float[np.ndarray, " M"]) -> float:
-    """The `PairFit.fit` below which a pair more likely than not does not belong together; -inf if none does.
+    """The `PairFit.fit` below which a pair is more likely mismatched than not; -inf if there is no such value.
 
-    Fits are taken for a mixture of two normals, fitted by expectation and maximisation: pairs that do not belong
-    together, which fit as random pairs do, with mean 0 and spread 1; and those that do. The threshold is where one is
-    as likely as the other, below the mean of those that do, and no higher than `HIGHEST_THRESHOLD`. (A free mean of the
-    former would let them take over the worse half of the latter: measured with 40% of strangers and a weak model.)
+    Fits are modelled as a mixture of two normals, estimated by expectation-maximisation: mismatched pairs with mean 0
+    and standard deviation 1, like random pairs, and matching pairs. The threshold is where both are equally likely,
+    below the mean of the matching pairs and at most `HIGHEST_THRESHOLD`. (With a free mean, the mismatched component
+    took over the worse half of the matching pairs, in a measurement with 40% mismatched pairs and a weak model.)
 
     Examples:
         >>> 1.7 < fit_threshold(np.concatenate([np.linspace(-1.7, 1.7, 100), np.linspace(4.0, 6.0, 900)])) < 4.0
@@ -121,7 +121,7 @@ def fit_threshold(fit: Float[np.ndarray, " M"]) -> float:
 
 
 def _is_strange(fit: Float[np.ndarray, " n"], share: float, mean: float, spread: float) -> Float[np.ndarray, " n"]:
-    """Probability of the standard normal, which has this share of all, and not of one with this mean and spread."""
+    """Posterior of the standard normal with weight `share` against a normal with `mean` and `spread`."""
     first = share * np.exp(-(fit**2) / 2)
     second = (1 - share) / spread * np.exp(-(((fit - mean) / spread) ** 2) / 2)
     return first / np.maximum(first + second, 1e-300)

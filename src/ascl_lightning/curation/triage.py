@@ -1,17 +1,17 @@
-"""Which pairs of a split are better left out of training: captions that say too much, too little, or the wrong.
+"""Flags training pairs with captions that are mismatched, duplicated, over-long or under-specified.
 
-Of each pair there are four numbers, and above a threshold it is flagged:
+Each pair has four numbers and is flagged for those above a threshold:
 
-- `mismatched`: how much worse the pair fits than random ones, in their spreads; of a good pair it is negative
-  (`pair_fit`). Threshold: from where on a pair more likely than not does not belong together (`fit_threshold`).
-- `duplicate`: how often this picture came with this caption up to here. Threshold: 1.
-- `over_long`: how much speaks against its words, the sum of their doubts that are positive (`UsualSupport.doubt`):
-  words that nothing in the picture supports in a caption that otherwise fits.
-- `under_specified`: the share of other pictures that the caption fits at least as well as its own.
+- `mismatched`: minus the fit of `pair_fit`, so negative for good pairs. Threshold: the value above which a pair is more
+  likely mismatched than not (`fit_threshold`).
+- `duplicate`: occurrences of this image with this caption so far. Threshold: 1.
+- `over_long`: the sum of the positive doubts of its words (`UsualSupport.doubt`), that is of words without support in
+  an image that otherwise fits.
+- `under_specified`: the fraction of other images that fit the caption at least as well as its own.
 
-The latter two are judged among pairs that are not mismatched; their thresholds are outer fences (Tukey 1977): the upper
-quartile and three times the distance between the quartiles, but no less than `LEAST`. Which words are usual of a
-picture is learnt from pairs that are not mismatched.
+The last two are only flagged for pairs that are not mismatched. Their thresholds are outer fences (Tukey 1977): the
+upper quartile plus three interquartile ranges, but at least `LEAST`. The usual support of words is estimated on pairs
+that are not mismatched.
 """
 
 from collections import Counter
@@ -31,24 +31,24 @@ from ascl_lightning.search.word_support import UNSUPPORTED, PairSupport, UsualSu
 
 KINDS = ("mismatched", "duplicate", "over_long", "under_specified")
 LEAST = {"over_long": UNSUPPORTED, "under_specified": 0.01}
-"""Least thresholds of the kinds that are judged among pairs which are not mismatched."""
+"""Minimum thresholds of the kinds that are only flagged for pairs that are not mismatched."""
 
 
 @dataclass(frozen=True, eq=False)
 class Triage:
-    """What there is to say of each of M pairs, in the order of the gallery's texts.
+    """Results of a triage of M pairs, in the order of the gallery's texts.
 
     Args:
-        captions: Cleaned.
+        captions: The cleaned captions.
         score: The score that the model ranks by.
-        chance: Share of random pairs that fit at least as well.
-        numbers: Of each kind the number of each pair.
-        thresholds: Of each kind; above it a pair is flagged. inf: none is.
-        flags: Of each kind which pairs are flagged.
-        words: The words of each pair that the model read.
-        support: Support of each in the picture.
-        unsupported: Which of them are in doubt (`UNSUPPORTED`).
-        coverage: Mean support of the picture's regions by the words.
+        chance: Fraction of random pairs that fit at least as well.
+        numbers: The numbers of all pairs, by kind.
+        thresholds: The thresholds above which pairs are flagged, by kind; inf if none is flagged.
+        flags: Whether each pair is flagged, by kind.
+        words: Words of each caption that the model read.
+        support: Support of each word in the image.
+        unsupported: Words of each caption with a doubt above `UNSUPPORTED`.
+        coverage: Mean support of the image's regions by the words.
     """
 
     captions: Sequence[str]
@@ -66,16 +66,16 @@ class Triage:
         return len(self.captions)
 
     def flags_of(self, row: int) -> list[str]:
-        """Kinds that a pair is flagged as, the worst first."""
+        """Kinds that a pair is flagged for, in the order of `KINDS`."""
         return [kind for kind in KINDS if kind in self.flags and self.flags[kind][row]]
 
     def reason(self, row: int) -> str:
-        """Why a pair is flagged, in words; "" if it is not."""
+        """Why a pair is flagged; "" if it is not."""
         return "; ".join(_REASONS[kind](self, row) for kind in self.flags_of(row))
 
     @property
     def flagged(self) -> Bool[np.ndarray, " M"]:
-        """Pairs with any flag."""
+        """Whether each pair has any flag."""
         return np.any(list(self.flags.values()), axis=0) if self.flags else np.zeros(len(self), np.bool_)
 
 
@@ -87,15 +87,15 @@ def triage(
     kinds: Collection[str] = KINDS,
     seed: int = 0,
 ) -> Triage:
-    """Judges every pair of a split.
+    """Triages all pairs of a split.
 
     Args:
-        similarity: Of the model that encoded the gallery.
-        tokenizer: Likewise.
+        similarity: Similarity of the model that encoded the gallery.
+        tokenizer: Tokenizer of the same model.
         gallery: The encoded split.
-        captions: Its captions by number, cleaned.
-        kinds: What to flag; all numbers are computed.
-        seed: Of what pairs are compared with.
+        captions: The cleaned captions, in the order of the gallery's texts.
+        kinds: Kinds to flag; the numbers of all kinds are computed.
+        seed: Seed of the random pairs.
 
     Raises:
         UserError: If fewer than 2 images have captions.
@@ -106,7 +106,7 @@ def triage(
     other = pair_support(similarity, tokenizer, gallery, captions, strangers, texts)
     thresholds = {"mismatched": -fit_threshold(fit.fit), "duplicate": 1.0}
     belongs = -fit.fit <= thresholds["mismatched"]
-    # where nothing fits there is nothing better to learn from
+    # if no pair fits, use all
     counted = belongs[own.pairs]
     if not counted.any():
         counted[:] = True
@@ -137,7 +137,7 @@ def triage(
 
 
 def outer_fence(values: Float[np.ndarray, " n"]) -> float:
-    """The upper quartile and three times the distance between the quartiles (Tukey 1977).
+    """The upper quartile plus three interquartile ranges (Tukey 1977).
 
     Examples:
         >>> outer_fence(np.array([0.0, 1.0, 2.0, 3.0, 4.0]))
@@ -148,9 +148,9 @@ def outer_fence(values: Float[np.ndarray, " n"]) -> float:
 
 
 def occurrences(gallery: Gallery, captions: Sequence[str]) -> Int[np.ndarray, " M"]:
-    """How often the picture of each caption came with it up to here: 2 for the first repetition.
+    """Occurrences of each pair so far: 2 for the first repetition.
 
-    Pictures are the same where the model gives them the same embedding to three decimals, whatever their ids.
+    Images are equal if their embeddings agree to three decimals; ids are not compared.
     """
     looks = (gallery.images.embeds.float().cpu().numpy() * 1000).round().astype(np.int16)
     pictures = [look.tobytes() for look in looks]
@@ -163,7 +163,7 @@ def occurrences(gallery: Gallery, captions: Sequence[str]) -> Int[np.ndarray, " 
 
 
 def _other_images(gallery: Gallery, seed: int) -> Int[Tensor, " M"]:
-    """For each text a picture that is not its own, drawn at random."""
+    """For each text a random image other than its own."""
     num_images, own = len(gallery.images.ids), gallery.image_of_text
     steps = np.random.default_rng(seed).integers(1, num_images, len(own))
     return (own + torch.from_numpy(steps).to(own.device)) % num_images
@@ -175,16 +175,16 @@ def _by_pair(values: np.ndarray, of: PairSupport) -> list[np.ndarray]:
 
 _REASONS: dict[str, Callable[[Triage, int], str]] = {
     "mismatched": lambda t, row: (
-        f"{100 * t.chance[row]:.1f}% of random pairs fit as well: {-t.numbers['mismatched'][row]:.1f} spreads above "
-        f"their mean (flagged below {-t.thresholds['mismatched']:.1f})"
+        f"{100 * t.chance[row]:.1f}% of random pairs fit as well: {-t.numbers['mismatched'][row]:.1f} standard "
+        f"deviations above their mean (threshold {-t.thresholds['mismatched']:.1f})"
     ),
-    "duplicate": lambda t, row: f"the picture came with this caption before: time {t.numbers['duplicate'][row]}",
+    "duplicate": lambda t, row: f"occurrence {t.numbers['duplicate'][row]} of this image with this caption",
     "over_long": lambda t, row: (
-        f"nothing in the picture supports '{' '.join(t.unsupported[row])}': doubt {t.numbers['over_long'][row]:.1f} "
-        f"(flagged above {t.thresholds['over_long']:.1f})"
+        f"the image does not support '{' '.join(t.unsupported[row])}': doubt {t.numbers['over_long'][row]:.1f} "
+        f"(threshold {t.thresholds['over_long']:.1f})"
     ),
     "under_specified": lambda t, row: (
-        f"the caption fits {100 * t.numbers['under_specified'][row]:.1f}% of other pictures as well (flagged above "
-        f"{100 * t.thresholds['under_specified']:.1f}%); its words support this one's regions by {t.coverage[row]:.2f}"
+        f"the caption fits {100 * t.numbers['under_specified'][row]:.1f}% of other images as well (threshold "
+        f"{100 * t.thresholds['under_specified']:.1f}%); mean support of this image's regions: {t.coverage[row]:.2f}"
     ),
 }

@@ -1,4 +1,4 @@
-"""Search: a cheap first stage over the whole gallery, the fused score where it matters, and re-ranking."""
+"""Search: a shortlist by embeddings, re-scored by the fused score, and re-ranking by reciprocal ranks."""
 
 from ascl_lightning.search.rerank import reciprocal_rerank
 from ascl_lightning.search.top_k import streamed_top_k

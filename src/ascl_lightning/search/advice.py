@@ -1,9 +1,9 @@
-"""What a query asks for that none of its best candidates shows.
+"""Finds the words of a query that no retrieved image supports.
 
-A word's support is the highest that it has in any candidate. It is held against what is usual of the word: the highest
-support in as many pictures, its own among them, of captions of a split that have the word; and the highest in as many
-pictures drawn at random. The word is without support where its own is three times likelier for the latter
-(`UsualSupport.doubt` above `UNSUPPORTED`), or where the model does not know it.
+The support of a word is its maximum over the retrieved images. It is compared with two distributions, estimated on the
+captions of a split: the maximum over as many images that include the caption's own, and over as many random images. A
+word is unsupported if its support is three times likelier under the latter (`UsualSupport.doubt` above `UNSUPPORTED`),
+or if it is not in the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from ascl_lightning.models.similarity.grounding import align_positions, ground, 
 from ascl_lightning.search.word_support import UNSUPPORTED, UsualSupport, pair_support
 
 MAX_CALIBRATION = 2_000
-"""Captions that tell what is usual."""
+"""Maximum number of captions that estimate the usual support."""
 _IMAGES_PER_PASS = 1_024
 
 
@@ -32,10 +32,10 @@ class WordAdvice:
     """One word of a query.
 
     Args:
-        word: As the model reads it.
-        support: The highest in any candidate.
-        doubt: How much speaks against it (`UsualSupport.doubt`).
-        is_known: Whether the model knows the word.
+        word: The cleaned word.
+        support: Maximum support in the retrieved images.
+        doubt: Log likelihood ratio against support (`UsualSupport.doubt`).
+        is_known: Whether the word is in the vocabulary.
     """
 
     word: str
@@ -45,18 +45,18 @@ class WordAdvice:
 
     @property
     def is_supported(self) -> bool:
-        """Whether a candidate supports it."""
+        """Whether a retrieved image supports the word."""
         return self.is_known and self.doubt <= UNSUPPORTED
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A query's best candidates, and its words.
+    """The retrieved images and the words of a query.
 
     Args:
-        images: Numbers of the candidates in the gallery, the best first.
-        scores: Their scores.
-        words: In their order; those that the tokenizer's limit cuts are not among them.
+        images: Numbers of the retrieved images in the gallery, best first.
+        scores: Scores of the retrieved images.
+        words: Words of the query in order, without those that the tokenizer truncates.
     """
 
     images: list[int]
@@ -65,20 +65,20 @@ class Advice:
 
     @property
     def unsupported(self) -> list[str]:
-        """Words that no candidate supports."""
+        """Words that no retrieved image supports."""
         return [word.word for word in self.words if not word.is_supported]
 
 
 class Adviser:
-    """Looks up queries in a gallery of encoded images.
+    """Searches queries in a gallery and checks the support of their words.
 
     Args:
-        model: What encoded the gallery.
-        tokenizer: Likewise.
-        gallery: A split with captions, which tell what is usual.
-        captions: Its captions by number, cleaned.
-        num_candidates: Most candidates of a query.
-        seed: Of the captions and pictures that tell what is usual.
+        model: The model that encoded the gallery.
+        tokenizer: Tokenizer of the model.
+        gallery: An encoded split with captions, on which the usual support is estimated.
+        captions: The cleaned captions, in the order of the gallery's texts.
+        num_candidates: Number of images to retrieve.
+        seed: Seed of the captions and random images for the usual support.
 
     Raises:
         UserError: If the split has fewer than 2 images, or no captions.
@@ -94,7 +94,7 @@ class Adviser:
         seed: int = 0,
     ) -> None:
         if len(gallery.images.ids) < 2 or not captions:
-            raise UserError("advice compares pictures with captions: give a split of 2 images or more with captions")
+            raise UserError("the usual support of words needs at least 2 images with captions: give another split")
         self._model = model
         self._tokenizer = tokenizer
         self._gallery = gallery
@@ -103,14 +103,14 @@ class Adviser:
 
     @torch.no_grad()
     def advise(self, query: str) -> Advice:
-        """The best candidates of a query, and which of its words none of them supports.
+        """Retrieves images for a query and checks the support of its words.
 
         Raises:
-            UserError: If the query has no word.
+            UserError: If the query contains no word.
         """
         text = clean_caption(query)
         if not text:
-            raise UserError("the query has no word")
+            raise UserError("the query has no word: give at least one")
         device = self._gallery.image_of_text.device
         tokens = self._tokenizer([text])[0]
         tokens = type(tokens)(*(field.to(device) for field in vars(tokens).values()))
@@ -139,7 +139,7 @@ class Adviser:
         return torch.cat([self._model.score(part, text)[:, 0] for part in parts])
 
     def _calibrate(self, captions: Sequence[str], rng: np.random.Generator) -> UsualSupport:
-        """From the highest support in as many pictures as there are candidates, with and without the own."""
+        """Estimates the maximum support over `num_candidates` images, with and without the caption's own image."""
         chosen = np.sort(rng.permutation(len(captions))[:MAX_CALIBRATION])
         texts = torch.from_numpy(chosen).to(self._gallery.image_of_text.device)
         own = self._gallery.image_of_text[texts]

@@ -1,4 +1,4 @@
-"""Encoded images or texts: their embeddings, and what the fused score reads of them."""
+"""Encoded images or texts: embeddings, and the features for the fused score."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,19 +20,19 @@ from ascl_lightning.runtime.files import write_file
 
 Kind = Literal["images", "texts"]
 _FORMAT = "ascl_lightning.Encoded 1"
-_BLOCK = 4096  # items that are made comparable at a time
-_SIZE_OF_COMPARABLE = 3  # in sizes of the tokens, these included
+_BLOCK = 4096  # items per block of `comparable`
+_SIZE_OF_COMPARABLE = 3  # memory of a `Comparable` as a multiple of its tokens
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """N images or texts as a `Retriever` encodes them. Behaves as a sequence, and as the array of its embeddings.
+    """N images or texts encoded by a `Retriever`. Supports `len`, indexing, iteration and NumPy functions.
 
     Args:
-        kind: Whether they are images or texts.
-        embeds: L2-normalised embeddings that depend on nothing but their item, (N, D).
-        features: What the fused score reads: `FusedSimilarity.prepare_images` or `prepare_texts` gives it.
-        model: Fingerprint of the model: encoded items of different models are never compared.
+        kind: Whether the items are images or texts.
+        embeds: Independent, L2-normalised embeddings, (N, D).
+        features: Input of the fused score, from `FusedSimilarity.prepare_images` or `prepare_texts`.
+        model: Fingerprint of the model. Items of different models cannot be compared.
 
     Example:
         >>> none = torch.zeros(3, 0, 2), torch.zeros(3, 0, dtype=torch.bool)
@@ -51,17 +51,17 @@ class Encoded:
 
     @property
     def tokens(self) -> Float[Tensor, "N K D"] | None:
-        """Local tokens, padded; None where no score of the model reads them."""
+        """Padded local tokens, (N, K, D). None if the model has no local score."""
         return self.features.tokens if self.features.tokens.shape[1] else None
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the embeddings, (N, D)."""
+        """Shape of the embeddings, (N, D)."""
         return self.embeds.shape[0], self.embeds.shape[1]
 
     @property
     def device(self) -> torch.device:
-        """Where they lie."""
+        """Device of the tensors."""
         return self.embeds.device
 
     def __len__(self) -> int:
@@ -72,14 +72,14 @@ class Encoded:
         return f"Encoded({len(self)} {self.kind}, {self.shape[1]} dimensions, {tokens})"
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor) -> "Encoded":
-        """Some of the items, in the order of `rows`; one item is still an `Encoded`, of length 1."""
+        """Selects items; a single index returns an `Encoded` of length 1."""
         if isinstance(rows, int | np.integer):
             if not -len(self) <= rows < len(self):
-                raise IndexError(f"there are {len(self)} {self.kind}, and none of number {rows}")
+                raise IndexError(f"index {rows} is out of range for {len(self)} {self.kind}")
             chosen: Any = [int(rows)]
         elif isinstance(rows, slice):
             chosen = range(len(self))[rows]
-            # negative steps are not torch's
+            # torch does not support negative steps
             rows = list(chosen) if chosen.step < 0 else rows
             chosen = rows
         else:
@@ -90,7 +90,7 @@ class Encoded:
         return (self[number] for number in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The embeddings, for NumPy's functions."""
+        """The embeddings, for NumPy functions."""
         return np.asarray(self.numpy(), dtype=dtype)
 
     def numpy(self) -> Float[np.ndarray, "N D"]:
@@ -99,30 +99,30 @@ class Encoded:
         return array
 
     def to(self, device: torch.device | str) -> "Encoded":
-        """The same on another device; a gallery on the model's own device is not copied there for each query."""
+        """Copies the items to a device. A gallery on the model's device is not copied again for each query."""
         return self._changed(lambda tensor: tensor.to(device))
 
     @classmethod
     def join(cls, parts: Sequence["Encoded"]) -> "Encoded":
-        """All items of the parts, in their order.
+        """Concatenates parts.
 
         Raises:
-            UserError: If there is no part, or they are of different kinds or models.
+            UserError: If there are no parts, or they are of different kinds or models.
         """
         if not parts:
-            raise UserError("there is nothing to join")
+            raise UserError("no parts to join: give at least one Encoded")
         if len({(part.kind, part.model, part.shape[1]) for part in parts}) > 1:
-            raise UserError("only images, or only texts, that one model encoded can be joined")
+            raise UserError("parts of different kinds or models cannot be joined")
         embeds = torch.cat([part.embeds for part in parts])
         features = Features.join([part.features for part in parts])
         shared = all(part._shares_vectors for part in parts)
         return cls(parts[0].kind, embeds, _with_pooled(features, embeds) if shared else features, parts[0].model)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, which `load` reads.
+        """Writes a safetensors file that `load` reads.
 
         Raises:
-            UnwritableError: If it cannot be written.
+            UnwritableError: If the file cannot be written.
         """
         named = {"embeds": self.embeds, "tokens": self.features.tokens, "mask": self.features.mask}
         if not self._shares_vectors:
@@ -132,10 +132,10 @@ class Encoded:
 
     @classmethod
     def load(cls, path: str | Path) -> "Encoded":
-        """Read what `save` wrote.
+        """Reads a file written by `save`.
 
         Raises:
-            UserError: If it is no such file.
+            UserError: If the file is missing, or was not written by `save`.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -145,17 +145,17 @@ class Encoded:
             raise UserError(f"cannot read '{path}': {error}") from error
         kind = about.get("kind")
         if about.get("format") != _FORMAT or kind not in ("images", "texts"):
-            raise UserError(f"'{path}' does not hold images or texts that `Encoded.save` wrote")
+            raise UserError(f"'{path}' was not written by `Encoded.save`: give a file that it wrote")
         embeds = tensors["embeds"]
         features = Features(tensors.get("pooled", embeds), tensors["tokens"], tensors["mask"])
         return cls(kind, embeds, features, about["model"])
 
     def comparable(self, similarity: FusedSimilarity, device: torch.device) -> Iterator[Comparable]:
-        """What the fused score needs, block by block; kept for the next call while memory is not short.
+        """Yields the input of the fused score in blocks, and caches it if there is enough memory.
 
         Args:
-            similarity: That of the model that encoded them.
-            device: Where scores are computed.
+            similarity: Similarity of the model that encoded the items.
+            device: Device of the score.
         """
         if self._kept and self._kept[0].features.pooled.device == device:
             yield from self._kept
@@ -174,7 +174,7 @@ class Encoded:
 
     @property
     def _shares_vectors(self) -> bool:
-        """Whether the fused score reads the embeddings themselves, so that they need not be kept twice."""
+        """Whether the fused score uses the embeddings, so that they are not stored twice."""
         return self.features.pooled is self.embeds
 
     def _changed(self, change: Callable[[Tensor], Shaped[Tensor, "..."]]) -> "Encoded":

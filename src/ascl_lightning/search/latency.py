@@ -1,4 +1,4 @@
-"""How long one query takes, against the whole gallery and in two stages."""
+"""Latency of single queries, with full and with two-stage search."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _RESULTS = 10
 
 @dataclass(frozen=True)
 class QueryTime:
-    """How long a query takes from its features to the numbers of its best candidates."""
+    """Time of a query from its features to the numbers of its best candidates."""
 
     query: int
     milliseconds: float
@@ -26,7 +26,7 @@ def time_full_search(score_block: ScoreBlock, queries: Int[Tensor, " q"], num_ca
     """Scores each query with every candidate, one query at a time.
 
     Args:
-        score_block: Gives the scores of some queries with some candidates, and computes them.
+        score_block: Computes the scores of some queries with some candidates.
         queries: Numbers of the queries.
         num_candidates: Size of the gallery.
     """
@@ -41,14 +41,14 @@ def time_two_stage_search(
     candidate_embeds: Float[Tensor, "C D"],
     length: int,
 ) -> list[QueryTime]:
-    """Finds a shortlist by independent embeddings and scores that alone, one query at a time.
+    """Scores only a shortlist by independent embeddings, one query at a time.
 
     Args:
         score_block: As for `time_full_search`.
         queries: Numbers of the queries.
-        query_embeds: Of every query.
-        candidate_embeds: Of every candidate.
-        length: Of the shortlist.
+        query_embeds: Embeddings of all queries.
+        candidate_embeds: Embeddings of all candidates.
+        length: Length of the shortlist.
     """
 
     def search(query: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def time_two_stage_search(
 
 @torch.no_grad()
 def _timed(search: Callable[[Tensor], Tensor], queries: Int[Tensor, " q"]) -> list[QueryTime]:
-    _best(search(queries[:1]))  # kernels and buffers are made at the first call
+    _best(search(queries[:1]))  # warm-up: the first call compiles kernels and allocates buffers
     times = []
     for query in queries.split(1):
         start = time.perf_counter()
@@ -70,6 +70,6 @@ def _timed(search: Callable[[Tensor], Tensor], queries: Int[Tensor, " q"]) -> li
 
 
 def _best(scores: Float[Tensor, "1 C"]) -> list[int]:
-    """As a list, which a device must have finished."""
+    """Numbers of the best candidates; making the list waits for the device."""
     numbers: list[int] = scores[0].topk(min(_RESULTS, scores.shape[1])).indices.tolist()
     return numbers

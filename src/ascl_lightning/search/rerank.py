@@ -1,8 +1,8 @@
-"""Re-ranking by reciprocal ranks: a good candidate would also find the query.
+"""Re-ranking by reciprocal ranks: a good candidate also ranks the query high.
 
 Source: Wang et al., "Matching images and text with multi-modal tensor fusion and re-ranking" (ACM MM 2019). Its
-text-to-image form takes the best rank over the query's sibling captions, which only the ground truth can know. Here
-both directions use the query alone; image-to-text is as published.
+text-to-image form takes the best rank over the query's sibling captions, which are only known from the ground truth.
+Here both directions use only the query; image-to-text is as published.
 """
 
 import torch
@@ -16,11 +16,11 @@ _COLUMNS = 1024
 
 
 def reciprocal_rerank(similarity: Float[Tensor, "Q C"], k: int = 15) -> Int[Tensor, "Q k"]:
-    """Each query's best candidates, in the order of the ranks that the query has among all queries for them.
+    """Each query's best candidates, sorted by the rank of the query among all queries for the candidate.
 
     Args:
-        similarity: Of every query with every candidate; its transpose re-ranks the other direction.
-        k: How many of the best candidates are put into a new order.
+        similarity: Scores of all queries with all candidates; the transpose re-ranks the other direction.
+        k: Number of candidates to re-rank.
 
     Returns:
         Candidate numbers, best first, (Q, min(k, C)). Candidates of equal reciprocal rank keep their order.
@@ -36,15 +36,15 @@ def reciprocal_rerank(similarity: Float[Tensor, "Q C"], k: int = 15) -> Int[Tens
 
 
 def reciprocal_ranks(similarity: Float[Tensor, "Q C"], candidates: Int[Tensor, "Q k"]) -> Int[Tensor, "Q k"]:
-    """How many queries each candidate prefers to the one that it was found for, (Q, k).
+    """Number of queries that each candidate scores higher than the query it was retrieved for, (Q, k).
 
     Args:
-        similarity: Of every query with every candidate.
+        similarity: Scores of all queries with all candidates.
         candidates: Some candidates of each query.
     """
     ranks = torch.zeros_like(candidates)
     for start in range(0, similarity.shape[1], _COLUMNS):
-        # of each candidate, the scores of all queries from the lowest
+        # one row per candidate, its scores sorted in ascending order
         block = similarity[:, start : start + _COLUMNS].T.contiguous()
         preferred = block.shape[1] - torch.searchsorted(block.sort(1)[0], block, right=True)
         here = (candidates >= start) & (candidates < start + _COLUMNS)
@@ -56,23 +56,23 @@ def reciprocal_ranks(similarity: Float[Tensor, "Q C"], candidates: Int[Tensor, "
 def reranked_ranks(
     similarity: Float[Tensor, "Q C"], query_groups: Int[Tensor, " Q"], candidate_groups: Int[Tensor, " C"], k: int = 15
 ) -> Int[Tensor, " Q"]:
-    """Rank of each query's best true candidate after `reciprocal_rerank`; beyond its k candidates nothing moves.
+    """Rank of each query's best true candidate after `reciprocal_rerank`, which changes only the first k ranks.
 
-    Ties count against the true candidate, and other true ones do not compete.
+    Ties count against the true candidate; other true candidates are not counted.
 
     Args:
-        similarity: Of every query with every candidate.
-        query_groups: A query and a candidate of the same group belong together.
-        candidate_groups: See `query_groups`.
-        k: As in `reciprocal_rerank`.
+        similarity: Scores of all queries with all candidates.
+        query_groups: Group of each query. Queries and candidates of the same group belong together.
+        candidate_groups: Group of each candidate.
+        k: Number of candidates to re-rank.
 
     Returns:
-        Ranks from 1; 0 for a query to which no candidate belongs.
+        Ranks from 1; 0 for a query without a true candidate.
     """
     plain = best_true_ranks(lambda queries: similarity[queries], query_groups, candidate_groups)
     candidates = reciprocal_rerank(similarity, k)
     listed_own = query_groups[:, None] == candidate_groups[candidates]
-    # reciprocal ranks first, then the scores: one number to compare by
+    # compare by reciprocal rank, then by score
     keys = torch.stack(
         [-reciprocal_ranks(similarity, candidates).to(similarity.dtype), similarity.gather(1, candidates)], 2
     )
@@ -81,7 +81,7 @@ def reranked_ranks(
 
 
 def _lexicographic_best(keys: Tensor, own: Tensor) -> Tensor:
-    """1 + the number of candidates that are not own and not below the best own one, of keys (Q, k, 2)."""
+    """1 + the number of other candidates that are not below the best own one, for keys (Q, k, 2)."""
     first = keys[..., 0].masked_fill(~own, -torch.inf).amax(1, keepdim=True)
     second = keys[..., 1].masked_fill(~own | (keys[..., 0] < first), -torch.inf).amax(1, keepdim=True)
     below = (keys[..., 0] < first) | ((keys[..., 0] == first) & (keys[..., 1] < second))

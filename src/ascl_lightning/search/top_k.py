@@ -1,4 +1,4 @@
-"""The best candidates of every query, without the matrix of all scores."""
+"""Top-k candidates of all queries, without the full score matrix."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ScoreBlock = Callable[[Tensor, Tensor], Tensor]
-"""Given q query numbers and c candidate numbers, (q,) and (c,), their scores, (q, c)."""
+"""Computes the scores (q, c) of q query numbers with c candidate numbers."""
 
 
 @torch.no_grad()
@@ -21,16 +21,16 @@ def streamed_top_k(
     query_block: int = 256,
     candidate_block: int = 4096,
 ) -> tuple[Float[Tensor, "Q k"], Int[Tensor, "Q k"]]:
-    """Scores and numbers of each query's best candidates, best first; of equal ones, those of lower number.
+    """Scores and numbers of each query's top-k candidates, best first; ties are ordered by number.
 
     Args:
-        score_block: Gives the scores of a tile.
-        num_queries: Q.
-        num_candidates: C.
-        k: How many are wanted; no more than C are given.
-        device: Of the numbers that `score_block` gets.
-        query_block: Largest number of queries in a tile.
-        candidate_block: Largest number of candidates in a tile.
+        score_block: Computes the scores of a tile.
+        num_queries: Number of queries Q.
+        num_candidates: Number of candidates C.
+        k: Number of candidates to return per query, at most C.
+        device: Device of the numbers passed to `score_block`.
+        query_block: Maximum number of queries in a tile.
+        candidate_block: Maximum number of candidates in a tile.
 
     Returns:
         Scores and candidate numbers, each (Q, min(k, C)).
@@ -56,13 +56,13 @@ def streamed_top_k(
 def _top_k_of_block(
     score_block: ScoreBlock, queries: Tensor, num_candidates: int, k: int, candidate_block: int
 ) -> tuple[Tensor, Tensor]:
-    """Those of some queries: the best of each tile compete with the best of all tiles before it."""
+    """Top-k of some queries, merged tile by tile."""
     values, numbers = torch.zeros(len(queries), 0, device=queries.device), queries.new_zeros(len(queries), 0)
     for candidates in torch.arange(num_candidates, device=queries.device).split(candidate_block):
         scores = score_block(queries, candidates)
         of_tile = torch.cat([numbers, candidates.expand_as(scores)], 1)
         scores = torch.cat([values.to(scores.dtype), scores], 1)
-        # a stable sort, since topk takes any of equal scores; NaN would come first
+        # a stable sort, because topk breaks ties arbitrarily; NaN would come first
         order = torch.where(scores.isnan(), -torch.inf, scores).argsort(dim=1, descending=True, stable=True)[:, :k]
         values, numbers = scores.gather(1, order), of_tile.gather(1, order)
     return values, numbers

@@ -1,7 +1,7 @@
-"""Two-stage search: an exact product of independent embeddings, then the fused score of a shortlist.
+"""Two-stage search: a shortlist by independent embeddings, re-scored with the fused score.
 
-The first stage costs one product of D numbers a pair, the second what attention between all tokens costs. How long the
-shortlist must be differs from query to query: where the first stage is sure, a few candidates suffice.
+The first stage costs one dot product per pair, the second attention between all tokens. The necessary length of the
+shortlist differs between queries: if the first stage is confident, a few candidates suffice.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ class Shortlist:
     """The candidates of Q queries that the second stage scores."""
 
     scores: Float[Tensor, "Q K"]
-    """Of the first stage, best first."""
+    """First-stage scores, best first."""
     candidates: Int[Tensor, "Q K"]
-    """Their numbers."""
+    """Numbers of the candidates."""
     lengths: Int[Tensor, " Q"]
-    """How many of them each query takes, 1 to K."""
+    """Number of candidates of each query, 1 to K."""
 
     @property
     def num_pairs(self) -> int:
-        """Pairs that the second stage scores."""
+        """Number of pairs that the second stage scores."""
         return int(self.lengths.sum())
 
 
@@ -39,20 +39,20 @@ def shortlist(
     adaptive: bool = False,
     longest: int = 4,
 ) -> Shortlist:
-    """The first stage.
+    """First stage: the nearest candidates of each query by embeddings.
 
     Args:
         query_embeds: Independent embeddings of the queries.
         candidate_embeds: Independent embeddings of the gallery.
-        length: Candidates of each query; with `adaptive`, of the average query.
-        adaptive: Whether the length follows from the margins of each query, under the budget of Q * `length` pairs.
-        longest: With `adaptive`, how many times `length` a query may take at most.
+        length: Number of candidates per query; with `adaptive`, the mean number.
+        adaptive: Choose the length by the score margins of each query, with a total budget of Q * `length` pairs.
+        longest: With `adaptive`, the maximum length as a multiple of `length`.
 
     Raises:
         ValueError: If `length` is not positive.
     """
     if length < 1:
-        raise ValueError(f"a shortlist of {length} candidates finds nothing; give at least 1")
+        raise ValueError(f"length is {length}; a shortlist needs at least 1 candidate")
     scores, candidates = streamed_top_k(
         lambda queries, others: query_embeds[queries] @ candidate_embeds[others].T,
         len(query_embeds),
@@ -68,13 +68,13 @@ def shortlist(
 
 
 def lengths_by_margin(scores: Float[Tensor, "Q K"], budget: int) -> Int[Tensor, " Q"]:
-    """How many candidates each query takes if all take those within one margin of their best.
+    """Number of candidates per query that score within a common margin of the query's best.
 
-    The margin is the widest that keeps to the budget: a query whose first-stage scores fall off at once takes few.
+    The margin is the widest within the budget. Queries whose scores drop quickly get few candidates.
 
     Args:
         scores: First-stage scores of each query's best candidates, best first.
-        budget: Pairs of all queries together; the best candidate of each is taken in any case.
+        budget: Maximum number of pairs over all queries; each query keeps at least its best candidate.
 
     Example:
         >>> lengths_by_margin(torch.tensor([[0.9, 0.2, 0.1], [0.5, 0.49, 0.48]]), budget=4).tolist()
@@ -83,18 +83,18 @@ def lengths_by_margin(scores: Float[Tensor, "Q K"], budget: int) -> Int[Tensor, 
     gaps = scores[:, :1] - scores
     if budget >= gaps.numel():
         return torch.full((len(gaps),), gaps.shape[1], device=gaps.device)
-    # the first gap that no longer fits; of equal ones, none does
+    # the first gap beyond the budget; equal gaps are excluded too
     margin = gaps.flatten().kthvalue(budget + 1).values
     return (gaps < margin).sum(1).clamp_min(1)
 
 
 @torch.no_grad()
 def rescore(score_block: ScoreBlock, listed: Shortlist) -> Float[Tensor, "Q K"]:
-    """The second stage: fused scores of each query's shortlist in its order, -inf beyond its length.
+    """Second stage: fused scores of each query's shortlist, in its order; -inf beyond its length.
 
     Args:
-        score_block: Gives the fused scores of some queries with some candidates.
-        listed: From `shortlist`.
+        score_block: Computes the fused scores of some queries with some candidates.
+        listed: Result of `shortlist`.
     """
     rows = []
     for query, (candidates, length) in enumerate(zip(listed.candidates, listed.lengths.tolist(), strict=True)):
@@ -113,26 +113,26 @@ def two_stage_ranks(
     query_groups: Int[Tensor, " Q"],
     candidate_groups: Int[Tensor, " C"],
 ) -> Int[Tensor, " Q"]:
-    """Rank of each query's best true candidate: shortlisted ones by their fused score, the others after them.
+    """Rank of each query's best true candidate: the shortlist by fused score, then all others by embeddings.
 
-    As in `metrics.recall`, ties count against the true candidate, and other true ones do not compete.
+    As in `metrics.recall`, ties count against the true candidate, and other true candidates are not counted.
 
     Args:
-        score_block: Gives the fused scores of some queries with some candidates.
-        query_embeds: Of the first stage.
-        candidate_embeds: Of the first stage.
-        listed: From `shortlist`.
-        query_groups: A query and a candidate of the same group belong together.
-        candidate_groups: See `query_groups`.
+        score_block: Computes the fused scores of some queries with some candidates.
+        query_embeds: Embeddings of the queries.
+        candidate_embeds: Embeddings of the candidates.
+        listed: Result of `shortlist`.
+        query_groups: Group of each query. Queries and candidates of the same group belong together.
+        candidate_groups: Group of each candidate.
 
     Returns:
-        Ranks from 1; 0 for a query to which no candidate belongs.
+        Ranks from 1; 0 for a query without a true candidate.
     """
     fused = rescore(score_block, listed)
     own = candidate_groups[listed.candidates] == query_groups[:, None]
     taken = torch.arange(own.shape[1], device=own.device) < listed.lengths[:, None]
     best = fused.masked_fill(~(own & taken) | fused.isnan(), -torch.inf).amax(1, keepdim=True)
     found = 1 + (~(fused < best) & taken & ~own).sum(1)
-    # the shortlist lies before all others, so that whoever it missed keeps the rank of the first stage
+    # the shortlist precedes all other candidates, so one that it misses keeps its first-stage rank
     missed = best_true_ranks(lambda queries: query_embeds[queries] @ candidate_embeds.T, query_groups, candidate_groups)
     return torch.where((own & taken).any(1), found, missed)

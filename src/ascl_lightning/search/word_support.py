@@ -1,4 +1,4 @@
-"""What support words have in pictures, and what they usually have: in their own pictures, and in any others."""
+"""Support of words in images, and its usual values in matching and in random images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from ascl_lightning.models.similarity.grounding import align_positions, ground, 
 
 _PAIRS_PER_PASS = 256
 _PRIOR = 10
-"""Occurrences that all words together count for in what is usual of one: a word met once says little."""
+"""Weight of the mean over all words, in occurrences, in the estimate for one word; rare words are shrunk to it."""
 UNSUPPORTED = float(np.log(3))
-"""Doubt from which a word counts as unsupported: its support is three times likelier for a picture without it."""
+"""Doubt above which a word is unsupported: its support is three times likelier in a random image."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairSupport:
-    """Support in P pairs of a picture and a text, the words of all texts one after another.
+    """Support of the W words of P pairs of an image and a text, concatenated.
 
     Args:
-        words: The words that the model read, (W,).
-        pairs: The pair of each, in order, (W,).
-        support: Support of each in its picture, (W,).
-        coverage: Mean support of the picture's regions by the words, (P,).
+        words: Words that the model read, (W,).
+        pairs: Index of each word's pair, ascending, (W,).
+        support: Support of each word in its image, (W,).
+        coverage: Mean support of the image's regions by the words, (P,).
     """
 
     words: np.ndarray
@@ -46,15 +46,15 @@ def pair_support(
     image_numbers: Int[Tensor, " P"],
     text_numbers: Int[Tensor, " P"],
 ) -> PairSupport:
-    """Support of each word and coverage of each picture, of pairs in a gallery.
+    """Support of each word and coverage of each image, for pairs of a gallery.
 
     Args:
-        similarity: Of the model that encoded the gallery.
-        tokenizer: Likewise.
+        similarity: Similarity of the model that encoded the gallery.
+        tokenizer: Tokenizer of the same model.
         gallery: The encoded images and texts.
-        captions: All texts of the gallery by number, cleaned.
-        image_numbers: The image of each pair.
-        text_numbers: The text of each pair.
+        captions: All cleaned texts, in the order of the gallery.
+        image_numbers: Image of each pair.
+        text_numbers: Text of each pair.
     """
     words: list[str] = []
     pairs: list[np.ndarray] = []
@@ -79,13 +79,13 @@ def pair_support(
 
 @dataclass(frozen=True, eq=False)
 class UsualSupport:
-    """What support words usually have.
+    """Usual support of V words.
 
     Args:
-        place: Of each known word its place in the arrays; their last entry is that of all words together.
-        own: Mean support in pictures whose captions have the word.
-        other: Mean support in pictures drawn at random.
-        spread: Standard deviation around either.
+        place: Index of each known word in the arrays; the last entry of the arrays is for unknown words.
+        own: Mean support in images whose captions contain the word.
+        other: Mean support in random images.
+        spread: Standard deviation around both means.
     """
 
     place: dict[str, int]
@@ -95,15 +95,20 @@ class UsualSupport:
 
     @classmethod
     def of(cls, words: np.ndarray, own: Float[np.ndarray, " W"], other: Float[np.ndarray, " W"]) -> "UsualSupport":
-        """From occurrences of words: the support of each in its own picture, and in one drawn at random.
+        """Estimates the usual support from occurrences of words.
 
-        Every word's figures are mixed with those of all words, as if it had come 10 times more.
+        Each word's mean is shrunk to the mean over all words, which counts as 10 occurrences.
+
+        Args:
+            words: The words.
+            own: Support of each in its own image.
+            other: Support of each in a random image.
 
         Raises:
             ValueError: If there are no words.
         """
         if not len(words):
-            raise ValueError("nothing is usual of no words")
+            raise ValueError("the usual support cannot be estimated without words")
         names, inverse = np.unique(words, return_inverse=True)
         counts = np.bincount(inverse)
 
@@ -117,10 +122,10 @@ class UsualSupport:
         return cls(place, of_own, of_other, np.sqrt(np.maximum(mixed(squares), 1e-12)))
 
     def doubt(self, words: Sequence[str] | np.ndarray, support: Float[np.ndarray, " W"]) -> Float[np.ndarray, " W"]:
-        """How much speaks against each word: the log of how much likelier its support is in a picture without it.
+        """Log likelihood ratio of each word's support in a random image to that in an image with the word.
 
-        Support is taken as normal around `own` or `other` with one spread, so that doubt falls with support. A word
-        that any picture supports alike, as "a" may be, is never in doubt, nor vouched for.
+        Support is modelled as normal around `own` or `other` with the same spread, so doubt decreases with support. A
+        word with equal support in all images, such as "a", has doubt 0.
         """
         places = [self.place.get(str(word), len(self.place)) for word in words]
         own, other, spread = self.own[places], self.other[places], self.spread[places]
