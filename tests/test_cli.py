@@ -381,4 +381,4 @@ def test_a_test_reports_the_frontier_of_two_stage_search(trained, tmp_path, caps
     assert rows[0]["shortlist"] == "fixed"
     assert rows[-1]["rSum"] == pytest.approx(metrics["test/rsum"])
     assert rows[-1]["text_to_image/mean_rank"] == pytest.approx(metrics["test/text_to_image/mean_rank"])
-    assert "two stage" in capsys.readouterr().out
+    assert "Two-stage search" in capsys.readouterr().out

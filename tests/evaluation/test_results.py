@@ -112,7 +112,7 @@ def test_clean_results_say_so_and_leaking_ones_are_branded(evaluated, capsys):
     assert main(["test", *flags, "--allow-leak"]) == 0
     leaking = results(max((evaluated / "test").glob("version_*"), key=lambda run: int(run.name.rpartition("_")[2])))
     assert [leak["kind"] for leak in leaking["leaks"]] == ["selection_images"]
-    assert "of no value as a test" in capsys.readouterr().out
+    assert "(invalid: data leak)" in capsys.readouterr().out
     assert results(evaluated / "validate" / "version_0")["leaks"] is None, "a validation looks for none"
     assert leaking["data"] == results(evaluated / "validate" / "version_0")["data"], "the same images and captions"
     assert leaking["data"] != found["data"]

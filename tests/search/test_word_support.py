@@ -62,6 +62,6 @@ def test_a_word_that_any_picture_supports_is_never_in_doubt() -> None:
     assert usual.doubt(["dog"], np.array([0.0]))[0] > 0
 
 
-def test_nothing_is_usual_of_no_words() -> None:
-    with pytest.raises(ValueError, match="no words"):
+def test_usual_support_needs_words() -> None:
+    with pytest.raises(ValueError, match="without words"):
         UsualSupport.of(np.array([], dtype=str), np.zeros(0), np.zeros(0))

@@ -1,1 +1,1 @@
-"""What `ascl validate`, `ascl test` and `ascl report` measure, write and show."""
+"""Results, report card, leak checks, HTML report and W&B panels of `ascl validate` and `ascl test`."""

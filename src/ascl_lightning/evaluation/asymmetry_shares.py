@@ -1,4 +1,4 @@
-"""How often the model prefers the right one of two texts that differ by one kind of information asymmetry."""
+"""How often an image scores the right text higher than one that differs by an information asymmetry."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +11,7 @@ from ascl_lightning.data.augment.operation import AsymmetryType
 from ascl_lightning.data.augment.sampler import AsymmetrySample
 from ascl_lightning.data.batch import Features, map_tensors
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.evaluation.examples import spread
 from ascl_lightning.metrics.comparisons import ORIGINAL, Kind, compare_texts, mean_shares
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.models.perturb import WordPerturbation
@@ -20,36 +21,36 @@ from ascl_lightning.training.module import RetrievalModule
 NUM_CAPTIONS = 64
 _BLOCK = 16
 
-_Encoded = tuple[Features, Bool[Tensor, " C"]]
-"""One text for each of C captions, and where it differs from what it was made of."""
+_Texts = tuple[Features, Bool[Tensor, " C"]]
+"""One encoded text for each of C captions, and whether it differs from its source."""
 
 
 class AsymmetryShares(Callback):
-    """Logs, at each validation of a training, how often an image prefers the right one of two texts.
+    """Logs at each validation of a training how often an image scores the right one of two texts higher.
 
-    Up to `NUM_CAPTIONS` validation captions T at even distances stand for all: always the same ones, with the same
-    draws of the operations that training uses. S is the score that the configuration ranks by, I the caption's image.
-    Of the captions that an operation can change, `val/asymmetry/` has the share in which
+    Up to `NUM_CAPTIONS` evenly spaced validation captions T are used, with the operations of the training and fixed
+    seeds. S is the score that the model ranks by, I the caption's image. `val/asymmetry/` has, of the captions that an
+    operation changes, the fraction with
 
     - `type_i/NEGATIVE`: S(I, T) > S(I, T-);
     - `type_ii/POSITIVE/NEGATIVE`, `type_iii/POSITIVE/NEGATIVE`: S(I, T+) > S(I, (T+)-);
     - `type_ii/POSITIVE/over_negative/NEGATIVE`, ...: S(I, T+) > S(I, T-), with a wrong text of the caption's length;
-    - `type_ii/POSITIVE/over_text`, ...: S(I, T+) > S(I, T). Neither is wrong: near 1 the model likes texts that say
-      more (type II) or less (type III), whatever they say.
+    - `type_ii/POSITIVE/over_text`, ...: S(I, T+) > S(I, T). Neither text is wrong: a value near 1 means that the model
+      prefers longer (type II) or shorter (type III) texts in general.
 
-    `type_i` is the mean over operations of the first kind, `type_ii` and `type_iii` of the second. A scorer that draws
-    lots has 0.5; one that does not tell two texts apart has 0, as ties are lost.
+    `type_i` is the mean over operations of the first kind, `type_ii` and `type_iii` of the second. Random scores give
+    0.5. Ties count as failures, so equal scores give 0.
     """
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes, encodes and scores the texts; every rank does the same."""
+        """Makes, encodes and scores the texts, on all ranks."""
         module, data = retrieval_module(pl_module), retrieval_data(trainer)
         types = _types(module, data)
         if trainer.state.fn != "fit" or trainer.sanity_checking or not types:
             return
         with torch.no_grad(), trainer.strategy.precision_plugin.forward_context():
             gallery = module.evaluation.gallery()
-            captions = _spread(gallery)
+            captions = spread(torch.arange(len(gallery.texts.ids), device=gallery.texts.ids.device), NUM_CAPTIONS)
             encoded = dict(_encode(module, data, gallery, captions))
             images = gallery.images.select(gallery.image_of_text[captions])
             scores = _own_scores(module, images, [features for features, _ in encoded.values()])
@@ -61,7 +62,7 @@ class AsymmetryShares(Callback):
 
 
 def _types(module: RetrievalModule, data: RetrievalDataModule) -> dict[str, str]:
-    """The type of each operation of a training, as it stands in names of metrics."""
+    """The type of each operation, as in metric names."""
     on_words = {of.name: of.type for of in (*data.asymmetry.positives, *data.asymmetry.negatives)}
     return {name: _type_name(kind) for name, kind in on_words.items()} | dict.fromkeys(
         (of.name for of in _perturbations(module)), _type_name("I")
@@ -76,16 +77,10 @@ def _perturbations(module: RetrievalModule) -> Sequence[WordPerturbation]:
     return () if module.word_features is None else module.word_features.operations
 
 
-def _spread(gallery: Gallery) -> Int[Tensor, " C"]:
-    """Numbers of up to `NUM_CAPTIONS` texts at even distances."""
-    size = len(gallery.texts.ids)
-    return torch.linspace(0, size - 1, min(NUM_CAPTIONS, size), device=gallery.texts.ids.device).long()
-
-
 def _encode(
     module: RetrievalModule, data: RetrievalDataModule, gallery: Gallery, captions: Int[Tensor, " C"]
-) -> Iterator[tuple[Kind, _Encoded]]:
-    """T, T+, T- and (T+)- of captions: by each operation, and by each pair of them."""
+) -> Iterator[tuple[Kind, _Texts]]:
+    """T, T+, T- and (T+)- of captions, for each operation and each pair of operations."""
     text_ids = gallery.texts.ids[captions]
     rows = list(zip(gallery.images.ids[gallery.image_of_text[captions]].tolist(), text_ids.tolist(), strict=True))
     tokenizer = data.tokenizer()
@@ -104,11 +99,11 @@ def _encode(
 
 
 def _made_texts(data: RetrievalDataModule, rows: Sequence[tuple[int, int]]) -> dict[Kind, list[tuple[str, bool]]]:
-    """Texts by how they were made, and whether each differs from what it was made of.
+    """Texts of each kind, and whether each differs from its source.
 
     Args:
-        data: Whose operations and draws they are.
-        rows: Image and caption, as rows of the validation split.
+        data: The data module with the operations.
+        rows: Image row and caption row of each caption in the validation split.
     """
     view, maker, operations = data.view("val"), data.text_maker(), data.asymmetry
     made: dict[Kind, list[tuple[str, bool]]] = {}
@@ -116,7 +111,7 @@ def _made_texts(data: RetrievalDataModule, rows: Sequence[tuple[int, int]]) -> d
         for negative in (None, *operations.negatives):
             chosen = maker.only(positive, negative)
             samples = [
-                # no image of the training captions
+                # validation captions have no row among the training images
                 chosen.make(view.split.captions[image], text - view.text_rows(image).start, None, 0, text)
                 for image, text in rows
             ]
@@ -137,7 +132,7 @@ def _text(sample: AsymmetrySample, kind: Kind) -> tuple[str, bool]:
 
 
 def _own_scores(module: RetrievalModule, images: Features, texts: Sequence[Features]) -> list[Float[Tensor, " C"]]:
-    """Scores of each image with its row of each kind of texts; what else a block holds is not looked at."""
+    """Scores of each image with its own text of each kind."""
     blocks = []
     for rows in torch.arange(len(images)).split(_BLOCK):
         together = Features.join([_rows(of_kind, rows) for of_kind in texts])

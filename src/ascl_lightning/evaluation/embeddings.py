@@ -1,4 +1,4 @@
-"""What `ascl predict` leaves behind: the embeddings, with the names of their images and the texts themselves."""
+"""The output files of `ascl predict`: embeddings with image ids and captions."""
 
 import json
 from typing import Any
@@ -14,9 +14,11 @@ from ascl_lightning.training.accessors import retrieval_data, run_folder
 
 
 class EmbeddingWriter(Callback):
-    """Writes `embeddings-RANK.safetensors` (image_embeds (N, D), text_embeds (M, D), text_image_ids (M,)) and, row by
-    row with them, `items-RANK.json` (image_ids, captions), one pair of files for each rank.
-    """  # noqa: D205
+    """Writes `embeddings-RANK.safetensors` and `items-RANK.json` for each rank.
+
+    The first has image_embeds (N, D), text_embeds (M, D) and text_image_ids (M,), the second image_ids and captions in
+    the same order.
+    """
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Tensor]] = []
@@ -30,7 +32,7 @@ class EmbeddingWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps a batch's embeddings, off the device."""
+        """Copies a batch's embeddings to the CPU."""
         self._parts.append({name: value.cpu() for name, value in outputs.items()})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

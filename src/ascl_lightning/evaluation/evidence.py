@@ -1,4 +1,4 @@
-"""What only the live model can show of an evaluation, kept as files for `ascl report`: findings, attention, times."""
+"""Files for `ascl report` that need the model: examples, attention, score histograms and latency."""
 
 import json
 import math
@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
+from ascl_lightning.evaluation.examples import spread
 from ascl_lightning.evaluation.page.pictures import webp
 from ascl_lightning.evaluation.shown_queries import Direction, ShownQueries
 from ascl_lightning.evaluation.side_by_side import SHORTLISTED
@@ -30,7 +31,7 @@ from ascl_lightning.training.accessors import (
 )
 
 TIMED = 10
-"""Queries that are timed in each direction."""
+"""Number of timed queries per direction."""
 _DIRECTIONS: tuple[Direction, ...] = ("image_to_text", "text_to_image")
 _SLOWEST = 3
 _THUMBNAIL = 192
@@ -39,18 +40,18 @@ _THUMBNAIL = 192
 class Evidence(Callback):
     """Writes `examples.json`, `attention.json`, `histograms.json`, `latency.json` and `pictures/` to the run's folder.
 
-    At the end of `ascl validate` and `ascl test`, by the score that the model ranks by. T+ and T- are those of the
-    report card, where it ran.
+    Runs at the end of `ascl validate` and `ascl test`, with the score that the model ranks by. The histograms include
+    T+ and T- if the report card ran.
     """
 
     def __init__(self) -> None:
         self._files: dict[str, Any] = {}
         self._scores: tuple[Tensor, Tensor] | None = None
-        """Of all images with all texts, and the image of each text."""
+        """Scores of all images with all texts, and the image of each text."""
         self._pictures: dict[str, Image.Image] = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks, before the module forgets what it encoded; every process the same."""
+        """Collects the content on all ranks, before the module discards the encoded split."""
         split = evaluated_split(trainer)
         if split is None or is_trial(trainer):
             return
@@ -74,12 +75,12 @@ class Evidence(Callback):
         self._pictures = shown.pictures
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank 0 writes."""
+        """Writes the files on rank 0."""
         if self._scores is None:
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            # not before, as the report card is made at the end of the epoch too
+            # only now, because the report card is also computed at the end of the epoch
             histograms = score_histograms(*self._scores, retrieval_module(pl_module).findings.made_scores)
             self._files["histograms.json"] = {"score": "fused", **asdict(histograms)}
             _write(folder, self._files, self._pictures)
@@ -92,15 +93,15 @@ class Evidence(Callback):
 
 @dataclass(frozen=True)
 class _Search:
-    """How long single queries of one kind take in one way."""
+    """Times of single queries of one direction with one kind of search."""
 
     direction: Direction
     name: str
     scored: int
-    """Candidates that get the score that the model ranks by."""
+    """Number of candidates that get the fused score."""
     times: list[QueryTime]
     rows: Tensor
-    """Of all queries in the split."""
+    """Rows of all queries in the split."""
 
     def described(self) -> dict[str, Any]:
         queries = [{"row": int(self.rows[of.query]), "milliseconds": of.milliseconds} for of in self.times]
@@ -111,10 +112,9 @@ class _Search:
 
 
 def _timed_searches(gallery: Gallery, score: Score, direction: Direction, ranks: Tensor) -> tuple[_Search, _Search]:
-    """A full and a two-stage search of a few queries, one by one, with scores that are computed anew."""
+    """Times a few queries one by one with full and two-stage search, without cached scores."""
     queries = (ranks > 0).nonzero().flatten()
-    spread = torch.linspace(0, len(queries) - 1, min(TIMED, len(queries))).long()
-    queries = queries[spread].to(gallery.image_of_text.device)
+    queries = spread(queries, TIMED).to(gallery.image_of_text.device)
     by_image = direction == "image_to_text"
     items, candidates = (gallery.images, gallery.texts) if by_image else (gallery.texts, gallery.images)
 

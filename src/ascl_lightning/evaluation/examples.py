@@ -1,4 +1,4 @@
-"""Which queries of an evaluation are worth a look, and what each of them found."""
+"""Choice of example queries of an evaluation, and their results."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _WORST = 3
 
 @dataclass(frozen=True)
 class Found:
-    """A candidate that a query found, and whether it belongs to the query."""
+    """A retrieved candidate, and whether it belongs to the query."""
 
     number: int
     score: float
@@ -23,21 +23,21 @@ class Found:
 
 @dataclass(frozen=True)
 class Findings:
-    """A query's best candidates, best first, and the best of those that belong to it."""
+    """A query's best candidates, best first, and its best true candidate."""
 
     results: list[Found]
     truth: Found
 
 
 def choose_queries(ranks: Int[Tensor, " Q"], slowest: Iterable[int] = ()) -> dict[int, tuple[str, ...]]:
-    """Queries to show: right and wrong ones from all over the split, the worst by rank, and the slowest.
+    """Chooses evenly spaced right and wrong queries, the worst by rank, and the slowest.
 
     Args:
-        ranks: Of each query, 1 is best; 0 where it is none.
-        slowest: Those that took longest, of those whose time was taken.
+        ranks: Rank of each query from 1; 0 for items that are not queries.
+        slowest: The slowest of the timed queries.
 
     Returns:
-        Why each query was chosen: `right`, `wrong`, `worst`, `slowest`, in this order.
+        For each chosen query the reasons: `right`, `wrong`, `worst`, `slowest`, in this order.
 
     Example:
         >>> choose_queries(torch.tensor([1, 9, 0, 2]), slowest=[1])
@@ -45,8 +45,8 @@ def choose_queries(ranks: Int[Tensor, " Q"], slowest: Iterable[int] = ()) -> dic
     """
     wrong = (ranks > 1).nonzero().flatten()
     groups = {
-        "right": _spread((ranks == 1).nonzero().flatten()),
-        "wrong": _spread(wrong),
+        "right": spread((ranks == 1).nonzero().flatten(), _SPREAD).tolist(),
+        "wrong": spread(wrong, _SPREAD).tolist(),
         "worst": wrong[ranks[wrong].argsort(descending=True, stable=True)[:_WORST]].tolist(),
         "slowest": slowest,
     }
@@ -58,11 +58,11 @@ def choose_queries(ranks: Int[Tensor, " Q"], slowest: Iterable[int] = ()) -> dic
 
 
 def find(scores: Float[Tensor, " C"], own: Bool[Tensor, " C"]) -> Findings:
-    """What one query found; of equal scores, the candidate of lower number comes first.
+    """Results of one query; ties are ordered by number.
 
     Args:
-        scores: Of the query with every candidate.
-        own: Where a candidate belongs to the query; somewhere it does.
+        scores: Scores of the query with all candidates.
+        own: Whether each candidate belongs to the query; at least one does.
 
     Example:
         >>> find(torch.tensor([0.5, 0.75, 0.25]), torch.tensor([True, False, True])).truth
@@ -77,8 +77,12 @@ def _found(number: int, scores: Tensor, own: Tensor) -> Found:
     return Found(number, float(scores[number]), bool(own[number]))
 
 
-def _spread(numbers: Int[Tensor, " n"]) -> list[int]:
-    """A few of them, at even distances."""
-    places = torch.linspace(0, len(numbers) - 1, min(_SPREAD, len(numbers))).long()
-    chosen: list[int] = numbers[places.to(numbers.device)].tolist()
-    return chosen
+def spread(numbers: Int[Tensor, " n"], count: int) -> Int[Tensor, " m"]:
+    """Up to `count` evenly spaced elements.
+
+    Example:
+        >>> spread(torch.arange(9), 3).tolist(), spread(torch.arange(2), 3).tolist()
+        ([0, 4, 8], [0, 1])
+    """
+    places = torch.linspace(0, len(numbers) - 1, min(count, len(numbers)), device=numbers.device)
+    return numbers[places.long()]

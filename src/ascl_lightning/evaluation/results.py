@@ -1,7 +1,7 @@
-"""What `ascl validate` and `ascl test` leave behind: every score side by side, with intervals, as a table and in files.
+"""Results of `ascl validate` and `ascl test`: metrics of all scores with confidence intervals, as a table and files.
 
-`results.json` holds the figures and what they are of, `test_metrics.json` or `validate_metrics.json` the metrics as
-loggers have them, `queries.parquet` what each single query gave.
+`results.json` has the metrics and their provenance, `test_metrics.json` or `validate_metrics.json` the logged metrics,
+and `queries.parquet` the results of single queries.
 """
 
 import json
@@ -44,10 +44,10 @@ _Figures = dict[str, Interval]
 
 @dataclass
 class _Measured:
-    """What one evaluation gave."""
+    """Results of one evaluation."""
 
     queries: dict[tuple[str, str], Queries]
-    """By score and protocol."""
+    """Queries by score and protocol."""
     scores: dict[str, _Figures]
     protocols: dict[str, dict[str, _Figures]]
     seconds: dict[str, float]
@@ -55,16 +55,16 @@ class _Measured:
 
 
 class EvaluationResults(Callback):
-    """Ranks a split by every score that the model has, after `ascl validate` and `ascl test`, not inside a training.
+    """Evaluates a split with all scores of the model, in `ascl validate` and `ascl test` but not during training.
 
-    Under several processes each ranks the whole split, and rank 0 writes.
+    Each rank evaluates the whole split; rank 0 writes the files.
     """
 
     def __init__(self) -> None:
         self._measured: _Measured | None = None
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ranks, before the module forgets what it encoded."""
+        """Computes the results before the module discards the encoded split."""
         split = evaluated_split(trainer)
         if split is None:
             return
@@ -76,7 +76,7 @@ class EvaluationResults(Callback):
         self._measured.ceiling = ceiling
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank 0 writes and prints."""
+        """Writes and prints the results on rank 0."""
         split = evaluated_split(trainer)
         if self._measured is None or split is None or is_trial(trainer):
             return
@@ -91,11 +91,11 @@ class EvaluationResults(Callback):
         console = Console()
         title = "Validation split" if split == "val" else "Test split"
         if results["leaks"]:
-            title += " (of no value as a test: it leaks)"
+            title += " (invalid: data leak)"
         console.print(interval_table(title, measured.scores, measured.ceiling))
         for protocol, scores in measured.protocols.items():
             console.print(interval_table(f"{title}, {protocol}", scores, {}))
-        console.print(f"Figures, with 95% intervals over images: {folder / RESULTS}", soft_wrap=True)
+        console.print(f"Metrics with 95% confidence intervals over images: {folder / RESULTS}", soft_wrap=True)
 
     on_validation_epoch_end = on_test_epoch_end
     on_validation_end = on_test_end
@@ -127,12 +127,12 @@ def _other_positives(gallery: Gallery, ids: list[str], split: Split) -> dict[tup
     try:
         return protocol_queries(gallery, ids, caption_ids)
     except UserError as error:
-        rank_zero_warn(f"left out: {error}")
+        rank_zero_warn(f"protocol skipped: {error}")
         return {}
 
 
 def _results(trainer: Trainer, measured: _Measured, split: str, folder: Path) -> dict[str, Any]:
-    """What `results.json` holds."""
+    """Content of `results.json`."""
     data, checkpoint = retrieval_data(trainer), trainer.ckpt_path
     num_images, num_texts = data.size(split)
     config = folder / CONFIG
@@ -165,7 +165,7 @@ def _plain(scores: dict[str, _Figures]) -> dict[str, dict[str, dict[str, float]]
 
 
 def _config_changes(checkpoint: Any, config: Path) -> dict[str, Any] | None:
-    """Settings that differ from those before, in this evaluation and in a training that continued another."""
+    """Settings that this evaluation changed, and settings that a resumed training changed."""
     before = config_behind(checkpoint)
     if before is None or not config.is_file():
         return None
@@ -174,7 +174,7 @@ def _config_changes(checkpoint: Any, config: Path) -> dict[str, Any] | None:
 
 
 def _training_folder(checkpoint: Any) -> str | None:
-    """The run that a checkpoint or exported weights come from, where they lie in it."""
+    """Folder of the run that contains a checkpoint or exported weights; None if they are elsewhere."""
     if checkpoint is None:
         return None
     run = Path(checkpoint).absolute().parent.parent
@@ -182,6 +182,6 @@ def _training_folder(checkpoint: Any) -> str | None:
 
 
 def _num_truncated(data: RetrievalDataModule, split: str) -> int:
-    """Captions that the tokenizer's limit cuts, whether or not their features are stored."""
+    """Number of captions that the tokenizer truncates, even if their features are stored."""
     tokenizer = data.tokenizer()
     return sum(tokenizer(list(map(clean_caption, texts)))[1] for texts in data.view(split).split.captions if texts)

@@ -1,4 +1,4 @@
-"""The files of a run of `ascl test` or `ascl validate`, as far as they are there."""
+"""Reads the files of a run of `ascl test` or `ascl validate`; all but `results.json` are optional."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from ascl_lightning.runtime.config_files import CONFIG
 
 RESULTS = "results.json"
 METRICS_OF_SPLIT = {"val": "validate_metrics.json", "test": "test_metrics.json"}
-"""Flat files of what loggers get, such as `test/rsum`, for scripts."""
+"""Files with the logged metrics as flat keys, such as `test/rsum`, for scripts."""
 CARD = "report_card.json"
 EXAMPLES = "examples.json"
 ATTENTION = "attention.json"
@@ -22,18 +22,18 @@ HISTOGRAMS = "histograms.json"
 LATENCY = "latency.json"
 QUERIES = "queries.parquet"
 WORST = 10
-"""Queries of each direction that the page lists as the worst."""
+"""Number of worst queries per direction in the HTML report."""
 METRICS = "metrics.csv"
 
 
 class RunFiles:
-    """Reads the folder of a run, each file once.
+    """Reads the files in a run's folder, each file once.
 
     Args:
-        folder: The run's folder.
+        folder: Folder of the run.
 
     Raises:
-        UserError: If it is no folder of such a run.
+        UserError: If the folder is not that of a finished test or validation.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,22 +42,21 @@ class RunFiles:
             raise UserError(f"there is no folder '{folder}': give the folder of a run, such as runs/test/version_0")
         if not (folder / RESULTS).is_file():
             raise UserError(
-                f"'{folder}' has no {RESULTS}, which `ascl test` and `ascl validate` write: give the folder of a "
-                f"finished run of one of them"
+                f"'{folder}' has no {RESULTS}: give the folder of a finished run of `ascl test` or `ascl validate`"
             )
         self._read: dict[str, Any] = {}
 
     @property
     def results(self) -> dict[str, Any]:
-        """What `results.json` holds."""
+        """Content of `results.json`."""
         results: dict[str, Any] = self.json(RESULTS)
         return results
 
     def json(self, name: str) -> Any:
-        """What a JSON file holds; None where it is not there.
+        """Content of a JSON file. None if it does not exist.
 
         Raises:
-            UserError: If it cannot be read.
+            UserError: If the file cannot be read.
         """
         path = self.folder / name
         if name not in self._read and path.is_file():
@@ -69,10 +68,10 @@ class RunFiles:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What the run's `config.yaml` holds; nothing where it is not there, or holds something else.
+        """Content of the run's `config.yaml`. Empty if it does not exist or is not a mapping.
 
         Raises:
-            UserError: If it cannot be read.
+            UserError: If the file cannot be read.
         """
         path = self.folder / CONFIG
         try:
@@ -83,38 +82,38 @@ class RunFiles:
 
     @cached_property
     def queries(self) -> dict[tuple[str, str], Queries]:
-        """What `queries.parquet` holds, by score and protocol; nothing where it is not there.
+        """Content of `queries.parquet`, by score and protocol. Empty if it does not exist.
 
         Raises:
-            UserError: If it cannot be read.
+            UserError: If the file cannot be read.
         """
         path = self.folder / QUERIES
         return read_queries(path) if path.is_file() else {}
 
     @property
     def training(self) -> Path | None:
-        """The folder of the training run, where it is known and still there."""
+        """Folder of the training run. None if it is unknown or has no metrics."""
         folder = self.results.get("training")
         return Path(folder) if folder and (Path(folder) / METRICS).is_file() else None
 
     @cached_property
     def training_metrics(self) -> list[dict[str, str]]:
-        """Rows of the training run's `metrics.csv`; none where it is not there."""
+        """Rows of the training run's `metrics.csv`. Empty if it does not exist."""
         if self.training is None:
             return []
         with (self.training / METRICS).open(encoding="utf-8", newline="") as lines:
             return list(csv.DictReader(lines))
 
     def picture(self, path: str | None) -> str | None:
-        """A picture of the folder as a `data:` address; None where there is none."""
+        """An image file as a `data:` URL. None if it does not exist."""
         if path is None or not (self.folder / path).is_file():
             return None
-        # torch comes with it, and commands that only read figures start at once without
+        # imports torch, which commands that only read metrics do not need
         from ascl_lightning.evaluation.page.pictures import data_address
 
         return data_address((self.folder / path).read_bytes(), "webp")
 
     def every_file(self) -> list[tuple[str, int]]:
-        """Paths in the folder and their sizes in bytes, pictures left out."""
+        """Names and sizes in bytes of the files in the folder, without images and HTML."""
         files = sorted(path for path in self.folder.iterdir() if path.is_file() and path.suffix != ".html")
         return [(path.name, path.stat().st_size) for path in files]

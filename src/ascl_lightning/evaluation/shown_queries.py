@@ -1,4 +1,4 @@
-"""Queries of an evaluation as a page shows them: what they found, and what words and regions look at."""
+"""Example queries for the HTML report, with their results and attention."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -36,17 +36,17 @@ class _Pair:
 
 
 class ShownQueries:
-    """Collects examples, and the pictures that they need.
+    """Collects example queries and their images.
 
     Args:
         gallery: The encoded split.
-        view: The split itself.
-        similarity: The score that the model ranks by, of all pairs, in main memory, (N, M).
+        view: The split.
+        similarity: Scores that the model ranks by, on the CPU, (N, M).
     """
 
     def __init__(self, gallery: Gallery, view: SplitView, similarity: Float[Tensor, "N M"]) -> None:
         self.pictures: dict[str, Image.Image] = {}
-        """By their path in the run's folder."""
+        """Images by their path in the run's folder."""
         self._gallery, self._view, self._similarity = gallery, view, similarity
         self._captions = [caption for captions in view.split.captions for caption in captions]
         self._image_of_text = gallery.image_of_text.cpu()
@@ -54,12 +54,12 @@ class ShownQueries:
         self._findings: dict[Direction, dict[int, Findings]] = {}
 
     def examples(self, direction: Direction, ranks: Tensor, slowest: Iterable[int]) -> list[dict[str, Any]]:
-        """Queries of one direction with their best results.
+        """Example queries of one direction with their best results.
 
         Args:
-            direction: What is looked for by what.
-            ranks: Of every query of this direction.
-            slowest: Numbers of queries that took long.
+            direction: Direction of the search.
+            ranks: Rank of each query.
+            slowest: Numbers of the slowest queries.
         """
         query, candidate = self._image, self._text
         if direction == "text_to_image":
@@ -79,25 +79,25 @@ class ShownQueries:
         ]
 
     def worst(self, direction: Direction, ranks: Tensor) -> list[dict[str, Any]]:
-        """What the queries of lowest rank say: a text itself, an image by its first caption.
+        """The worst queries with their caption, for images the first caption.
 
         Args:
-            direction: What is looked for by what.
-            ranks: Of every query of this direction; 0 where it is none.
+            direction: Direction of the search.
+            ranks: Rank of each query; 0 for items that are not queries.
         """
         worst = (-ranks).argsort(stable=True)[:WORST]
         return [{"query": query, "caption": self._said(direction, query)} for query in worst[ranks[worst] > 0].tolist()]
 
     def attention(self, similarity: FusedSimilarity, tokenizer: Tokenizer) -> dict[str, Any]:
-        """Attention of some pairs of the examples so far, the wrong first results and the true ones among them.
+        """Attention of some example pairs: first results, and for wrong ones also the true candidate.
 
         Args:
-            similarity: Whose attention it is.
-            tokenizer: Of the text tower.
+            similarity: Similarity of the model.
+            tokenizer: Tokenizer of the text tower.
         """
         pairs = self._pairs()
         if not (similarity.uses_tokens and pairs):
-            return {"grid": None, "pairs": [], "reason": "the score reads no local tokens, so nothing attends"}
+            return {"grid": None, "pairs": [], "reason": "the score does not use local tokens"}
         device = self._gallery.image_of_text.device
         images = self._gallery.images.select(torch.tensor([pair.image for pair in pairs], device=device))
         texts = self._gallery.texts.select(torch.tensor([pair.text for pair in pairs], device=device))
@@ -125,7 +125,7 @@ class ShownQueries:
         return find(scores, torch.arange(len(scores)) == self._image_of_text[query])
 
     def _pairs(self) -> list[_Pair]:
-        """Of some right and some wrong examples: the first result, and where it is wrong, the true one beside it."""
+        """Pairs of some right and wrong queries with the first result, for wrong ones also with the true one."""
         pairs = []
         for direction, findings in self._findings.items():
             for right in (True, False):
@@ -146,7 +146,7 @@ class ShownQueries:
         return self._pictured(row, f"pictures/{row}.webp", lambda picture: picture)
 
     def _fed_image(self, number: int) -> dict[str, Any]:
-        """With the picture as the tower sees it: the grid of tokens lies over that."""
+        """The image as fed to the tower, over which the token grid is drawn."""
         row, spec = self._image_rows[number], self._view.spec
         return self._pictured(row, f"pictures/{row}-fed.webp", lambda picture: _as_fed(picture, spec))
 

@@ -1,4 +1,4 @@
-"""The same gallery, ranked by every score that a model has and by the searches built on them."""
+"""Evaluation of a gallery with all scores of a model, and with two-stage search and re-ranking."""
 
 import math
 from collections.abc import Sequence
@@ -17,25 +17,26 @@ from ascl_lightning.search.rerank import reranked_ranks
 from ascl_lightning.search.two_stage import shortlist, two_stage_ranks
 
 SHORTLISTED = 0.05
-"""Part of the gallery that the second stage scores."""
+"""Length of the shortlist as a fraction of the gallery."""
 RERANKED = 15
-"""Candidates of a query that are put into a new order."""
+"""Number of candidates to re-rank."""
 
 _Ranks = tuple[Int[Tensor, " N"], Int[Tensor, " M"]]
 
 
 def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[str, Queries]:
-    """What each query gave by each of the gallery's matrices; by `two_stage`, a shortlist by embeddings that the fused
-    score ranks; and by `reranked`, the fused score's best candidates in the order of reciprocal ranks.
+    """Query results for each score of the gallery, and for `two_stage` and `reranked` search.
+
+    `two_stage` re-scores a shortlist by embeddings with the fused score; `reranked` sorts the best candidates of the
+    fused score by reciprocal ranks.
 
     Args:
-        gallery: Scored once, all pairs.
-        image_ids: The name of each image of the gallery, N.
+        gallery: The encoded split.
+        image_ids: Id of each image of the gallery, N.
 
     Returns:
-        Ranks by score, and of whole matrices mAP@R and R-Precision. An image and its own texts are positives of each
-        other, and nothing else.
-    """  # noqa: D205
+        Ranks by score; for scores of all pairs also mAP@R and R-Precision. Positives are an image and its own texts.
+    """
     owner = gallery.image_of_text.cpu()
     matrices = {name: matrix.cpu() for name, matrix in gallery.matrices().items()}
     own = own_positives(owner)
@@ -53,18 +54,18 @@ def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[str, Qu
 def protocol_queries(
     gallery: Gallery, image_ids: Sequence[str], caption_ids: Int64[np.ndarray, " M"] | None
 ) -> dict[tuple[str, str], Queries]:
-    """What each query gave by the positives of `metrics.coco_positives`, by each of the gallery's matrices.
+    """Query results with the positives of `metrics.coco_positives`, for each score of the gallery.
 
     Args:
-        gallery: Scored once, all pairs.
-        image_ids: The name of each image of the gallery, N.
-        caption_ids: The number of each text's annotation, (M,); None: unknown.
+        gallery: The encoded split.
+        image_ids: Id of each image of the gallery, N.
+        caption_ids: Annotation id of each text, (M,). None if unknown.
 
     Returns:
-        By score and protocol; nothing where the gallery is not the COCO 5K test set.
+        Queries by score and protocol. Empty if the gallery is not the COCO 5K test set.
 
     Raises:
-        UserError: If it is, and its positives cannot be had (`coco_positives` says why).
+        UserError: If the positives of the COCO 5K test set are unavailable (see `coco_positives`).
     """
     owner = gallery.image_of_text.cpu()
     queries = {}
@@ -82,15 +83,15 @@ def _block_of(matrix: Float[Tensor, "N M"]) -> ScoreBlock:
 
 
 def fold_queries(gallery: Gallery, fold_size: int | None, image_ids: Sequence[str]) -> dict[str, list[Queries]]:
-    """What each query gave among the items of its own fold, by each of the gallery's matrices.
+    """Query results within folds of the gallery, for each score.
 
     Args:
-        gallery: Scored once, all pairs.
-        fold_size: Images in a fold; those after the last whole fold are left out. None: no folds.
-        image_ids: The name of each image of the gallery, N.
+        gallery: The encoded split.
+        fold_size: Number of images per fold; images after the last complete fold are ignored. None: no folds.
+        image_ids: Id of each image of the gallery, N.
 
     Returns:
-        The folds of each score; nothing where the gallery holds no whole fold.
+        The folds of each score. Empty if the gallery has no complete fold.
     """
     num_images, owner = len(image_ids), gallery.image_of_text.cpu()
     if fold_size is None or fold_size > num_images:
@@ -108,7 +109,7 @@ def fold_queries(gallery: Gallery, fold_size: int | None, image_ids: Sequence[st
 def two_stage_of(
     fused: Float[Tensor, "N M"], images: Float[Tensor, "N D"], texts: Float[Tensor, "M D"], owner: Int[Tensor, " M"]
 ) -> _Ranks:
-    """Ranks of a shortlist by embeddings in the order of the fused score."""
+    """Ranks of two-stage search: a shortlist by embeddings, sorted by the fused score."""
 
     def search(scores: Tensor, queries: Tensor, candidates: Tensor, of_query: Tensor, of_candidate: Tensor) -> Tensor:
         listed = shortlist(queries, candidates, max(1, math.floor(SHORTLISTED * len(candidates))))

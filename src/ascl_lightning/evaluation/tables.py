@@ -1,4 +1,4 @@
-"""The tables that an evaluation prints: figures with their intervals, and the report card. 80 columns hold each."""
+"""Terminal tables of an evaluation, at most 80 columns wide: metrics with intervals, and the report card."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from rich.text import Text
 from ascl_lightning.metrics.intervals import Interval
 from ascl_lightning.metrics.labels import COLUMNS, RECALLS, SHORT_WAYS, in_words, recall_rows, row_of
 
-_TYPES = {"I": "I, a detail wrong", "II": "II, too many words", "III": "III, too few words"}
+_TYPES = {"I": "I, wrong detail", "II": "II, extra words", "III": "III, missing words"}
 
 
 def interval_table(title: str, scores: Mapping[str, Mapping[str, Interval]], ceiling: Mapping[str, float]) -> Table:
-    """Recalls and ranks under `COLUMNS`: a row for each score and direction, the interval in brackets below a figure.
+    """Recalls and ranks with a row per score and direction; intervals are in brackets below the values.
 
     Args:
-        title: What stands above.
-        scores: Figures of `retrieval_metrics` by score.
-        ceiling: Of a scorer that knows the truth; none where the data do not know it.
+        title: Title of the table.
+        scores: Metrics of `retrieval_metrics` by score.
+        ceiling: Metrics of an oracle scorer; empty if the data have no ground truth.
     """
     table = compact_table(title, *(name.replace(" ", "\n") for name in COLUMNS))
     for score, figures in scores.items():
@@ -35,16 +35,16 @@ def interval_table(title: str, scores: Mapping[str, Mapping[str, Interval]], cei
 
 
 def compact_table(title: str, *columns: str) -> Table:
-    """An empty table of numbers with a heading for each row, its columns close together and never cut."""
+    """An empty table with row headings and narrow columns that are not truncated."""
     right = (Column(name, justify="right", no_wrap=True) for name in columns)
     return Table(Column(no_wrap=True), *right, title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
 
 
 def type_table(card: Mapping[str, Any]) -> Table:
-    """The single figure of each type, a row for each score, with its interval in brackets.
+    """The summary value of each type with its interval, one row per score.
 
     Args:
-        card: What `report_card.json` holds.
+        card: Content of `report_card.json`.
     """
     table = compact_table("Asymmetry report card, %", *(_TYPES[type_] for type_ in card["types"]))
     for score in card["scores"]:
@@ -55,11 +55,11 @@ def type_table(card: Mapping[str, Any]) -> Table:
 
 
 def operation_table(card: Mapping[str, Any], score: str) -> Table:
-    """R@1 at each level of each operation, the captions as they are first, and how often T beats T-.
+    """R@1 of the unchanged captions and at each level of each operation, and how often T scores above T-.
 
     Args:
-        card: What `report_card.json` holds.
-        score: Which score's.
+        card: Content of `report_card.json`.
+        score: Score to show.
     """
     beats = {row["operation"]: row["value"] for row in card["discrimination"] if row["score"] == score}
     rows: dict[str, dict[str, Any]] = {}
@@ -81,7 +81,7 @@ def _with_interval(figure: Interval) -> Text:
 
 
 def _end(value: float) -> str:
-    """With no more than four characters, up to 9999."""
+    """Formats a value below 10,000 with at most four characters."""
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 

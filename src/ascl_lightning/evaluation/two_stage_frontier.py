@@ -1,4 +1,4 @@
-"""What `--retrieval two_stage` adds: two-stage search at a row of budgets."""
+"""Evaluation of two-stage search at several budgets, for `--retrieval two_stage`."""
 
 import json
 import math
@@ -20,58 +20,57 @@ from ascl_lightning.search.two_stage import shortlist, two_stage_ranks
 from ascl_lightning.training.accessors import is_trial, retrieval_module, run_folder
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Budgets of the second stage, as parts of the gallery."""
-COLUMNS = ("shortlist", "fused %", *(label(name) for name in HEADLINES), "ms a query")
+"""Budgets of the second stage, as fractions of the gallery."""
+COLUMNS = ("shortlist", "fused %", *(label(name) for name in HEADLINES), "ms per query")
 _TIMED = 20
 
 
 class TwoStageFrontier(Callback):
-    """Recall, share of pairs that get the fused score, and time of a query, for a row of budgets.
+    """Recall, fraction of pairs with the fused score, and time per query, for several budgets.
 
-    Shortlists are of one length for all queries (`fixed`), or as long as each query's first-stage margins ask, under
-    the same budget (`margin`). The last row gives every pair the fused score. Queries are searched one by one, as a
-    server does; many queries against a small gallery are faster scored in tiles, as the metrics themselves are.
-    Writes `two_stage.json` to the run's folder and prints a table.
+    Shortlists have the same length for all queries (`fixed`), or a length chosen by first-stage margins under the same
+    total budget (`margin`). The last row computes the fused score of all pairs. Queries are searched one by one, as in
+    a server. Writes `two_stage.json` to the run's folder and prints a table.
     """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Searches, before the module forgets what it encoded."""
+        """Searches before the module discards the encoded split."""
         with torch.no_grad():
             self._rows = frontier(retrieval_module(pl_module).evaluation.gallery())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank 0 writes and prints."""
+        """Writes and prints the results on rank 0."""
         if is_trial(trainer):
             return
         path = run_folder(trainer) / "two_stage.json"
         if not trainer.is_global_zero:
             return
         write_file(path, json.dumps(self._rows, indent=2) + "\n")
-        table = Table(*(Column(name, justify="right") for name in COLUMNS), title="two stage")
+        table = Table(*(Column(name, justify="right") for name in COLUMNS), title="Two-stage search")
         for row in self._rows:
             cells = (row[name] for name in COLUMNS)
             table.add_row(*(f"{cell:.1f}" if isinstance(cell, float) else cell for cell in cells))
         console = Console()
         console.print(table)
-        console.print(f"Figures: {path}", soft_wrap=True)
+        console.print(f"Two-stage search: {path}", soft_wrap=True)
 
     on_test_epoch_end = on_validation_epoch_end
     on_test_end = on_validation_end
 
 
 def frontier(gallery: Gallery) -> list[dict[str, Any]]:
-    """Figures under `COLUMNS` (and more), a row for each kind and budget; every pair's fused score last."""
+    """A row of metrics for each kind and budget; the last row is full search."""
     rows = [_search(gallery, kind, share) for kind in ("fixed", "margin") for share in SHARES]
     ranks = streamed_ranks(gallery.score, len(gallery.images.ids), gallery.image_of_text)
     seconds = _seconds_of_full_query(gallery)
-    return [*rows, {"shortlist": "all", "fused %": 100.0, **_figures(*ranks), "ms a query": 1000 * seconds}]
+    return [*rows, {"shortlist": "all", "fused %": 100.0, **_figures(*ranks), "ms per query": 1000 * seconds}]
 
 
 def _search(gallery: Gallery, kind: str, share: float) -> dict[str, Any]:
-    """One row: both directions at a budget of a share of all pairs."""
+    """One row: both directions at a budget."""
     images, texts = _numbers(gallery)
     owner = gallery.image_of_text
     start = time.perf_counter()
@@ -87,11 +86,11 @@ def _search(gallery: Gallery, kind: str, share: float) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     fused = 100 * pairs / (2 * len(images) * len(texts))
     milliseconds = 1000 * seconds / (len(images) + len(texts))
-    return {"shortlist": kind, "fused %": fused, **_figures(*ranks), "ms a query": milliseconds}
+    return {"shortlist": kind, "fused %": fused, **_figures(*ranks), "ms per query": milliseconds}
 
 
 def _seconds_of_full_query(gallery: Gallery) -> float:
-    """Mean time to score one query with everything, from a few queries of each kind as often as they occur."""
+    """Mean time of full search per query, from a few queries of each direction, weighted by their numbers."""
     images, texts = _numbers(gallery)
     start = time.perf_counter()
     for image in images[:_TIMED].split(1):

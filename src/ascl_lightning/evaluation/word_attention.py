@@ -1,4 +1,4 @@
-"""What the words of a caption look at in its picture, and which words the picture's regions look at."""
+"""Attention between the words of a caption and the regions of an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ class WordAttention:
 
     words: list[str]
     word_to_region: list[list[float]]
-    """(W, K): the mean over a word's tokens; each row sums to 1."""
+    """(W, K): mean over a word's tokens; each row sums to 1."""
     region_to_word: list[list[float]]
-    """(K, W): the sum over a word's tokens; what is missing to 1 goes to special tokens."""
+    """(K, W): sum over a word's tokens; the rest to 1 is attention to special tokens."""
     word_support: list[float]
-    """(W,): cosine of a word with what it attends to, the mean over its tokens."""
+    """(W,): cosine of a word with its attended region feature, mean over its tokens."""
     region_support: list[float]
-    """(K,): cosine of a region with the words it attends to."""
+    """(K,): cosine of a region with its attended word feature."""
 
 
 def word_attention(
@@ -33,14 +33,14 @@ def word_attention(
     positions: Int[Tensor, "P L"],
     texts: Sequence[str],
 ) -> list[WordAttention]:
-    """Attention of tokens, gathered by word.
+    """Attention of tokens, aggregated by word.
 
     Args:
-        grounding: Of P pairs.
-        image_mask: Real regions, (P, K).
-        text_mask: Real tokens, (P, L').
-        positions: From `Tokenizer.word_positions` of the texts.
-        texts: The texts as they were tokenised: words between spaces.
+        grounding: Grounding of P pairs.
+        image_mask: True for real regions, (P, K).
+        text_mask: True for real tokens, (P, L').
+        positions: Result of `Tokenizer.word_positions` for the texts.
+        texts: The tokenised texts, words separated by spaces.
     """
     aligned = align_positions(positions, text_mask)
     return [
@@ -65,7 +65,7 @@ def _of_pair(
     words: list[str],
 ) -> WordAttention:
     read = sorted(set(positions[positions >= 0].tolist()))
-    # one row a word, true at its tokens
+    # one row per word, true at its tokens
     tokens = torch.stack([positions == word for word in read]).to(word_to_region) if read else positions.new_zeros(0, 0)
     if not read:
         return WordAttention([], [], [[] for _ in region_support], [], _plain(region_support))
@@ -80,5 +80,5 @@ def _of_pair(
 
 
 def _plain(values: Tensor) -> Any:
-    """Rounded: pages show them as shades and in percent."""
+    """Rounds to four digits, which suffice for the HTML report."""
     return values.double().mul(1e4).round().div(1e4).tolist()

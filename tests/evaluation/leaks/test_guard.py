@@ -91,7 +91,7 @@ def refused(root: Path, data: Path, capsys, *flags: str) -> str:
 
 def branded(root: Path, data: Path, guards: list[LeakGuard], *flags: str) -> list[str]:
     """Kinds of leaks beside the figures of a test that goes on."""
-    with pytest.warns(UserWarning, match="of no value as a test"):
+    with pytest.warns(UserWarning, match="not valid as a test"):
         assert ascl("test", root, data, "--allow-leak", *flags) == 0
     assert list(root.glob("runs/test/*/results.json"))
     return [leak.kind for leak in guards[-1].checked.found]
@@ -207,14 +207,12 @@ def test_a_checkpoint_that_does_not_say_is_tested_and_reported(trained, tmp_path
     assert ascl("test", tmp_path, trained / "data", "--ckpt_path", str(tmp_path / "older.ckpt")) == 0
     assert guards[0].checked.found == []
     (unchecked,) = guards[0].checked.unchecked
-    assert "the checkpoint does not say" in unchecked
+    assert "the checkpoint has no record" in unchecked
     # gone on with, it says what it knows
     flags = ["--ckpt_path", str(tmp_path / "older.ckpt"), "--trainer.max_epochs", "3"]
     assert ascl("fit", tmp_path, trained / "data", *flags) == 0
     assert ascl("test", tmp_path, trained / "data", "--ckpt_path", str(best(tmp_path))) == 0
-    assert guards[1].checked.unchecked == [
-        "the data behind the checkpoint that training went on from, which does not say"
-    ]
+    assert guards[1].checked.unchecked == ["the data of the checkpoint that training resumed from, which has no record"]
 
 
 def test_a_resume_keeps_the_record(trained, tmp_path):
@@ -294,7 +292,7 @@ def test_two_processes_refuse_together(trained, tmp_path):
     assert [run.returncode == 0 for run in ended] == [True, False, True], ended[0].stderr
     assert not list((tmp_path / "runs").glob("test/version_1/results.json"))
     assert "were trained on" in ended[1].stderr
-    assert "of no value as a test" in ended[2].stderr
+    assert "not valid as a test" in ended[2].stderr
 
 
 @pytest.mark.parametrize("command", ["fit", "validate"])

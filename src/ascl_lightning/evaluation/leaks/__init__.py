@@ -1,1 +1,1 @@
-"""What a model knows of the answers it is tested on: recorded in training, looked for in tests."""
+"""Leak checks: training records its data, and `ascl test` checks that the model has not seen the test split."""

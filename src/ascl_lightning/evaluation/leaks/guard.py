@@ -1,4 +1,4 @@
-"""Keeps `ascl test` from giving figures of a model that knows its answers."""
+"""Stops `ascl test` if the model has seen the test split or its scores depend on the ground truth."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from ascl_lightning.data.batch import ImageTextBatch
 from ascl_lightning.data.provenance import Leak, Test
 from ascl_lightning.errors import UserError
-from ascl_lightning.evaluation.leaks.equivariance import changed_by_order
-from ascl_lightning.evaluation.leaks.permutation import KINDS, permute_pairs
+from ascl_lightning.evaluation.leaks.probes import KINDS, changed_by_order, permute_pairs
 from ascl_lightning.search import rerank
 from ascl_lightning.training.accessors import retrieval_data, retrieval_module
 from ascl_lightning.training.findings import LeakCheck
@@ -20,30 +19,30 @@ _SPLIT = "test"
 
 
 class LeakGuard(Callback):
-    """Looks for leaks before a test scores anything, and refuses to go on.
+    """Checks for leaks before a test scores anything, and raises an error if there are any.
 
-    What the checkpoint says of its data (`evaluation/leaks/record.py`) is compared with the split under test; the first
-    batch is encoded and scored with its pairs permuted, and re-ranked in other orders.
+    The checkpoint's record of its data (`evaluation/leaks/record.py`) is compared with the test split. The first batch
+    is encoded and scored again with permuted pairs, and re-ranked in other orders.
 
     Args:
-        allow: Go on in spite of leaks; whoever reports figures must report the module's `findings.leaks` beside them.
+        allow: Warn instead of raising. Reported metrics must then be marked with the module's `findings.leaks`.
     """
 
     def __init__(self, allow: bool = False) -> None:
         self._allow = allow
         self.checked = LeakCheck()
-        """Of the last test."""
+        """Result of the last test."""
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares the split with those that the checkpoint was trained and selected on.
+        """Compares the test split with the data that the model was trained and selected on.
 
         Raises:
-            UserError: If they share images, or the vocabulary was mined from the split.
+            UserError: If they share images, or the vocabulary was built from the test split.
         """
         self.checked = retrieval_module(pl_module).findings.leaks = LeakCheck()
         data = retrieval_data(trainer)
         if data.provenance is None:
-            what = "no checkpoint is given" if trainer.ckpt_path is None else "the checkpoint does not say"
+            what = "no checkpoint is given" if trainer.ckpt_path is None else "the checkpoint has no record"
             self._note(unchecked=[f"what the model was trained and selected on: {what}"])
             return
         test = Test(_SPLIT, data.view(_SPLIT).split.image_ids, data.digest(_SPLIT))
@@ -59,10 +58,10 @@ class LeakGuard(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Permutes the pairs of the first batch; weights that are split over processes are gathered by now.
+        """Checks the first batch with permuted pairs; sharded weights are gathered at this point.
 
         Raises:
-            UserError: If that changes embeddings, scores, or the order that re-ranking makes of the scores.
+            UserError: If this changes embeddings, scores, or the result of re-ranking.
         """
         if batch_idx > 0:
             return
@@ -71,13 +70,13 @@ class LeakGuard(Callback):
         values = torch.zeros(len(KINDS) + 2, device=pl_module.device)
         if permuted is None:
             advice = "the first batch has fewer than two images with texts; raise --data.eval_batch_size"
-            self._note(unchecked=[f"whether scores know which texts belong to which images: {advice}"])
+            self._note(unchecked=[f"whether scores depend on which texts belong to which images: {advice}"])
         else:
             reordered = [
                 changed_by_order(rerank.reciprocal_rerank, scores) for scores in (permuted.scores, permuted.scores.T)
             ]
             values[:] = torch.tensor([*permuted.changes, *reordered])
-        # what one process finds, all refuse
+        # if one rank finds a leak, all ranks raise
         *changes, images, texts = trainer.strategy.reduce(values, reduce_op="max").tolist()
         self._found(_scorer_leaks(changes) + _reranking_leaks(int(images), int(texts)))
 
@@ -87,7 +86,7 @@ class LeakGuard(Callback):
         for text in unchecked:
             rank_zero_info(f"Not checked for leaks: {text}")
         for text in notes:
-            rank_zero_info(f"For information: {text}")
+            rank_zero_info(f"Note: {text}")
 
     def _found(self, leaks: list[Leak]) -> None:
         if not leaks:
@@ -95,8 +94,8 @@ class LeakGuard(Callback):
         self.checked.found += leaks
         found = "; ".join(leak.message for leak in leaks)
         if not self._allow:
-            raise UserError(f"the test would be of no value: {found}. --allow-leak goes on, and brands the results")
-        rank_zero_warn(f"These results are of no value as a test: {found}")
+            raise UserError(f"the test would not be valid: {found}. --allow-leak tests anyway and marks the results")
+        rank_zero_warn(f"these results are not valid as a test: {found}")
 
 
 def _scorer_leaks(changes: Sequence[float]) -> list[Leak]:
@@ -104,8 +103,8 @@ def _scorer_leaks(changes: Sequence[float]) -> list[Leak]:
     if not changed:
         return []
     message = (
-        f"what the model gives for an image or a text depends on which of them belong together: with the pairs of "
-        f"the first batch permuted, there is a change of {', '.join(changed)} (as a part of the largest value)"
+        f"the output for an image or a text depends on which of them belong together: permuting the pairs of the first "
+        f"batch changes {', '.join(changed)} (relative to the largest value)"
     )
     return [Leak("scorer", message)]
 
@@ -114,7 +113,7 @@ def _reranking_leaks(images: int, texts: int) -> list[Leak]:
     if not images + texts:
         return []
     message = (
-        f"re-ranking depends on which images and texts belong together, and not on scores alone: of the first batch, "
-        f"the results of {images} images and {texts} captions change when queries and candidates come in another order"
+        f"re-ranking depends on which images and texts belong together, not only on scores: in the first batch, the "
+        f"results of {images} images and {texts} captions change with the order of queries and candidates"
     )
     return [Leak("reranking", message)]

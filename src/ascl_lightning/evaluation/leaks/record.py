@@ -1,4 +1,4 @@
-"""Notes in the checkpoints of a training what it is trained and selected on, for `ascl test` to compare with."""
+"""Records in checkpoints which data a model is trained and selected on, for the leak checks of `ascl test`."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -9,33 +9,33 @@ from ascl_lightning.training.accessors import callbacks_of, is_trial, retrieval_
 
 
 class RecordProvenance(Callback):
-    """Has the data module carry the record, so that every kind of checkpoint and exported weights have it.
+    """Stores the record in the data module, from which all checkpoints and exported weights take it.
 
-    A run that goes on from a checkpoint adds to what that says. Only rank 0 looks at the data: its checkpoint is kept.
+    A resumed run adds to the record of its checkpoint. Only rank 0 records, because it writes the checkpoints.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when a checkpoint that is gone on from is restored, whatever the strategy."""
+        """Records the training data; a checkpoint is already restored at this point."""
         if is_trial(trainer) or not trainer.is_global_zero:
             return
         data = retrieval_data(trainer)
         earlier = data.provenance
         if earlier is None:
-            unknown = ("the data behind the checkpoint that training went on from, which does not say",)
+            unknown = ("the data of the checkpoint that training resumed from, which has no record",)
             earlier = Provenance(gaps=unknown if trainer.ckpt_path is not None else ())
         data.provenance = earlier.trained(data.digest("train"), data.vocabulary)
         note_selection(data, _monitors(trainer))
 
 
 def note_selection(data: RetrievalDataModule, monitors: tuple[str, ...]) -> None:
-    """Notes that the weights in use are chosen on the validation split.
+    """Records that the weights are selected on the validation split.
 
     Args:
-        data: Where the split comes from, and what carries the record.
-        monitors: The metrics by which.
+        data: Data module with the split and the record.
+        monitors: Metrics that select the weights.
     """
     if any(not monitor.startswith("train/") for monitor in monitors):
-        earlier = data.provenance or Provenance(gaps=("the data behind the checkpoint, which does not say",))
+        earlier = data.provenance or Provenance(gaps=("the data of the checkpoint, which has no record",))
         data.provenance = earlier.selected(Selection("val", monitors, data.digest("val")))
 
 

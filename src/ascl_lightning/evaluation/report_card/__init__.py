@@ -1,1 +1,1 @@
-"""The asymmetry report card: recall when captions say too little, too much or a wrong thing."""
+"""The asymmetry report card: recall for captions with missing, extra or wrong content."""

@@ -1,4 +1,4 @@
-"""What `ascl test` leaves behind of how a model bears captions that say too little, too much or something wrong."""
+"""Measures, writes and prints the asymmetry report card of `ascl test`."""
 
 import json
 from collections.abc import Sequence
@@ -18,8 +18,7 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.variants.ladder import UNCHANGED, Variants
 from ascl_lightning.evaluation.report_card.curves import AREA, DEFINITIONS, CardFigures, Step, write_rows
-from ascl_lightning.evaluation.report_card.text_items import TextItems
-from ascl_lightning.evaluation.report_card.variant_scores import CardScore, VariantScores
+from ascl_lightning.evaluation.report_card.variant_scores import CardScore, TextItems, VariantScores
 from ascl_lightning.evaluation.run_files import CARD
 from ascl_lightning.evaluation.tables import operation_table, type_table
 from ascl_lightning.metrics.gallery import Gallery, Items
@@ -32,12 +31,12 @@ VARIANTS, ROWS = "variants.parquet", "report_card.parquet"
 Command = Literal["validate", "test"]
 _COMMANDS = {"val": "validate", "test": "test"}
 _TRUE = ("append_siblings", "keep_words", "leave_out_facts")
-"""Operations whose texts are T+."""
+"""Operations that make T+."""
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """One report card."""
+    """A measured report card."""
 
     split: str
     variants: Variants
@@ -48,7 +47,7 @@ class _Measured:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What `report_card.json` holds beside the settings."""
+        """Content of `report_card.json` except the settings."""
         return {
             "split": self.split,
             "seed": self.variants.seed,
@@ -70,20 +69,20 @@ class _Measured:
 
 
 class ReportCard(Callback):
-    """Tests with variants of the split's captions, after `ascl test`, and after `ascl validate` if asked to.
+    """Evaluates variants of the split's captions in `ascl test`, and optionally in `ascl validate`.
 
     Type III keeps 75, 50 and 25% of a caption's words, type II appends 1 to 4 captions of the same image or of other
-    images, type I swaps, shuffles, drops or replaces words. Where the data's source knows the truth (scenes), variants
-    are true or false by construction. Variants follow from the captions and the seed alone.
+    images, type I swaps, shuffles, drops or replaces words. For data with ground truth (scenes), variants are true or
+    false by construction. Variants depend only on the captions and the seed.
 
     Args:
-        commands: Which commands make a card; none turns it off.
-        scores: Which scores it is made for; those that the model does not have are refused.
-        captions: Take the first caption of each image, or all; the gallery's texts are those and their variants.
-        seed: Of the variants.
-        variants: A `variants.parquet` of another card on the same captions, so that two models meet the same texts;
-            None makes them from the seed.
-        wordnet: Folder of NLTK data with WordNet, which knows attributes and nouns; None: where NLTK looks for it.
+        commands: Commands that make a report card. An empty list disables it.
+        scores: Scores to evaluate; the model must have them.
+        captions: Use the first caption of each image or all captions. Only these and their variants are in the gallery.
+        seed: Seed of the variants.
+        variants: `variants.parquet` of another report card on the same captions, to compare two models on the same
+            texts. None: make variants from the seed.
+        wordnet: Folder of NLTK data with WordNet, for operations on attributes and nouns. None: NLTK's search path.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class ReportCard(Callback):
         self._measured: _Measured | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes away the card of an earlier run in the same folder: it is of other figures."""
+        """Deletes the report card of an earlier run in the same folder."""
         if evaluated_split(trainer) is None or is_trial(trainer):
             return
         folder = run_folder(trainer)
@@ -113,7 +112,7 @@ class ReportCard(Callback):
                 (folder / name).unlink(missing_ok=True)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Encodes and ranks, before the module forgets the gallery; every process does the same."""
+        """Measures on all ranks, before the module discards the encoded split."""
         split = evaluated_split(trainer)
         if split is None or _COMMANDS[split] not in self._commands or not self._scores or is_trial(trainer):
             return
@@ -123,7 +122,7 @@ class ReportCard(Callback):
         module.findings.made_scores = _made_scores(self._measured.figures)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank 0 writes and prints."""
+        """Writes and prints the report card on rank 0."""
         measured, self._measured = self._measured, None
         if measured is None:
             return
@@ -148,7 +147,7 @@ class ReportCard(Callback):
         not_run = measured.variants.not_run
         for reason in dict.fromkeys(not_run.values()):
             names = ", ".join(name for name in not_run if not_run[name] == reason)
-            console.print(f"Not run: {names}: {reason}", soft_wrap=True)
+            console.print(f"Skipped: {names}: {reason}", soft_wrap=True)
         console.print(f"Report card: {folder / CARD}", soft_wrap=True)
 
     on_validation_start = on_test_start
@@ -164,7 +163,7 @@ class ReportCard(Callback):
         items = TextItems(module.model, data.tokenizer(), module.device, stored)
 
         def encode(texts: Sequence[str]) -> Items:
-            # towers run in the precision of the run, scores never do
+            # only towers run in the precision of the run
             with trainer.strategy.precision_plugin.forward_context():
                 return items(texts)
 
@@ -191,7 +190,7 @@ class ReportCard(Callback):
 
 
 def _chosen(gallery: Gallery, first_alone: bool) -> Int[Tensor, " M"]:
-    """Numbers of the captions that a card is of."""
+    """Numbers of the captions to evaluate."""
     owner = gallery.image_of_text
     numbers = torch.arange(len(owner), device=owner.device)
     if not first_alone:
@@ -202,13 +201,13 @@ def _chosen(gallery: Gallery, first_alone: bool) -> Int[Tensor, " M"]:
 
 
 def _leading(scores: Sequence[str]) -> str:
-    """The score that decides: the fused one, or what comes nearest to it."""
+    """The main score: fused, else two-stage, else the last one."""
     return next((score for score in ("fused", "two_stage") if score in scores), scores[-1])
 
 
 def _made_scores(figures: CardFigures) -> dict[str, Tensor]:
     score = _leading(figures.scores)
-    if score not in ("fused", "two_stage"):  # a pair of an image and its own text has the fused score in both
+    if score not in ("fused", "two_stage"):  # both have the fused score for an image with its own text
         return {}
     found: dict[str, list[np.ndarray]] = {"T+": [], "T-": []}
     for ladder in figures.ladders:

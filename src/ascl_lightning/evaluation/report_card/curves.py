@@ -1,7 +1,7 @@
-"""The asymmetry report card: how retrieval bears captions that say too little, too much or something wrong.
+"""Metrics of the asymmetry report card: recall for captions with missing, extra or wrong content.
 
-All of it follows from the scores of a gallery's images with the captions as they are and with texts that were made from
-them. Figures are percentages, with 95% intervals from drawing images again (`metrics.intervals`).
+They are computed from the scores of a gallery's images with unchanged captions and with variants. Values are
+percentages with 95% bootstrap confidence intervals over images (`metrics.intervals`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.runtime.files import atomic_file
 
 TIE = 1e-5
-"""Scores that differ by no more are the same: the rounding of a cosine in single precision."""
+"""Scores with a difference up to this are equal: the rounding error of a cosine in single precision."""
 WORDS_OF_BIN, LAST_BIN = 4, 6
-"""Captions of 1 to 4 words, of 5 to 8 and so on, and in the last bin those of 25 and more."""
+"""Bins of caption length: 1 to 4 words, 5 to 8 and so on; the last bin has 25 and more."""
 
 _WORDS = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -34,45 +34,45 @@ SCHEMA = pa.schema(
         "direction": _WORDS,
         "operation": _WORDS,
         "level": pa.float64(),
-        # row in the split, of an image or of a text
+        # row of the image or text in the split
         "query": pa.int64(),
-        # row in the split of the query's image
+        # row of the query's image in the split
         "image": pa.int64(),
-        # of an image: one of its texts
+        # for an image: whether one of its texts is changed
         "changed": pa.bool_(),
         "rank": pa.int64(),
-        # of a text with its image
+        # score of a text with its image
         "own_score": pa.float64(),
     }
 )
-"""Of the file of `write_rows`."""
+"""Schema of the file of `write_rows`."""
 
 DEFINITIONS: Mapping[str, str] = {
-    "I": "How often an image scores its caption higher than the same caption with one thing wrong, missing or out of "
-    "order, ties counting against; over the captions that an operation can change, and the mean over operations.",
-    "II": "Area under the curve of recall over the number of captions appended to a caption, divided by the recall of "
-    "the captions as they are: sums over operations, both directions, R@1, 5 and 10. At 100 more words cost nothing.",
-    "III": "Area under the curve of recall over what is kept of a caption, divided by the recall of the captions as "
-    "they are: sums over operations, both directions, R@1, 5 and 10. At 100 fewer words cost nothing.",
+    "I": "How often an image scores its caption higher than a variant with one wrong, missing or misplaced word; ties "
+    "count as failures. Mean over operations, each over the captions that it changes.",
+    "II": "Area under the curve of recall over the number of appended captions, divided by the recall of the unchanged "
+    "captions, both summed over operations, directions, R@1, 5 and 10. At 100, extra words cost no recall.",
+    "III": "Area under the curve of recall over the kept part of a caption, divided by the recall of the unchanged "
+    "captions, both summed over operations, directions, R@1, 5 and 10. At 100, missing words cost no recall.",
 }
-"""What the single figure of each type is."""
-AREA = "mean height of the curve: the area of its trapezoids over x, divided by the range of x"
+"""Definition of the summary value of each type."""
+AREA = "mean height of the curve: area by the trapezoidal rule, divided by the range of x"
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one score makes of a gallery with one text in the place of each caption."""
+    """Ranks by one score, with one text in place of each caption."""
 
     image_ranks: Int[np.ndarray, " N"]
-    """Of each image's best text; 0 for an image without text."""
+    """Rank of each image's best own text; 0 for an image without text."""
     text_ranks: Int[np.ndarray, " M"]
-    """Of each text's image."""
+    """Rank of each text's image."""
     own_scores: Float[np.ndarray, " M"]
-    """Of each text with its image."""
+    """Score of each text with its image."""
 
     @classmethod
     def of(cls, similarity: Float[Tensor, "N M"], image_of_text: Integer[Tensor, " M"]) -> "Outcome":
-        """From the scores of all images with all texts."""
+        """Computes the outcome from the scores of all images with all texts."""
         images, texts = ranks_from_similarity(similarity, image_of_text)
         own = similarity.gather(0, image_of_text[None]).squeeze(0)
         return cls(images.numpy(), texts.numpy(), own.to(torch.float64).numpy())
@@ -83,9 +83,9 @@ class Step:
     """One level of an operation.
 
     Args:
-        level: In units of the operation.
-        changed: Which captions it changes.
-        outcomes: By score.
+        level: Level in the operation's unit.
+        changed: Whether each caption is changed.
+        outcomes: Outcomes by score.
     """
 
     level: float
@@ -95,7 +95,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Curve:
-    """Recall at some levels, or lengths of captions."""
+    """Recall over the levels of an operation, or over the length of captions."""
 
     type: str
     """`I`, `II`, `III` or `length`."""
@@ -111,24 +111,24 @@ class Curve:
     low: list[float]
     high: list[float]
     n: list[int]
-    """Queries at each x: those that the operation can change, in a curve over levels."""
+    """Number of queries at each x; in a curve over levels, those that the operation changes."""
     area: float
     """See `AREA`."""
     area_low: float
     area_high: float
     slope: float
-    """Of the line with the least squared distance, each x as often as it has queries."""
+    """Slope of the least-squares line, weighted by the number of queries."""
 
 
 @dataclass(frozen=True)
 class Discrimination:
-    """How often a caption beats its variant on its own image."""
+    """How often a caption scores higher than its variant with its own image."""
 
     operation: str
     exact: bool
     score: str
     n: int
-    """Captions that the operation can change."""
+    """Number of captions that the operation changes."""
     value: float
     low: float
     high: float
@@ -136,7 +136,7 @@ class Discrimination:
 
 @dataclass(frozen=True)
 class _Query:
-    """The queries of one direction that a curve is of."""
+    """The queries of a curve, in one direction."""
 
     direction: str
     numbers: Int[np.ndarray, " Q"]
@@ -148,14 +148,14 @@ class _Query:
 
 
 class CardFigures:
-    """Curves, discrimination and the single figure of each type.
+    """Curves, discrimination and the summary value of each type.
 
     Args:
-        unchanged: Outcome of the captions as they are, by score.
-        ladders: Of each operation.
+        unchanged: Outcome of the unchanged captions, by score.
+        ladders: Levels of each operation.
         image_of_text: Number of each caption's image.
-        num_words: Words of each caption.
-        draws: How often images are drawn for the intervals.
+        num_words: Number of words of each caption.
+        draws: Number of bootstrap samples.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class CardFigures:
         return Redraws(self._num_images, self._draws)
 
     def curves(self) -> list[Curve]:
-        """Recall over the levels of each operation and over the words of a caption, for each score and direction."""
+        """Recall over the levels of each operation and over caption length, for each score and direction."""
         found: list[Curve] = []
         for score in self.scores:
             for ladder in self.ladders:
@@ -189,7 +189,7 @@ class CardFigures:
         return found
 
     def discrimination(self) -> list[Discrimination]:
-        """Of each operation of type I, for each score."""
+        """Discrimination of each operation of type I, for each score."""
         found = []
         for score in self.scores:
             for ladder in self._of_type("I"):
@@ -199,7 +199,7 @@ class CardFigures:
         return found
 
     def figures(self) -> dict[str, dict[str, Interval]]:
-        """The single figure of each type that has operations, by score; see `DEFINITIONS`."""
+        """The summary value of each type with operations, by score; see `DEFINITIONS`."""
         figures: dict[str, dict[str, Interval]] = {}
         for type_ in DEFINITIONS:
             ladders = self._of_type(type_)
@@ -212,7 +212,7 @@ class CardFigures:
         return [ladder for ladder in self.ladders if ladder.type == type_]
 
     def _preferred(self, ladder: Ladder[Step], score: str) -> tuple[Drawn, int]:
-        """Share of changed captions that beat their variant, and their number."""
+        """Fraction of changed captions that score higher than their variant, and their number."""
         (step,) = ladder.steps
         margin = self.unchanged[score].own_scores - step.outcomes[score].own_scores
         wins = 100.0 * (margin[step.changed] > TIE)
@@ -232,12 +232,12 @@ class CardFigures:
                     areas.append(_area(x, means))
                     wholes.append(means[:, 0])
         area, whole = np.sum(areas, axis=0), np.sum(wholes, axis=0)
-        # nothing found, nothing kept
+        # without any recall the share is 0
         share = 100 * np.divide(area, whole, out=np.zeros_like(area), where=whole > 0)
         return self._redraws.interval(share, is_share=False)
 
     def _queries(self, ladder: Ladder[Step]) -> Iterator[_Query]:
-        """What an operation changes: texts, and images with such a text."""
+        """Queries that an operation changes: texts, and images with such a text."""
         texts = np.flatnonzero(_changed(ladder))
         images = np.unique(self._owner[texts])
         yield _Query("image_to_text", images, images)
@@ -256,7 +256,7 @@ class CardFigures:
                 yield self._curve(about, k, ladder.unit, x, self._recalls(ladder, score, query, k), n)
 
     def _over_words(self, score: str) -> Iterator[Curve]:
-        """By the words of a text; of an image, by the mean of its captions."""
+        """Recall over caption length; an image has the mean length of its captions."""
         texts_of = np.bincount(self._owner, minlength=self._num_images)
         images = np.flatnonzero(texts_of)
         of_image = np.bincount(self._owner, self._num_words, self._num_images)[images] / texts_of[images]
@@ -309,7 +309,7 @@ class CardFigures:
 
 
 def _changed(ladder: Ladder[Step]) -> Bool[np.ndarray, " M"]:
-    """Captions that an operation changes at any level."""
+    """Whether an operation changes each caption at any level."""
     changed: np.ndarray = np.logical_or.reduce([step.changed for step in ladder.steps])
     return changed
 
@@ -319,7 +319,7 @@ def _levels(ladder: Ladder[Step]) -> Float[np.ndarray, " L"]:
 
 
 def _area(x: Float[np.ndarray, " L"], heights: Float[np.ndarray, "B L"]) -> Drawn:
-    """Mean height of curves between the first and the last x; of a single point, its height."""
+    """Mean height of curves; the height of a single point."""
     if len(x) == 1:
         return heights[:, 0]
     widths = np.abs(np.diff(x))
@@ -328,7 +328,7 @@ def _area(x: Float[np.ndarray, " L"], heights: Float[np.ndarray, "B L"]) -> Draw
 
 
 def _slope(x: Float[np.ndarray, " L"], y: Float[np.ndarray, " L"], n: Int[np.ndarray, " L"]) -> float:
-    """Least squares with weights n; 0 of a single point."""
+    """Weighted least-squares slope; 0 for a single point."""
     offset = x - np.average(x, weights=n)
     spread = (n * offset**2).sum()
     return float((n * offset * y).sum() / spread) if spread > 0 else 0.0
@@ -341,11 +341,11 @@ def write_rows(
     image_rows: Integer[np.ndarray, " N"],
     text_rows: Sequence[int],
 ) -> None:
-    """Write a row for each query, operation, level and score; captions as they are, under the operation `unchanged`.
+    """Writes a row for each query, operation, level and score; unchanged captions have the operation `unchanged`.
 
     Args:
-        path: A Parquet file.
-        figures: What was measured.
+        path: Parquet file to write.
+        figures: The measured outcomes.
         image_of_text: Number of each caption's image.
         image_rows: Row of each image in the split.
         text_rows: Row of each caption in the split.

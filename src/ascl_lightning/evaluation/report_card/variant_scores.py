@@ -1,4 +1,4 @@
-"""Scores of a gallery's images with texts that were made from its captions."""
+"""Scores of a gallery's images with variants of its captions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -7,30 +7,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ascl_lightning.data.stored_features import FeatureTable
+from ascl_lightning.data.text import Tokenizer
 from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.report_card.curves import Outcome
 from ascl_lightning.evaluation.side_by_side import two_stage_of
 from ascl_lightning.metrics.gallery import Gallery, Items
+from ascl_lightning.models.model import ImageTextModel
+from ascl_lightning.training.extraction import encoded_by_length
 
 CardScore = Literal["independent", "local", "global", "fused", "two_stage"]
 
-
 EncodeTexts = Callable[[Sequence[str]], Items]
-"""Encodes distinct texts as the gallery's captions were; the items are numbered as the texts."""
+"""Encodes distinct texts like the gallery's captions; items have the numbers of the texts."""
+_TOKENIZED_TOGETHER = 4096
 
 
 class VariantScores:
-    """Ranks with one text in the place of each caption, by several scores.
+    """Ranks by several scores, with one text in place of each caption.
 
-    A text that is one of the captions is not encoded and scored again: it has the very scores of that caption, and an
-    operation that changes nothing changes no bit. A text that comes more than once is encoded and scored once.
+    A text that equals one of the captions reuses its scores, so an operation without effect gives identical results.
+    Each distinct text is encoded and scored once.
 
     Args:
         gallery: Images with all captions of the split.
-        numbers: The captions that texts are made of, by their numbers in the gallery, (M,).
-        captions: What they say, M of them.
-        encode: For all other texts.
-        scores: Which scores: those of `Gallery.matrices`, and `two_stage`.
+        numbers: Numbers of the captions to replace in the gallery, (M,).
+        captions: The texts of these captions, M of them.
+        encode: Encodes all other texts.
+        scores: Scores to compute: those of `Gallery.matrices`, and `two_stage`.
 
     Raises:
         UserError: If the model does not have one of the scores.
@@ -50,14 +54,14 @@ class VariantScores:
         self._scores = scores
         self._owner = gallery.image_of_text[numbers]
         matrices = gallery.matrices()
-        # where the embeddings' product is the score that the model ranks by, it goes by that name alone
+        # if the model ranks by the product of embeddings, that matrix is only named `fused`
         self._names = {score: score if score in matrices else "fused" for score in ("independent",)}
         self._names |= {score: score for score in matrices}
         missing = [score for score in scores if score not in (*self._names, "two_stage")]
         if missing:
             raise UserError(
-                f"the model has no score {missing[0]!r}; it has {', '.join((*self._names, 'two_stage'))}: "
-                f"set --report_card.scores to some of them"
+                f"the model has no score {missing[0]!r}: set --report_card.scores to some of "
+                f"{', '.join((*self._names, 'two_stage'))}"
             )
         columns = numbers.cpu()
         self._matrices = {name: matrix[:, columns] for name, matrix in matrices.items()}
@@ -65,11 +69,11 @@ class VariantScores:
         self._places = {text: place for place, text in reversed(list(enumerate(captions)))}
 
     def unchanged(self) -> dict[str, Outcome]:
-        """Outcome of each score for the captions as they are."""
+        """Outcome of each score with the unchanged captions."""
         return self._outcomes(self._matrices, self._embeds)
 
     def changed(self, texts: Sequence[str]) -> dict[str, Outcome]:
-        """Outcome of each score with these texts, one for each caption."""
+        """Outcome of each score with the given texts, one per caption."""
         fresh = list(dict.fromkeys(text for text in texts if text not in self._places))
         if not fresh:
             matrices, embeds = self._matrices, self._embeds
@@ -86,10 +90,10 @@ class VariantScores:
         )
 
     def _with_fresh(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """Scores and embeddings of the captions, then of texts that are none of them."""
+        """Scores and embeddings of the captions followed by other texts."""
         items = self._encode(texts)
-        nobodys = torch.zeros(len(texts), dtype=torch.long, device=self._owner.device)
-        made = self._gallery.with_texts(items, nobodys)
+        owners = torch.zeros(len(texts), dtype=torch.long, device=self._owner.device)
+        made = self._gallery.with_texts(items, owners)
         if self._names["independent"] != "fused" and set(self._scores) == {"independent"}:
             matrices: Mapping[str, Tensor] = {"independent": (self._gallery.images.embeds @ items.embeds.T).cpu()}
         else:
@@ -108,3 +112,47 @@ class VariantScores:
                 outcome = Outcome(ranks[0].numpy(), ranks[1].numpy(), outcome.own_scores)
             outcomes[score] = outcome
         return outcomes
+
+
+class TextItems:
+    """Encodes texts as an evaluation encodes its captions.
+
+    Args:
+        model: The model.
+        tokenizer: Tokenizer of its text tower.
+        device: Device of the model.
+        stored: Stored features of the captions, if any. Features of other texts are rounded like these, so that equal
+            texts do not differ by rounding.
+    """
+
+    def __init__(
+        self, model: ImageTextModel, tokenizer: Tokenizer, device: torch.device, stored: FeatureTable | None
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._stored = stored
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Items:
+        """Encodes at least one text; items have the numbers of the texts."""
+        tokenized, _ = self._tokenizer(texts)
+        order, encoded, embeds = [], [], []
+        for rows, features in encoded_by_length(self._model.text_encoder, tokenized, self._device):
+            items = self._model.encode_texts(features if self._stored is None else self._stored.as_stored(features))
+            order.append(rows)
+            encoded.append(items)
+            embeds.append(self._model.similarity.text_embeds(items))
+        return Items(
+            ids=torch.cat(order),
+            pooled=torch.cat([items.pooled for items in encoded]),
+            lengths=torch.cat([items.mask.sum(dim=1) for items in encoded]),
+            embeds=torch.cat(embeds),
+            tokens=[items.tokens[items.mask] for items in encoded],
+            device=self._device,
+        )
+
+    def num_truncated(self, texts: Sequence[str]) -> int:
+        """Number of texts that the tokenizer truncates."""
+        starts = range(0, len(texts), _TOKENIZED_TOGETHER)
+        return sum(self._tokenizer(texts[start : start + _TOKENIZED_TOGETHER])[1] for start in starts)

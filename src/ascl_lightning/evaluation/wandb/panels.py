@@ -18,7 +18,7 @@ from ascl_lightning.data.datasets import TrainItem
 from ascl_lightning.data.images import to_square
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.views import SplitView
-from ascl_lightning.evaluation.examples import Findings, find
+from ascl_lightning.evaluation.examples import Findings, find, spread
 from ascl_lightning.evaluation.page.pictures import has_pictures, original
 from ascl_lightning.evaluation.word_attention import WordAttention, word_attention
 from ascl_lightning.metrics.comparisons import Comparison, label
@@ -52,7 +52,7 @@ class Panel:
 def found_panels(gallery: Gallery, view: SplitView) -> Iterator[Panel]:
     """What a few texts find among all images, and a few images among all texts: the same ones at each validation."""
     every_image, every_text = _all(gallery.images.ids), _all(gallery.texts.ids)
-    texts = _spread(every_text, NUM_QUERIES)
+    texts = spread(every_text, NUM_QUERIES)
     scores, own = gallery.score(every_image, texts).T, gallery.image_of_text[texts, None] == every_image
     columns = ("query", "place", "picture", "image", "score", "right")
     rows = [
@@ -62,7 +62,7 @@ def found_panels(gallery: Gallery, view: SplitView) -> Iterator[Panel]:
     ]
     yield Panel("found/text_to_image", columns, rows)
     # an image without captions has nothing to find
-    images = _spread(gallery.image_of_text.unique(), NUM_QUERIES)
+    images = spread(gallery.image_of_text.unique(), NUM_QUERIES)
     scores, own = gallery.score(images, every_text), images[:, None] == gallery.image_of_text
     columns = ("query", "image", "place", "caption", "score", "right")
     rows = [
@@ -77,7 +77,7 @@ def attention_panel(model: ImageTextModel, gallery: Gallery, view: SplitView, da
     """Where the words of a few captions look in their own picture, and where it looks back; no rows without a grid."""
     columns = ("caption", "word", "support", "the word looks at", "looks at the word")
     panel = Panel("attention", columns, [])
-    texts = _spread(_all(gallery.texts.ids), NUM_ATTENDED)
+    texts = spread(_all(gallery.texts.ids), NUM_ATTENDED)
     owners = gallery.image_of_text[texts]
     images, features = gallery.images.select(owners), gallery.texts.select(texts)
     side = grid_side(view.spec, images.mask.shape[1])
@@ -180,9 +180,3 @@ def _small(pixels: np.ndarray) -> Image.Image:
 
 def _all(ids: Tensor) -> Int[Tensor, " n"]:
     return torch.arange(len(ids), device=ids.device)
-
-
-def _spread(numbers: Int[Tensor, " n"], count: int) -> Int[Tensor, " m"]:
-    """Some of them at even distances."""
-    places = torch.linspace(0, len(numbers) - 1, min(count, len(numbers)), device=numbers.device).long()
-    return numbers[places]
