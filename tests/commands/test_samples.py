@@ -196,7 +196,7 @@ def test_an_image_operation_is_named_where_it_was_applied_alone(tmp_path):
 def test_a_bad_picture_is_named_on_the_page(tmp_path, karpathy):
     (tmp_path / "images" / "train_0003.jpg").write_bytes(b"no picture")
     page = samples(tmp_path / "page.html", *karpathy, "--count", "9", "--data.image_operations", "[]")
-    assert "In the place of" in page.text
+    assert "Replaces unreadable" in page.text
     assert page.text.count("train_0003.jpg") == 1
 
 

@@ -84,7 +84,7 @@ def refused(root: Path, data: Path, capsys, *flags: str) -> str:
     assert ascl("test", root, data, *flags) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("ascl: error: ")
-    assert "--allow-leak goes on" in line
+    assert "--allow-leak tests anyway" in line
     assert not list(root.glob("runs/test/*/results.json"))
     return line
 

@@ -74,6 +74,6 @@ def test_a_histogram_says_how_many_and_where():
     drawing, said = histogram_chart(
         "Scores", [0.0, 0.5, 1.0], {"own": [1, 3], "other": [4, 0], "none": [0, 0]}, "score"
     )
-    assert said == "Scores. own: 4 scores, 0.62 in the mean. other: 4 scores, 0.25 in the mean"
+    assert said == "Scores. own: 4 scores, mean 0.62. other: 4 scores, mean 0.25"
     assert {"own", "other", "score"} <= set(texts(drawing))
     assert drawing.count("<pattern") == 2, "hatches"

@@ -101,11 +101,11 @@ def test_the_worst_queries_are_sentences(page, tmp_path):
 def test_leaks_stand_above_everything(tmp_path):
     leak = {"kind": "split", "message": "selected on the split <under test>"}
     leaking = Page(write_report(write_run(tmp_path / "a", leaks=[leak]))).text
-    assert leaking.index("not to be trusted") < leaking.index("<nav")
+    assert leaking.index("metrics are invalid") < leaking.index("<nav")
     assert leaking.count("selected on the split &lt;under test&gt;") == 2, "in the banner and in its section"
     clean = Page(write_report(write_run(tmp_path / "b"))).text
-    assert "not to be trusted" not in clean
-    assert "No leak was found" in clean
+    assert "metrics are invalid" not in clean
+    assert "checks found no leaks" in clean
 
 
 @pytest.mark.usefixtures("without_drawings")
@@ -114,15 +114,15 @@ def test_a_run_that_was_not_checked_says_so(tmp_path):
     results = json.loads((run / "results.json").read_text())
     del results["leaks"]
     (run / "results.json").write_text(json.dumps(results))
-    assert "was not checked for them" in write_report(run).read_text()
+    assert "was not checked for leaks" in write_report(run).read_text()
 
 
 def test_settings_that_differ_from_the_training_are_named(tmp_path):
     change = {"setting": "model.similarity.local_weight", "before": 0.2, "now": 0.9}
     changes = {"evaluation": [change], "training": []}
     page = write_report(write_run(tmp_path, config_changes=changes)).read_text()
-    assert "with another configuration than that of its training: model.similarity.local_weight 0.2 -&gt; 0.9" in page
-    assert "continued another run" not in page
+    assert "with a different configuration than in training: model.similarity.local_weight 0.2 -&gt; 0.9" in page
+    assert "training was resumed" not in page
 
 
 @pytest.mark.usefixtures("without_drawings")
@@ -152,11 +152,13 @@ def test_without_pictures_the_words_remain(tmp_path):
         path.unlink()
     page = Page(write_report(run))
     assert page.images == []
-    assert "red looks most at row 1, column 1 (70%)" in page.text
+    assert "red: attends most to row 1, column 1 (70%)" in page.text
 
 
 @pytest.mark.usefixtures("without_drawings")
-@pytest.mark.parametrize(("training", "said"), [(None, "lies in no run"), ("gone/fit", "has no metrics.csv any more")])
+@pytest.mark.parametrize(
+    ("training", "said"), [(None, "is not in the folder of a run"), ("gone/fit", "has no metrics.csv")]
+)
 def test_a_training_run_that_is_not_there_is_named(training, said, tmp_path):
     assert said in write_report(write_run(tmp_path, training=training)).read_text()
 
@@ -182,7 +184,7 @@ def test_a_damaged_file_is_named(file, tmp_path):
 def test_json_that_holds_something_else_is_named(tmp_path, content):
     run = write_run(tmp_path)
     (run / "results.json").write_text(content)
-    with pytest.raises(UserError, match=r"results\.json: does not hold what `ascl test` writes .*; run the test again"):
+    with pytest.raises(UserError, match=r"results\.json has unexpected content .*; run the test again"):
         write_report(run)
     assert not (run / "report.html").exists()
 
@@ -193,5 +195,5 @@ def test_json_that_holds_something_else_is_named(tmp_path, content):
 def test_evidence_that_holds_something_else_is_named(tmp_path, name, content):
     run = write_run(tmp_path)
     (run / f"{name}.json").write_text(content)
-    with pytest.raises(UserError, match=r"\.json: does not hold what `ascl test` writes"):
+    with pytest.raises(UserError, match=r"\.json has unexpected content"):
         write_report(run)

@@ -150,7 +150,7 @@ def test_words_lie_over_the_pictures(recorded, training):
         assert [row["word"] for row in table if row["caption"] == caption] == caption.split()
     for row in table:
         assert -1 <= row["support"] <= 1
-        assert row["the word looks at"].size == row["looks at the word"].size == (128, 128)
+        assert row["attention of the word"].size == row["attention to the word"].size == (128, 128)
 
 
 def test_the_preferred_text_by_operation(training):

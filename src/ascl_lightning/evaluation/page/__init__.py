@@ -1,1 +1,1 @@
-"""The page of a run: everything on it is read from the run's folder, and says from which file."""
+"""The HTML report of a run, built from the files in the run's folder; each value names its file."""

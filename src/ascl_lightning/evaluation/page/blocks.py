@@ -1,4 +1,4 @@
-"""What the page is made of. Every number knows the file, and the place in it, that it was read from."""
+"""Building blocks of the HTML report. Each number stores its source: a file and the place in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Number:
-    """A number of the page.
+    """A number with its source.
 
     Args:
-        value: As in the file.
-        source: Its place: a file and a JSON pointer (`results.json#/scores/...`); a CSV file, row and column
-            (`metrics.csv#7/train/loss`); or a query and column (`queries.parquet#fused/own/image_to_text/7/rank`).
-        digits: Shown behind the point.
+        value: Value in the file.
+        source: File and JSON pointer (`results.json#/scores/...`), CSV file with row and column
+            (`metrics.csv#7/train/loss`), or query and column (`queries.parquet#fused/own/image_to_text/7/rank`).
+        digits: Number of decimals to display.
     """
 
     value: int | float
@@ -22,13 +22,13 @@ class Number:
 
     @property
     def text(self) -> str:
-        """As shown."""
+        """The formatted number."""
         return f"{self.value:,.{self.digits}f}"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, where it has one."""
+    """A number with an optional confidence interval."""
 
     value: Number
     low: Number | None = None
@@ -36,7 +36,7 @@ class Estimate:
 
 
 _MADE_BY = {
-    "report_card.json": "ascl test writes it with the report card.",
+    "report_card.json": "It is written by ascl test with the report card enabled.",
 }
 
 Cell = Estimate | Number | str | None
@@ -44,7 +44,7 @@ Cell = Estimate | Number | str | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns; the first column heads the rows."""
+    """A table; each row has a heading and cells."""
 
     kind: ClassVar[str] = "table"
     title: str
@@ -56,7 +56,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing, what it says in words, and its numbers."""
+    """A chart with a text description and a table of its numbers."""
 
     kind: ClassVar[str] = "chart"
     title: str
@@ -69,7 +69,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence; as a warning, it stands out."""
+    """A paragraph, highlighted if it is a warning."""
 
     kind: ClassVar[str] = "note"
     text: str
@@ -78,7 +78,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Listing:
-    """Names with what belongs to them."""
+    """A list of names and values."""
 
     kind: ClassVar[str] = "listing"
     title: str
@@ -88,7 +88,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Code:
-    """A text to be copied, or folded away."""
+    """Preformatted text, optionally folded."""
 
     kind: ClassVar[str] = "code"
     title: str
@@ -99,7 +99,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Shown:
-    """Queries with their results (`examples`), or pairs with their attention (`attention`), each a template's own."""
+    """Queries with their results (`examples`), or pairs with their attention (`attention`)."""
 
     kind: str
     title: str
@@ -113,7 +113,7 @@ Block = Table | Chart | Note | Listing | Code | Shown
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with an anchor, and what stands under it."""
+    """A section with a heading, an anchor and blocks."""
 
     anchor: str
     title: str
@@ -121,7 +121,7 @@ class Section:
 
 
 def pointer(file: str, *keys: str | int) -> str:
-    """A place in a JSON file (RFC 6901).
+    """A place in a JSON file as a JSON pointer (RFC 6901).
 
     Example:
         >>> pointer("results.json", "scores", "fused", "image_to_text/recall_at_1", "value")
@@ -131,5 +131,6 @@ def pointer(file: str, *keys: str | int) -> str:
 
 
 def missing(file: str) -> Note:
-    """In the place of what a file would have shown."""
-    return Note(f"This run's folder has no {file}. {_MADE_BY.get(file, 'ascl test, and ascl validate, write it.')}")
+    """A note in place of the content of a missing file."""
+    made_by = _MADE_BY.get(file, "It is written by ascl test and ascl validate.")
+    return Note(f"The run's folder has no {file}. {made_by}")

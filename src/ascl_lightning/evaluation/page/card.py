@@ -1,4 +1,4 @@
-"""The section of the report card: how recall falls when a query says too little, too much, or something wrong."""
+"""The report card section: recall for captions with missing, extra or wrong content."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,13 +21,13 @@ from ascl_lightning.evaluation.run_files import CARD, RunFiles
 from ascl_lightning.metrics.labels import RECALLS, WAYS, in_words
 
 _METRIC = "recall_at_1"
-"""Of the recalls, the one that is drawn; the file holds the others too."""
+"""The recall to draw; the file also has the others."""
 _HEIGHT = f"{RECALLS[_METRIC]}, %"
 _Numbered = tuple[int, Mapping[str, Any]]
 
 
 def card_section(files: RunFiles) -> Section:
-    """A figure for each type with its definition, the curves, and how often a text beats its own T-."""
+    """The summary value and definition of each type, the curves, and the discrimination of T-."""
     card = files.json(CARD)
     if card is None:
         return Section("card", "Asymmetry report card", [missing(CARD)])
@@ -37,7 +37,7 @@ def card_section(files: RunFiles) -> Section:
     groups: dict[tuple[str, ...], list[_Numbered]] = {}
     for number, curve in enumerate(card["curves"]):
         if curve["metric"] == _METRIC:
-            # an operation of type I has one level: a chart shows all of them
+            # operations of type I have one level, so one chart shows all of them
             name = "" if curve["type"] == "I" else curve["name"]
             groups.setdefault((curve["type"], name, curve["direction"]), []).append((number, curve))
     for (of_type, _, direction), curves in groups.items():
@@ -46,14 +46,14 @@ def card_section(files: RunFiles) -> Section:
         blocks.append(_discrimination(card["discrimination"]))
     if card["not_run"]:
         rows = [(in_words(of["operation"]), of["reason"]) for of in card["not_run"]]
-        blocks.append(Listing("Not run", CARD, rows))
+        blocks.append(Listing("Skipped operations", CARD, rows))
     if cut := _cut_texts(card["truncated"]):
-        blocks.append(Listing("Captions and variants that the tokenizer cut: what lies beyond is not seen", CARD, cut))
+        blocks.append(Listing("Captions and variants truncated by the tokenizer", CARD, cut))
     return Section("card", "Asymmetry report card", blocks)
 
 
 def _cut_texts(truncated: Mapping[str, Any]) -> list[tuple[str, Cell]]:
-    """Of the captions as they are, and of each operation's levels; what was not cut is left out."""
+    """Numbers of truncated texts, for unchanged captions and each level of an operation, without zeros."""
     rows: list[tuple[str, Cell]] = []
     for name, of in truncated.items():
         for keys, count in [((), of)] if isinstance(of, int) else [((level,), count) for level, count in of.items()]:
@@ -76,8 +76,8 @@ def _types(types: Mapping[str, Any]) -> list[Block]:
     columns = [f"type {name}" for name in types]
     meanings = [(f"type {name}", of["definition"]) for name, of in types.items()]
     return [
-        Table("One figure for each type, %", CARD, columns, rows, INTERVAL),
-        Listing("What these figures are", CARD, meanings),
+        Table("Summary by type, %", CARD, columns, rows, INTERVAL),
+        Listing("Definitions", CARD, meanings),
     ]
 
 
@@ -91,14 +91,14 @@ def _curves(curves: Sequence[_Numbered]) -> Chart:
 
 
 def _robustness(direction: str, curves: Sequence[_Numbered]) -> Chart:
-    """Recall of captions in which something is wrong, beside that of the captions as they are."""
+    """Recall of captions with wrong content, compared with the unchanged captions."""
     operations = list(dict.fromkeys(curve["name"] for _, curve in curves))
     series = []
     for score in dict.fromkeys(curve["score"] for _, curve in curves):
         of_score = [curve for _, curve in curves if curve["score"] == score]
         y, low, high = ([curve[of][-1] for curve in of_score] for of in ("y", "low", "high"))
         series.append(Series(in_words(score), [operations.index(curve["name"]) for curve in of_score], y, low, high))
-    title = f"Type I: captions with something wrong, {WAYS[direction]}"
+    title = f"Type I: captions with wrong content, {WAYS[direction]}"
     svg, said = interval_chart(title, [in_words(operation) for operation in operations], series, _HEIGHT)
     rows = [
         (
@@ -107,7 +107,7 @@ def _robustness(direction: str, curves: Sequence[_Numbered]) -> Chart:
         )
         for number, curve in curves
     ]
-    table = Table(title, CARD, ["as they are, %", "changed, %"], rows, INTERVAL)
+    table = Table(title, CARD, ["unchanged, %", "changed, %"], rows, INTERVAL)
     return Chart(title, CARD, svg, said, table)
 
 
@@ -142,7 +142,7 @@ def _discrimination(rows: Sequence[Mapping[str, Any]]) -> Chart:
         of_score = [row for row in rows if row["score"] == score]
         y, low, high = ([row[part] for row in of_score] for part in ("value", "low", "high"))
         series.append(Series(in_words(score), [operations.index(row["operation"]) for row in of_score], y, low, high))
-    title = "How often a caption beats its own T-"
+    title = "How often a caption scores above its T-"
     svg, said = interval_chart(title, [in_words(operation) for operation in operations], series, "% of captions")
     cells: list[tuple[str, Sequence[Cell]]] = [
         (

@@ -1,4 +1,4 @@
-"""Charts as SVG inside a page: text stays text, and line styles, markers and labels tell apart what colours do."""
+"""Charts as inline SVG with selectable text; series differ in line style, marker and label, not only in colour."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# of Okabe and Ito, which most eyes tell apart
+# based on the colour-blind safe palette of Okabe and Ito
 _COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#A3458B", "#8A5A00", "#333333")
 _LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1)), (0, (1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "X")
@@ -39,7 +39,7 @@ Values = Sequence[int | float]
 
 @dataclass(frozen=True)
 class Series:
-    """A line: y over x, perhaps with an interval at each point."""
+    """A line, optionally with an interval at each point."""
 
     name: str
     x: Values
@@ -48,7 +48,7 @@ class Series:
     high: Values | None = None
 
     def described(self) -> str:
-        """From where to where, in words."""
+        """First and last point in words."""
         if not self.x:
             return f"{self.name}: nothing"
         start, stop = (f"{self.y[end]:.4g} at {self.x[end]:g}" for end in (0, -1))
@@ -58,18 +58,18 @@ class Series:
 def line_chart(
     title: str, series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False, markers: bool = True
 ) -> tuple[str, str]:
-    """Lines with their names at their ends; where x grows by factors they meet there, and a legend names them.
+    """Draws lines, labelled at their ends; with a logarithmic x axis in a legend.
 
     Args:
-        title: What the chart is of, for its description.
+        title: Title, for the description.
         series: The lines.
-        x_label: What x is.
-        y_label: What y is.
-        log_x: Whether x grows by factors.
-        markers: Whether to mark the points, which few points want and many do not.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        log_x: Whether the x axis is logarithmic.
+        markers: Whether to mark the points.
 
     Returns:
-        The drawing, and what it shows in words.
+        The SVG, and a description in words.
     """
     figure, axes = _figure()
     for number, line in enumerate(series):
@@ -93,17 +93,17 @@ def line_chart(
 def interval_chart(
     title: str, rows: Sequence[str], series: Sequence[Series], x_label: str, *, log_x: bool = False
 ) -> tuple[str, str]:
-    """Points with intervals in named rows, each series with a marker of its own.
+    """Draws points with intervals in named rows, with a different marker for each series.
 
     Args:
-        title: What the chart is of.
-        rows: Names, from the top.
-        series: `x` are numbers of rows, `y` the values.
-        x_label: What the values are.
-        log_x: Whether values grow by factors.
+        title: Title, for the description.
+        rows: Names of the rows, from the top.
+        series: `x` has row numbers, `y` the values.
+        x_label: Label of the values.
+        log_x: Whether the axis of the values is logarithmic.
 
     Returns:
-        The drawing, and what it shows in words.
+        The SVG, and a description in words.
     """
     figure, axes = _figure(height=0.9 + 0.3 * len(rows) + 0.2 * len(series))
     for number, points in enumerate(series):
@@ -131,16 +131,16 @@ def interval_chart(
 
 
 def histogram_chart(title: str, edges: Values, counts: dict[str, list[int]], x_label: str) -> tuple[str, str]:
-    """Shares of several kinds over equal bins: outlines of different lines, the first two hatched.
+    """Draws outlined histograms of several kinds over equal bins, the first two hatched.
 
     Args:
-        title: What the chart is of.
-        edges: One more than bins.
-        counts: Of each kind.
-        x_label: What is binned.
+        title: Title, for the description.
+        edges: Bin edges, one more than bins.
+        counts: Counts per bin, by kind.
+        x_label: Label of the binned values.
 
     Returns:
-        The drawing, and what it shows in words.
+        The SVG, and a description in words.
     """
     figure, axes = _figure()
     centres = [(low + high) / 2 for low, high in pairwise(edges)]
@@ -154,14 +154,14 @@ def histogram_chart(title: str, edges: Values, counts: dict[str, list[int]], x_l
         hatch = _HATCHES[number] if number < len(_HATCHES) else None
         axes.stairs(shares, edges, fill=True, facecolor="none", hatch=hatch, label=kind, **look)
         mean = sum(centre * count for centre, count in zip(centres, of_kind, strict=True)) / total
-        said.append(f"{kind}: {total} scores, {mean:.2f} in the mean")
+        said.append(f"{kind}: {total} scores, mean {mean:.2f}")
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
-    axes.set(xlabel=x_label, ylabel="% of the kind")
+    axes.set(xlabel=x_label, ylabel="% per kind")
     return _svg(figure), f"{title}. " + ". ".join(said)
 
 
 def _figure(height: float = _INCHES[1]) -> "tuple[Figure, Axes]":
-    # half a second of import, for this command alone; `pyplot` would look for a screen
+    # imported here because it takes half a second; `pyplot` would look for a display
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -171,13 +171,13 @@ def _figure(height: float = _INCHES[1]) -> "tuple[Figure, Axes]":
 
 
 def _label_ends(axes: "Axes", series: Sequence[Series]) -> None:
-    """Names right of the lines' ends, moved apart where they would overlap."""
+    """Writes the names right of the lines' ends, moved apart to avoid overlap."""
     ends = sorted((line.y[line.x.index(max(line.x))], number) for number, line in enumerate(series) if line.x)
     low, high = axes.get_ylim()
     places: list[float] = []
     for y, _ in ends:
         places.append(max((y - low) / (high - low), places[-1] + _LABEL_ROOM if places else 0.0))
-    # those that were moved beyond the top go down again, and push the ones below them
+    # move names beyond the top down again, with those below them
     highest = 1.0
     for number in reversed(range(len(places))):
         places[number] = min(places[number], highest)
@@ -189,7 +189,7 @@ def _label_ends(axes: "Axes", series: Sequence[Series]) -> None:
 
 
 def _svg(figure: "Figure") -> str:
-    """As it stands in HTML: no prologue, sizes from the page, and identifiers that no other drawing has."""
+    """SVG for inline use, without prologue and metadata, and with unique identifiers."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""The sections of what the live model left behind: histograms, examples, attention, times."""
+"""The sections of score histograms, examples, attention and latency."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _SEARCHES = {"full": "every candidate", "two_stage": "two stages"}
 
 @dataclass(frozen=True)
 class Item:
-    """An image or a text, as it is shown."""
+    """An image or a text to display."""
 
     image_id: str
     picture: str | None
@@ -37,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Result:
-    """An item that a query found."""
+    """A retrieved item."""
 
     item: Item
     score: Number
@@ -53,19 +53,19 @@ class Query:
     why: Sequence[str]
     results: Sequence[Result]
     truth: Result | None
-    """The best true one, where none is among the results."""
+    """The best true item if none is among the results."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a caption, and what it looks at."""
+    """A word of a caption and its attention."""
 
     text: str
     support: Number
     looks_at: str | None
-    """The picture darkened where the word does not look, as a `data:` address."""
+    """Overlay of the word's attention to regions, as a `data:` URL."""
     looked_at_by: str | None
-    """The same for regions that look at the word."""
+    """Overlay of the regions' attention to the word."""
     description: str
 
 
@@ -83,7 +83,7 @@ class Pair:
 
 
 def histograms_section(files: RunFiles) -> Section:
-    """How scores of pairs that belong together lie beside others."""
+    """Score histograms of matching and other pairs."""
     found = files.json(HISTOGRAMS)
     if found is None:
         return Section("similarity", "Similarity", [missing(HISTOGRAMS)])
@@ -101,32 +101,30 @@ def histograms_section(files: RunFiles) -> Section:
     absent = [kind for kind in ("T-", "T+") if kind not in counts]
     if absent:
         blocks.append(
-            Note(
-                f"{' and '.join(absent)} are not there: the report card makes and scores them, and did not run with it."
-            )
+            Note(f"{' and '.join(absent)} are missing, because only a report card with the fused score scores them.")
         )
     return Section("similarity", "Similarity", blocks)
 
 
 def examples_section(files: RunFiles) -> Section:
-    """Queries right and wrong, with their first results."""
+    """Right and wrong queries with their first results."""
     return _queries_section(files, "examples", "Examples", {"right": "right", "wrong": "wrong"})
 
 
 def hard_section(files: RunFiles) -> Section:
-    """The worst queries by rank, and the slowest by time."""
+    """The worst queries by rank, and the slowest queries."""
     section = _queries_section(files, "hard", "Worst and slowest queries", {"worst": "worst", "slowest": "slowest"})
     return Section(section.anchor, section.title, [*_latency(files), *section.blocks])
 
 
 def attention_section(files: RunFiles) -> Section:
-    """What words look at, and what regions read."""
+    """Attention of words to regions and of regions to words."""
     found = files.json(ATTENTION)
     title = "Attention of words and regions"
     if found is None:
         return Section("attention", title, [missing(ATTENTION)])
     if not found["pairs"]:
-        return Section("attention", title, [Note(f"There is none: {found['reason']}.")])
+        return Section("attention", title, [Note(f"No attention to show: {found['reason']}.")])
     pairs = [_pair(files, number, pair, found["grid"]) for number, pair in enumerate(found["pairs"])]
     blocks = [
         Shown("attention", f"{words[0].upper()}{words[1:]}", ATTENTION, of_direction)
@@ -150,7 +148,7 @@ def _queries_section(files: RunFiles, anchor: str, title: str, kinds: Mapping[st
             ]
             if queries:
                 blocks.append(Shown("examples", f"{words[0].upper()}{words[1:]}: {kinds[kind]}", EXAMPLES, queries))
-    return Section(anchor, title, blocks or [Note("There is none of them.")])
+    return Section(anchor, title, blocks or [Note("There are no such queries.")])
 
 
 def _query(files: RunFiles, direction: str, number: int, query: Mapping[str, Any]) -> Query:
@@ -185,7 +183,7 @@ def _pair(files: RunFiles, number: int, pair: Mapping[str, Any], grid: int | Non
                 Number(pair["word_support"][place], pointer(ATTENTION, "pairs", number, "word_support", place), 2),
                 spotlight(looks_at, grid) if has_picture and grid else None,
                 spotlight(looked_at_by, grid) if has_picture and grid else None,
-                f"{word} looks most at {_where(looks_at, grid)}; most looked at from {_where(looked_at_by, grid)}",
+                f"{word}: attends most to {_where(looks_at, grid)}; most attended from {_where(looked_at_by, grid)}",
             )
         )
     return Pair(
@@ -200,7 +198,7 @@ def _pair(files: RunFiles, number: int, pair: Mapping[str, Any], grid: int | Non
 
 
 def _where(attention: Sequence[int | float], grid: int | None) -> str:
-    """The region with the most attention, in words."""
+    """Name of the region with the most attention."""
     best = max(range(len(attention)), key=attention.__getitem__)
     place = f"region {best + 1}" if grid is None else f"row {best // grid + 1}, column {best % grid + 1}"
     return f"{place} ({100 * attention[best]:.0f}%)"
@@ -213,9 +211,9 @@ def _latency(files: RunFiles) -> list[Block]:
     names = [f"{WAYS[of['direction']]}, {_SEARCHES[of['search']]}" for of in found["searches"]]
     times = [[query["milliseconds"] for query in of["queries"]] for of in found["searches"]]
     medians = [of["median"] for of in found["searches"]]
-    title = "Time of a single query"
+    title = "Latency of single queries"
     ends = [*map(min, times)], [*map(max, times)]
-    series = Series("median, from fastest to slowest", range(len(names)), medians, *ends)
+    series = Series("median, with range from fastest to slowest", range(len(names)), medians, *ends)
     svg, said = interval_chart(title, names, [series], "milliseconds", log_x=True)
     rows: list[tuple[str, Sequence[Cell]]] = [
         (
@@ -229,10 +227,10 @@ def _latency(files: RunFiles) -> list[Block]:
         for number, (name, of) in enumerate(zip(names, found["searches"], strict=True))
     ]
     note = (
-        f"On {found['device']} with {found['threads']} threads, {len(times[0])} queries each, one at a time, from the "
-        f"encoded query to its ranked candidates; the line goes from the fastest to the slowest."
+        f"On {found['device']} with {found['threads']} threads, {len(times[0])} queries each, one at a time, from "
+        f"encoded query to ranked candidates. Lines range from the fastest to the slowest query."
     )
-    columns = ["candidates with the whole score", "median, ms", "slowest, ms"]
+    columns = ["candidates with fused score", "median, ms", "slowest, ms"]
     return [Chart(title, LATENCY, svg, said, Table(title, LATENCY, columns, rows), note)]
 
 

@@ -1,4 +1,4 @@
-"""Writes the page of a run."""
+"""Writes the HTML report of a run."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,22 +35,22 @@ from ascl_lightning.runtime.templates import render
 PAGE = "report.html"
 _SPLITS = {"test": "test split", "val": "validation split"}
 _CHANGES = {
-    "evaluation": "The model was evaluated with another configuration than that of its training",
-    "training": "The training continued another run with another configuration",
+    "evaluation": "The model was evaluated with a different configuration than in training",
+    "training": "The training was resumed with a different configuration",
 }
 
 
 def write_report(run: Path) -> Path:
-    """Writes `report.html` into a run's folder, from the files of that folder and of the training run it names.
+    """Writes `report.html` into a run's folder, from the files of the run and of its training run.
 
     Args:
-        run: Of `ascl test` or `ascl validate`.
+        run: Folder of a run of `ascl test` or `ascl validate`.
 
     Returns:
-        The page: one file that asks for nothing from anywhere.
+        Path of the report, a self-contained file.
 
     Raises:
-        UserError: If it is no folder of such a run, or one of its files cannot be read.
+        UserError: If the folder is not that of such a run, or one of its files cannot be read.
     """
     require_writable_file(run / PAGE)
     files = RunFiles(run)
@@ -66,11 +66,11 @@ def write_report(run: Path) -> Path:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Names the file that a section is made of, where it is JSON but does not hold what a test writes."""
+    """Names the file in the error if a section fails because the file has unexpected content."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: does not hold what `ascl test` writes ({error!r}); run the test again") from error
+        raise UserError(f"{file} has unexpected content ({error!r}); run the test again") from error
 
 
 def _page(files: RunFiles, sections: Sequence[Section]) -> str:
@@ -87,7 +87,7 @@ def _page(files: RunFiles, sections: Sequence[Section]) -> str:
 
 
 def _title(files: RunFiles) -> str:
-    """Model, data and split, as far as the run's configuration names them."""
+    """Model, data and split, if the run's configuration names them."""
     split = _SPLITS.get(files.results["split"], files.results["split"])
     model, data = files.config.get("model"), files.config.get("data")
     if not (isinstance(model, dict) and isinstance(data, dict)):
@@ -99,7 +99,7 @@ def _title(files: RunFiles) -> str:
 
 
 def _name_of(part: Any) -> str:
-    """What a part of the configuration is called: by the weights that it names, or by its class."""
+    """Display name of a part of the configuration: the name of its weights, or its class."""
     if not isinstance(part, dict):
         return "?"
     arguments = part.get("init_args") or {}
@@ -108,7 +108,7 @@ def _name_of(part: Any) -> str:
 
 
 def _headlines(scores: Mapping[str, Any]) -> dict[str, Estimate]:
-    """Figures of the score that the model ranks by."""
+    """Metrics of the score that the model ranks by."""
     score = "fused" if "fused" in scores else next(iter(scores))
     return {
         label(name): estimate(scores[score][name], RESULTS, "scores", score, name)
@@ -118,29 +118,29 @@ def _headlines(scores: Mapping[str, Any]) -> dict[str, Estimate]:
 
 
 def _checks_section(files: RunFiles) -> Section:
-    """What falsifies figures, or might."""
+    """Leaks and other checks of the validity of the metrics."""
     results = files.results
     cut, texts = (results.get(name) for name in ("truncated_texts", "num_texts"))
     rows: list[tuple[str, Number | str]] = []
     if cut is not None:
         number = Number(cut, pointer(RESULTS, "truncated_texts"), 0)
-        rows.append((f"captions cut by the tokenizer, of {texts:,}", number))
+        rows.append((f"truncated captions, of {texts:,}", number))
     rows += [(f"leak: {of['kind']}", of["message"]) for of in results.get("leaks") or []]
     rows += [("not checked", reason) for reason in results.get("unchecked") or []]
-    rows += [("to know", note) for note in results.get("notes") or []]
-    blocks: list[Block] = [Listing("Found and not checked", RESULTS, rows)] if rows else []
+    rows += [("note", note) for note in results.get("notes") or []]
+    blocks: list[Block] = [Listing("Results of the checks", RESULTS, rows)] if rows else []
     for stage, changes in (results.get("config_changes") or {}).items():
         settings = ", ".join(f"{of['setting']} {of['before']} -> {of['now']}" for of in changes)
         blocks += [Note(f"{_CHANGES[stage]}: {settings}.", warning=True)] if changes else []
     if results.get("leaks") is None:
-        blocks.append(Note(f"{RESULTS} says nothing about leaks: the run was not checked for them.", warning=True))
+        blocks.append(Note("The run was not checked for leaks.", warning=True))
     elif not results["leaks"]:
-        blocks.append(Note("No leak was found by the checks that ran."))
-    return Section("checks", "Leaks, cut captions and changed settings", blocks)
+        blocks.append(Note("The checks found no leaks."))
+    return Section("checks", "Leaks, truncated captions and changed settings", blocks)
 
 
 def _provenance_section(files: RunFiles) -> Section:
-    """Of what, and how to make it again."""
+    """Checkpoint, data, command and configuration of the run."""
     results = files.results
     rows: list[tuple[str, Number | str]] = [
         (name, str(results[key]))
@@ -152,9 +152,9 @@ def _provenance_section(files: RunFiles) -> Section:
         (f"seconds of {name}", Number(value, pointer(RESULTS, "seconds", name), 2))
         for name, value in (results.get("seconds") or {}).items()
     ]
-    blocks: list[Block] = [Listing("Of what", RESULTS, rows)]
+    blocks: list[Block] = [Listing("Checkpoint and data", RESULTS, rows)]
     if results.get("command"):
-        blocks.append(Code("To make it again", RESULTS, results["command"]))
+        blocks.append(Code("Command", RESULTS, results["command"]))
     config = files.folder / CONFIG
     if config.is_file():
         blocks.append(Code("Configuration", CONFIG, config.read_text(encoding="utf-8"), folded=True))
@@ -176,4 +176,4 @@ _SECTIONS: tuple[tuple[Callable[[RunFiles], Section], str], ...] = (
     (_checks_section, RESULTS),
     (_provenance_section, RESULTS),
 )
-"""What the page shows, in this order, and the file that each section is made of."""
+"""The sections in order, each with its main file."""

@@ -1,4 +1,4 @@
-"""Pictures of a data set inside a page: thumbnails, and files as `data:` addresses."""
+"""Images of a data set in HTML: thumbnails, and `data:` URLs."""
 
 import base64
 import io
@@ -12,15 +12,15 @@ from ascl_lightning.data.views import SplitView
 
 
 def has_pictures(view: SplitView) -> bool:
-    """Whether a split has pictures to show: not where there are captions alone, region features or extracted ones."""
+    """Whether a split has images, and not only captions, region features or extracted features."""
     return view.split.images is not None and isinstance(view.spec, PixelSpec)
 
 
 def original(view: SplitView, row: int) -> Image.Image | None:
-    """A picture as it lies in the data, RGB; None where the split has none.
+    """The original image, RGB. None if the split has no images.
 
     Raises:
-        UserError: If it cannot be read.
+        UserError: If the image cannot be read.
     """
     if view.split.images is None or not has_pictures(view):
         return None
@@ -29,12 +29,12 @@ def original(view: SplitView, row: int) -> Image.Image | None:
 
 
 def thumbnail(image: Image.Image, side: int) -> str:
-    """A picture whose longer side has `side` pixels, as a `data:` address."""
+    """An image resized to `side` pixels on the longer side, as a `data:` URL."""
     return data_address(webp(image, side), "webp")
 
 
 def webp(image: Image.Image, side: int) -> bytes:
-    """A picture whose longer side has `side` pixels, as a WebP file holds it."""
+    """An image resized to `side` pixels on the longer side, as WebP."""
     scale = side / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     buffer = io.BytesIO()
@@ -43,5 +43,5 @@ def webp(image: Image.Image, side: int) -> bytes:
 
 
 def data_address(picture: bytes, kind: str) -> str:
-    """The contents of a picture file as an address, so that a page needs no file beside it."""
+    """An image file as a `data:` URL, which makes a page self-contained."""
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

@@ -1,4 +1,4 @@
-"""The sections of figures: scores side by side, other protocols, and how single queries fare."""
+"""The sections of metrics: scores, other protocols, and ranks of single queries."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,19 +13,19 @@ from ascl_lightning.metrics.labels import FIGURES, PERCENT, RECALLS, RSUM, WAYS,
 from ascl_lightning.metrics.query_results import OWN, DirectionQueries
 
 _DRAWN = "recall_at_1"
-INTERVAL = "In brackets: 95% interval over images, the captions of an image drawn together and the gallery fixed."
+INTERVAL = "In brackets: 95% bootstrap confidence interval over images, with a fixed gallery."
 
 
 def estimate(figure: Mapping[str, int | float], file: str, *keys: str | int, digits: int = 1) -> Estimate:
-    """A value with its interval, of `{"value", "low", "high"}` at a place in a JSON file."""
+    """An estimate from `{"value", "low", "high"}` at a place in a JSON file."""
     numbers = {name: Number(value, pointer(file, *keys, name), digits) for name, value in figure.items()}
     return Estimate(numbers["value"], numbers.get("low"), numbers.get("high"))
 
 
 def scores_section(files: RunFiles) -> Section:
-    """Every score of the model on the same split, and what a scorer that knows the truth would reach."""
+    """Metrics of all scores of the model, and of an oracle scorer."""
     scores = files.results["scores"]
-    table = _score_table("Scores side by side", scores, ("scores",), files.results.get("ceiling") or {})
+    table = _score_table("Metrics by score", scores, ("scores",), files.results.get("ceiling") or {})
     series = [
         Series(words, range(len(scores)), *_columns(scores.values(), f"{direction}/{_DRAWN}"))
         for direction, words in WAYS.items()
@@ -36,7 +36,7 @@ def scores_section(files: RunFiles) -> Section:
 
 
 def protocols_section(files: RunFiles) -> Section:
-    """The same scores by other protocols, where the data allow them."""
+    """Metrics by other protocols, if the data support them."""
     blocks = [
         _score_table(protocol_in_words(protocol), scores, ("protocols", protocol), {})
         for protocol, scores in (files.results.get("protocols") or {}).items()
@@ -45,7 +45,7 @@ def protocols_section(files: RunFiles) -> Section:
 
 
 def queries_section(files: RunFiles) -> Section:
-    """Recall at every rank, and the queries that fare worst."""
+    """Recall over rank, and the worst queries."""
     by_score = {score: of.directions() for (score, protocol), of in files.queries.items() if protocol == OWN}
     if not by_score:
         return Section("queries", "Ranks of single queries", [missing(QUERIES)])
@@ -76,7 +76,7 @@ def _score_table(
         names = [*(f"{direction}/{figure}" for figure in shown), "rsum" if direction == "text_to_image" else ""]
         known = {name: Number(value, pointer(RESULTS, "ceiling", name)) for name, value in ceiling.items()}
         rows.append((f"ceiling, {words}", [known.get(name) for name in names]))
-    note = INTERVAL + (" The ceiling is that of a scorer that knows the truth of the data." if ceiling else "")
+    note = INTERVAL + (" The ceiling is the result of an oracle that scores by the ground truth." if ceiling else "")
     columns = [f"{words}, %" if name in PERCENT else words for name, words in shown.items()]
     return Table(title, RESULTS, [*columns, RSUM], rows, note)
 
@@ -93,7 +93,7 @@ def _rank_chart(ranks: Mapping[str, Integer[np.ndarray, " Q"]], words: str) -> C
         Series(in_words(score), steps, [100 * float((of_score <= k).mean()) for k in steps])
         for score, of_score in ranks.items()
     ]
-    title = f"Recall at every rank, {words}"
+    title = f"Recall over k, {words}"
     svg, said = line_chart(title, series, "k", "R@k, %", log_x=True)
     return Chart(title, QUERIES, svg, said, None)
 
@@ -118,5 +118,5 @@ def _worst_table(queries: DirectionQueries, score: str, direction: str, captions
         QUERIES,
         columns,
         rows,
-        f"By the {in_words(score)} score; rows of the split.",
+        f"By {in_words(score)} score; row is the row in the split.",
     )

@@ -1,4 +1,4 @@
-"""Attention over a picture's grid, as a shade that tints what is looked at and darkens the rest."""
+"""Overlay that tints attended regions of an image and darkens the rest."""
 
 import io
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from PIL import Image
 from ascl_lightning.evaluation.page.pictures import data_address
 
 _DARKEST = 0.82
-"""Opacity of black over what nothing looks at."""
+"""Opacity of black over regions without attention."""
 _TINT, _TINTED = np.array([255.0, 176.0, 0.0]), 0.5
-"""Amber, and its opacity over what is looked at most: on a dark picture, brightness alone would not be seen."""
+"""Amber, and its opacity at the maximum of attention; brightness alone is invisible on dark images."""
 
 
 def spotlight(attention: Sequence[int | float], grid: int) -> str:
-    """A picture of grid x grid pixels, to be laid over another: amber where attention is, dark where none is.
+    """An overlay of grid x grid pixels: amber with attention, dark without.
 
     Args:
-        attention: Of each place of the grid, row by row, none negative.
-        grid: Places in a row.
+        attention: Non-negative attention of each grid cell, row by row.
+        grid: Number of cells per row.
 
     Returns:
-        A PNG as a `data:` address.
+        A PNG as a `data:` URL.
     """
     values = np.asarray(attention, dtype=np.float64).reshape(grid, grid)
     share = values / max(values.max(), 1e-12)

@@ -1,4 +1,4 @@
-"""The section of the training run: losses by asymmetry type, alignment and uniformity, recall."""
+"""The section of the training run: losses by asymmetry type, alignment, uniformity and recall."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,12 +10,12 @@ from ascl_lightning.metrics.labels import RSUM
 _CHARTS = (
     ("Training loss by asymmetry type", "loss", "train/loss", ""),
     ("Alignment of pairs", "alignment", "val/alignment", "Mean squared distance of pairs; lower is better."),
-    ("Uniformity of embeddings", "uniformity", "val/uniformity", "Lower is spread out more evenly."),
+    ("Uniformity of embeddings", "uniformity", "val/uniformity", "Lower values mean a more uniform distribution."),
     ("Recall on the validation split", RSUM, "val/rsum", ""),
     ("Temperature and logit scale", "value", ("train/temperature", "train/logit_scale"), ""),
-    ("Norm of the gradients", "norm", "train/gradient_norm", ""),
+    ("Gradient norm", "norm", "train/gradient_norm", ""),
 )
-"""Title, what y is, how the names of its columns begin, and what to know."""
+"""Title, label of y, prefix of the columns, and note."""
 _NAMES = {
     "train/loss": "whole loss",
     "train/loss_type_i": "type I",
@@ -25,12 +25,12 @@ _NAMES = {
 
 
 def training_section(files: RunFiles) -> Section:
-    """What the training run logged, where its folder is known and there."""
+    """The logged metrics of the training run, if its folder exists."""
     rows, folder = files.training_metrics, files.training
     if folder is None:
         named = files.results.get("training")
-        where = f"its folder {named} has no {METRICS} any more" if named else "the checkpoint lies in no run's folder"
-        return Section("training", "Training", [Note(f"The training run is not here: {where}.")])
+        where = f"its folder {named} has no {METRICS}" if named else "the checkpoint is not in the folder of a run"
+        return Section("training", "Training", [Note(f"The training run is not available: {where}.")])
     blocks: list[Block] = []
     source = f"{folder}/{METRICS}"
     for title, y_label, prefixes, note in _CHARTS:
@@ -39,7 +39,7 @@ def training_section(files: RunFiles) -> Section:
         if series:
             svg, said = line_chart(title, series, "step", y_label, markers=max(len(line.x) for line in series) < 12)
             blocks.append(Chart(title, source, svg, said, _last_values(title, source, columns, rows), note))
-    return Section("training", "Training", blocks or [Note(f"{source} holds no losses and no metrics.")])
+    return Section("training", "Training", blocks or [Note(f"{source} has no losses or metrics.")])
 
 
 def _series(name: str, rows: Sequence[Mapping[str, str]]) -> Series:

@@ -1,1 +1,1 @@
-"""What Weights & Biases shows of a run."""
+"""Panels of a run in Weights & Biases."""

@@ -1,4 +1,4 @@
-"""What Weights & Biases shows of a run beside its scalars. Nothing here happens without a `WandbLogger`."""
+"""Logs tables, images and artifacts of a run to Weights & Biases; needs a `WandbLogger`."""
 
 import json
 import math
@@ -32,20 +32,18 @@ _EVALUATION_FILES = ("*.json", "*.parquet", "*.html")
 
 
 class Dashboard(Callback):
-    """Panels of a run in W&B, online or recorded offline; rank 0 logs.
+    """Logs panels of a run to W&B, online or offline, on rank 0.
 
-    - Axes: `val/...` against the epoch where each ends with a validation; everything else against the step.
-    - `best/...` in the summary: the metrics of the best validation, by what `ModelCheckpoint` watches, with its `epoch`
-      and `step`.
+    - Axes: `val/...` against the epoch if each epoch ends with a validation; everything else against the step.
+    - `best/...` in the summary: metrics, epoch and step of the best validation by the monitor of `ModelCheckpoint`.
     - `train/first_batch`: the first pairs with their T+ and T-.
-    - At each validation `val/found/text_to_image` and `val/found/image_to_text`, what a few queries find;
-      `val/attention`, the words of a few captions over their pictures; `val/asymmetry/comparisons`, as a table.
-    - After training the best checkpoint, as an artifact with the alias `best`. After `ascl validate` and `ascl test`
-      the figures as tables and the run's page; its files as an artifact.
+    - At each validation: `val/found/text_to_image` and `val/found/image_to_text`, results of a few queries;
+      `val/attention`, the attention of a few captions; `val/asymmetry/comparisons`, a table.
+    - After training: the best checkpoint as an artifact with the alias `best`.
+    - After `ascl validate` and `ascl test`: tables of metrics, the HTML report, and the run's files as an artifact.
 
-    Losses, gradients' norm, temperature, rates and speed are scalars that every logger gets; the machine's load is
-    W&B's own to measure. `LogConfig` sends the configuration; `data_fingerprint` beside it tells which images and
-    captions each split had.
+    Scalars such as losses are logged by the module, and the configuration by `LogConfig`. `data_fingerprint` in the
+    configuration identifies the images and captions of each split.
     """
 
     def __init__(self) -> None:
@@ -54,8 +52,8 @@ class Dashboard(Callback):
         self._against_epoch: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows what training begins with."""
-        # asked now, as the validation after the last step is not like the others
+        """Logs data fingerprints and the first batch."""
+        # determined now, because `LastValidation` may add a validation later
         at_end = trainer.val_check_batch == trainer.num_training_batches
         self._validates_by_epoch = trainer.check_val_every_n_epoch is not None and at_end
         run = _run(trainer)
@@ -65,11 +63,11 @@ class Dashboard(Callback):
                 _log(trainer, run, "train", [first_batch_panel(retrieval_data(trainer))])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at what was encoded, before the module forgets it."""
+        """Logs panels before the module discards the encoded split."""
         if _logger(trainer) is None or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         module, data = retrieval_module(pl_module), retrieval_data(trainer)
-        gallery, view = module.evaluation.gallery(), data.view("val")  # all ranks gather it
+        gallery, view = module.evaluation.gallery(), data.view("val")  # a collective operation of all ranks
         run = _run(trainer)
         if run is None:
             return
@@ -78,7 +76,7 @@ class Dashboard(Callback):
         _log(trainer, run, "val", panels)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the best validation, and against what metrics are drawn."""
+        """Logs comparisons, and updates the axes of metrics and the best validation."""
         run = _run(trainer)
         if run is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
             _log(trainer, run, "val", [comparisons_panel(retrieval_module(pl_module).findings.comparisons)])
@@ -87,13 +85,13 @@ class Dashboard(Callback):
             }
             if self._validates_by_epoch:
                 for name in sorted(metrics.keys() - self._against_epoch):
-                    # by name: of patterns that overlap, such as Lightning's own `*`, W&B takes any
+                    # by name, because W&B picks any of overlapping patterns such as Lightning's `*`
                     run.define_metric(name, step_metric="epoch")
                 self._against_epoch |= metrics.keys()
             self._keep_best(trainer, run, metrics)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hands the best checkpoint on, with the metrics of its weights."""
+        """Uploads the best checkpoint with its metrics."""
         run = _run(trainer)
         best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
         if run is None or not best.exists() or best == Path():
@@ -105,12 +103,12 @@ class Dashboard(Callback):
         if best.is_dir():
             artifact.add_dir(str(best), name=best.name, policy="immutable", skip_cache=True)
         else:
-            # nobody changes the file from here on: no copy of it is needed
+            # the file is final, so it need not be copied
             artifact.add_file(str(best), name=best.name, policy="immutable", skip_cache=True)
         run.log_artifact(artifact, aliases=["best"])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Shows the figures of an evaluation, once every callback has left its files."""
+        """Logs the results of an evaluation after all callbacks have written their files."""
         run, split = _run(trainer), evaluated_split(trainer)
         if run is None or split is None:
             return
@@ -118,7 +116,7 @@ class Dashboard(Callback):
         _send_fingerprints(trainer, run, [split])
         if (folder / RESULTS).is_file():
             results = _read(folder / RESULTS)
-            # what is of no value as a test says so beside its figures
+            # mark invalid results
             leaks = results["leaks"]
             said = "not checked" if leaks is None else ", ".join(leak["kind"] for leak in leaks) or "none found"
             run.summary.update({f"{split}/leaks": said})
@@ -127,11 +125,11 @@ class Dashboard(Callback):
             _log(trainer, run, split, [report_card_panel(_read(folder / CARD))])
 
     def send_page(self, trainer: Trainer, page: Path) -> None:
-        """Shows the page of an evaluation, and hands on the files that it was made of.
+        """Logs the HTML report of an evaluation, and uploads its files.
 
         Args:
-            trainer: Whose evaluation has ended.
-            page: Lies in the run's folder.
+            trainer: Trainer of the finished evaluation.
+            page: The report in the run's folder.
         """
         run = _run(trainer)
         if run is None:
@@ -145,11 +143,11 @@ class Dashboard(Callback):
         run.log({f"{evaluated_split(trainer)}/{page.stem}": wandb.Html(page.read_text(encoding="utf-8"))})
 
     def state_dict(self) -> dict[str, Any]:
-        """The best so far, for a resumed run."""
+        """Saves the best metric value for a resumed run."""
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What a better validation must surpass."""
+        """Restores the best metric value."""
         self._best = state_dict["best"]
 
     def _keep_best(self, trainer: Trainer, run: Any, metrics: dict[str, float]) -> None:
@@ -165,10 +163,10 @@ class Dashboard(Callback):
 
 
 def figures_panel(results: dict[str, Any]) -> Panel:
-    """Every figure of an evaluation with its interval, a row each.
+    """All metrics of an evaluation with intervals, one row each.
 
     Args:
-        results: What `results.json` holds.
+        results: Content of `results.json`.
     """
     groups = {"own": results["scores"], **results["protocols"]}
     rows = [
@@ -181,10 +179,10 @@ def figures_panel(results: dict[str, Any]) -> Panel:
 
 
 def report_card_panel(card: dict[str, Any]) -> Panel:
-    """The figure of each type of asymmetry, and how often captions beat what was made of them, a row each.
+    """The summary value of each asymmetry type, and how often captions score above their variants, one row each.
 
     Args:
-        card: What `report_card.json` holds.
+        card: Content of `report_card.json`.
     """
     rows = [
         [f"type {kind}", score, figure["value"], figure["low"], figure["high"]]
@@ -208,20 +206,20 @@ def _logger(trainer: Trainer) -> WandbLogger | None:
 
 
 def _run(trainer: Trainer) -> Any:
-    """The run of W&B, which rank 0 alone has; None without."""
+    """The W&B run on rank 0; None on other ranks and without a `WandbLogger`."""
     logger = _logger(trainer)
     return logger.experiment if logger is not None and trainer.is_global_zero else None
 
 
 def _send_fingerprints(trainer: Trainer, run: Any, splits: Sequence[str]) -> None:
-    """Tells by the configuration which images and captions were used."""
+    """Adds the fingerprints of splits to the configuration."""
     data = retrieval_data(trainer)
     prints = {split: data.digest(split).fingerprint for split in splits}
     run.config.update({"data_fingerprint": prints}, allow_val_change=True)
 
 
 def _log(trainer: Trainer, run: Any, stage: str, panels: Iterable[Panel]) -> None:
-    """Logs panels that have rows, at the step and the epoch that scalars are logged with."""
+    """Logs panels with rows, at the step and epoch of the scalars."""
     tables = {f"{stage}/{panel.name}": _table(panel) for panel in panels if panel.rows}
     if not tables:
         return

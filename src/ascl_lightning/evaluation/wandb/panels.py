@@ -1,4 +1,4 @@
-"""Tables with pictures, of what a run learns from and of what it finds; a dashboard decides how to show them."""
+"""Tables with images of training pairs, search results and attention, independent of a logger."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ NUM_QUERIES = 8
 NUM_PAIRS = 16
 NUM_ATTENDED = 4
 SIDE = 128
-"""Pixels of the longer side of a picture."""
+"""Pixels of the longer side of an image."""
 _DARKEST = 0.25
 
 
@@ -39,9 +39,9 @@ class Panel:
     """A table.
 
     Args:
-        name: Of the metric that it stands beside.
-        columns: Their names.
-        rows: Texts, numbers, truth values and pictures; None where a split has no pictures.
+        name: Name of the logged table.
+        columns: Names of the columns.
+        rows: Texts, numbers, booleans and images; None if a split has no images.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Panel:
 
 
 def found_panels(gallery: Gallery, view: SplitView) -> Iterator[Panel]:
-    """What a few texts find among all images, and a few images among all texts: the same ones at each validation."""
+    """Search results of a few texts and images, the same at each validation."""
     every_image, every_text = _all(gallery.images.ids), _all(gallery.texts.ids)
     texts = spread(every_text, NUM_QUERIES)
     scores, own = gallery.score(every_image, texts).T, gallery.image_of_text[texts, None] == every_image
@@ -61,7 +61,7 @@ def found_panels(gallery: Gallery, view: SplitView) -> Iterator[Panel]:
         for place, row, score, right in _places(findings, gallery.images.ids)
     ]
     yield Panel("found/text_to_image", columns, rows)
-    # an image without captions has nothing to find
+    # only images with captions
     images = spread(gallery.image_of_text.unique(), NUM_QUERIES)
     scores, own = gallery.score(images, every_text), images[:, None] == gallery.image_of_text
     columns = ("query", "image", "place", "caption", "score", "right")
@@ -74,8 +74,8 @@ def found_panels(gallery: Gallery, view: SplitView) -> Iterator[Panel]:
 
 
 def attention_panel(model: ImageTextModel, gallery: Gallery, view: SplitView, data: RetrievalDataModule) -> Panel:
-    """Where the words of a few captions look in their own picture, and where it looks back; no rows without a grid."""
-    columns = ("caption", "word", "support", "the word looks at", "looks at the word")
+    """Attention between the words and the image of a few captions; empty without a token grid."""
+    columns = ("caption", "word", "support", "attention of the word", "attention to the word")
     panel = Panel("attention", columns, [])
     texts = spread(_all(gallery.texts.ids), NUM_ATTENDED)
     owners = gallery.image_of_text[texts]
@@ -100,7 +100,7 @@ def comparisons_panel(compared: Sequence[Comparison]) -> Panel:
 
 
 def first_batch_panel(data: RetrievalDataModule) -> Panel:
-    """The first pairs of training, as training sees them, with the texts made of them."""
+    """The first training pairs with their T+, T- and (T+)-."""
     loader: Any = data.train_dataloader()
     items = [loader.dataset[key] for key in islice(next(iter(loader.batch_sampler)), NUM_PAIRS)]
     types = {of.name: of.type for of in (*data.asymmetry.positives, *data.asymmetry.negatives)}
@@ -128,11 +128,11 @@ def _attention_rows(
 
 
 def overlay(picture: Image.Image, weights: np.ndarray) -> Image.Image:
-    """A picture that is bright where weights are large, and dark where they are small.
+    """Darkens an image where weights are small.
 
     Args:
-        picture: RGB.
-        weights: Not negative, (g, g), row by row over the picture; the largest leaves it as it is.
+        picture: RGB image.
+        weights: Non-negative weights of a grid over the image, (g, g). The image is unchanged at the maximum.
     """
     scaled = weights / max(weights.max(), 1e-12)
     mask = Image.fromarray((255 * scaled).astype(np.uint8)).resize(picture.size, Image.Resampling.BILINEAR)
@@ -141,7 +141,7 @@ def overlay(picture: Image.Image, weights: np.ndarray) -> Image.Image:
 
 
 def _places(findings: Findings, ids: Int[Tensor, " C"]) -> Iterator[tuple[int, int, float, bool]]:
-    """Place from 1, candidate, score, and whether it is right."""
+    """Place from 1, candidate, score, and whether it is correct."""
     for place, found in enumerate(findings.results, 1):
         yield place, int(ids[found.number]), found.score, found.correct
 
@@ -159,7 +159,7 @@ def _picture(view: SplitView, row: int) -> Image.Image | None:
 
 
 def _square(view: SplitView, row: int) -> Image.Image:
-    """What the image encoder sees of a picture."""
+    """The image as fed to the image encoder."""
     picture = original(view, row)
     assert picture is not None
     assert isinstance(view.spec, PixelSpec)
@@ -167,14 +167,14 @@ def _square(view: SplitView, row: int) -> Image.Image:
 
 
 def _fed(data: RetrievalDataModule, item: TrainItem) -> Image.Image | None:
-    """As training sees it; as it lies in the data, where features stand in its place."""
+    """The image as fed in training, or the original if training uses features."""
     if isinstance(item.picture, np.ndarray):
         return _small(item.picture)
     return None if data.streams else _picture(data.view("train"), item.image_row)
 
 
 def _small(pixels: np.ndarray) -> Image.Image:
-    """From (3, S, S)."""
+    """An image from pixels (3, S, S)."""
     return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).resize((SIDE, SIDE))
 
 
