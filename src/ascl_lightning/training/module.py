@@ -33,7 +33,7 @@ _REQUIRED = {"image_encoder", "text_encoder", "similarity", "loss"}
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedBatch:
     """Projected images and texts, and the independent embeddings of both."""
 
     images: Features
@@ -143,11 +143,11 @@ class RetrievalModule(LightningModule):
         self.log_dict(totals, reduce_fx="sum", on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return terms.loss
 
-    def encode(self, batch: ImageTextBatch) -> Encoded:
+    def encode(self, batch: ImageTextBatch) -> EncodedBatch:
         """Encodes images and texts independently of each other."""
         images, texts = self.model.encode_images(batch.images), self.model.encode_texts(batch.texts)
         similarity = self.model.similarity
-        return Encoded(images, texts, similarity.image_embeds(images), similarity.text_embeds(texts))
+        return EncodedBatch(images, texts, similarity.image_embeds(images), similarity.text_embeds(texts))
 
     def collect(self, batch: ImageTextBatch, metrics: RetrievalMetrics) -> None:
         """Encodes a batch and adds it to the metrics of a whole split."""

@@ -15,7 +15,7 @@ from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models import FusedSimilarity
 from ascl_lightning.models.similarity.tokens import unit_vectors
 from ascl_lightning.search.rerank import reciprocal_rerank
-from ascl_lightning.training.module import Encoded, RetrievalModule
+from ascl_lightning.training.module import EncodedBatch, RetrievalModule
 
 
 def build(kind: type[RetrievalModule] = RetrievalModule, **similarity) -> RetrievalModule:
@@ -73,7 +73,7 @@ class FromTruePartner(RetrievalModule):
         """Row of each image's first text."""
         return (batch.text_image_ids == batch.image_ids[:, None]).int().argmax(1)
 
-    def encode(self, batch: ImageTextBatch) -> Encoded:
+    def encode(self, batch: ImageTextBatch) -> EncodedBatch:
         of = super().encode(batch)
         context = of.texts.pooled[self.partner(batch)]
         pooled = (1 - self.share) * of.images.pooled + self.share * context
