@@ -74,7 +74,7 @@ def test_scores_rank_every_query_as_test_does(run, model, split):
     assert written.text_to_image.rank.tolist() == ranks[1].tolist()
 
 
-def test_the_lines_of_the_readme_run(run, split, tmp_path, monkeypatch):
+def test_the_readme_example_runs(run, split, tmp_path, monkeypatch):
     (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     (tmp_path / "runs").symlink_to(run)
     for name, image in zip(("kite", "dogs"), split.images, strict=False):
@@ -86,7 +86,7 @@ def test_the_lines_of_the_readme_run(run, split, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("config", ["run", "file", "name", "mapping"])
-def test_a_checkpoint_is_the_model_that_was_exported_from_it(run, model, config):
+def test_checkpoint_and_exported_weights_are_the_same_model(run, model, config):
     fit = run / "fit" / "version_0"
     given = {
         "run": None,
@@ -122,7 +122,7 @@ def test_a_repository_is_loaded_by_its_id(run, model, monkeypatch):
     assert all(pattern.endswith((".safetensors", ".yaml", ".json", ".txt")) for pattern in patterns)
 
 
-def test_a_repository_that_the_hub_does_not_give_is_one_error(monkeypatch):
+def test_an_unavailable_repository_is_one_error(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"'no/such' is no local folder, and the download failed"):
         resolve_repository("no/such", None, ["*.json"])
@@ -166,12 +166,12 @@ def test_numbers_and_devices_that_make_no_sense_are_one_error():
         model.to("nonsense")
 
 
-def test_texts_that_are_cut_are_counted():
+def test_truncated_texts_are_counted():
     with pytest.warns(UserWarning, match="1 texts were truncated to 8 tokens"):
         small().encode_texts(["a " * 9, "a"])
 
 
-def test_a_search_finds_what_the_scores_say():
+def test_search_results_follow_the_scores():
     model = small()
     images, texts = model.encode_images(pictures(7)), ["a red kite", "two dogs", "a blue dog", "a kite and a dog"]
     scores = model.score(images, texts)
@@ -299,7 +299,7 @@ def test_folders_that_hold_no_model_are_one_error(run, tmp_path):
         Retriever.from_checkpoint(run / "fit" / "version_0" / "checkpoints" / "best.ckpt", config)
 
 
-def test_lightnings_own_loading_says_what_to_call(run):
+def test_lightnings_loading_names_the_method_to_call(run):
     checkpoint = run / "fit" / "version_0" / "checkpoints" / "best.ckpt"
     with pytest.raises(UserError, match=r"call ascl_lightning\.Retriever\.from_checkpoint\(checkpoint, config\)"):
         RetrievalModule.load_from_checkpoint(checkpoint)

@@ -81,7 +81,7 @@ def test_a_checkpoint_is_tested_on_another_folder_with_a_test_split_alone(traine
     }
 
 
-def test_the_same_checkpoint_gives_the_same_figures_whatever_was_mined_since(trained, tmp_path):
+def test_a_checkpoint_keeps_its_vocabulary_when_the_data_change(trained, tmp_path):
     """The vocabulary comes from the checkpoint, not from the data under test."""
     for name in ("a", "b"):
         write_karpathy(tmp_path / name, {"test": 4} | ({"train": 30} if name == "b" else {}), captions=2, first=100)
@@ -324,7 +324,7 @@ def test_a_missing_split_is_named(trained, capsys):
     assert "no split 'test'" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_checkpoint_of_another_model_is_one_line(trained, tmp_path, capsys):
+def test_a_checkpoint_of_another_model_gives_a_one_line_error(trained, tmp_path, capsys):
     write_karpathy(tmp_path, {"test": 2}, first=100)
     checkpoint = str(only(trained, "runs/fit/*/checkpoints/best.ckpt"))
     other = ["--model.similarity.embed_dim", "8"]
@@ -342,7 +342,7 @@ def test_configuration_in_a_checkpoint_is_not_read(trained, tmp_path):
     assert main(["test", "--config", TINY, *arguments]) == 0
 
 
-def test_a_training_is_complete_where_wandb_does_not_answer(trained, tmp_path):
+def test_training_completes_without_an_answer_from_wandb(trained, tmp_path):
     """The user asks for W&B online, and nobody listens."""
     logger = ["--trainer.logger+=WandbLogger", "--trainer.logger.offline", "false", "--trainer.logger.save_dir", "runs"]
     arguments = ["--data.root", str(trained / "data"), "--trainer.max_epochs", "1"]

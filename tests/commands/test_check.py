@@ -68,14 +68,14 @@ def test_bad_pictures_are_found(data):
 
 
 @pytest.mark.parametrize(("share", "code"), [("0.25", 0), ("0.2", 1)])
-def test_training_puts_up_with_a_share_of_bad_pictures(data, share, code):
+def test_training_tolerates_a_fraction_of_unreadable_images(data, share, code):
     """Two of eight; as training counts them, one that is too large is bad too."""
     data.path("train", 1).write_bytes(b"no picture")
     Image.new("1", (9000, 8000)).save(data.path("train", 3))
     assert data.check("--data.max_bad_share", share)[0] == code
 
 
-def test_pictures_that_come_again_are_found(data):
+def test_repeated_images_are_found(data):
     shutil.copy(data.path("train", 0), data.path("train", 5))
     shutil.copy(data.path("train", 0), data.path("train", 6))
     encode(data.path("train", 1), data.path("train", 7), quality=75)
@@ -114,7 +114,7 @@ def test_blank_pictures_are_no_copies_of_one_another(data):
     }
 
 
-def test_ids_of_other_pictures_are_noted(data):
+def test_ids_shared_by_different_images_are_a_note(data):
     data.rows["val"][0]["image_id"] = "train-3"
     data.rows["test"][0]["image_id"] = "train-4"
     shutil.copy(data.path("train", 4), data.path("test", 0))
@@ -202,7 +202,7 @@ def test_a_split_that_cannot_be_read_does_not_hide_the_others(data):
     assert set(report["splits"]) == {"train", "test"}
 
 
-def test_chosen_splits_alone_are_read(data):
+def test_only_chosen_splits_are_read(data):
     data.path("train", 0).write_bytes(b"no picture")
     code, report = data.check("--splits", '["val"]')
     assert code == 0
@@ -237,7 +237,7 @@ def test_json_alone_goes_to_the_output(data, capsys):
     assert json.loads(capsys.readouterr().out)["splits"]["train"]["images"] == 8
 
 
-def test_the_tokenizer_of_the_config_counts(data, tmp_path):
+def test_the_configured_tokenizer_is_used(data, tmp_path):
     """[CLS] and [SEP] stand around; words outside of the tiny vocabulary fall into letters."""
     write_bert(tmp_path / "bert")
     data.rows = {"train": [data.rows["train"][0] | {"captions": ["a red dog", "the cat on the left"]}]}
@@ -249,7 +249,7 @@ def test_the_tokenizer_of_the_config_counts(data, tmp_path):
     assert "more than 6 tokens; 1 tokens are cut, 8.33% of all" in report["findings"][0]["problem"]
 
 
-def test_a_tokenizer_that_cannot_be_had_is_a_warning(data, tmp_path):
+def test_an_unavailable_tokenizer_is_a_warning(data, tmp_path):
     encoder = {"class_path": "TransformersTextEncoder", "init_args": {"path": str(tmp_path / "no" / "bert")}}
     code, report = data.check("--model.text_encoder", json.dumps(encoder))
     assert code == 0
@@ -259,7 +259,7 @@ def test_a_tokenizer_that_cannot_be_had_is_a_warning(data, tmp_path):
     assert report["splits"]["train"]["tokens"] is None
 
 
-def test_an_image_size_that_cannot_be_had_is_a_warning(data):
+def test_an_unknown_image_size_is_a_warning(data):
     code, report = data.check("--model.image_encoder.init_args.image_size", "50")
     assert code == 0
     assert found(report)[("unknown_image_size", None, None)] == ("warning", 1, 0)
@@ -268,7 +268,7 @@ def test_an_image_size_that_cannot_be_had_is_a_warning(data):
     assert found(report)[("small_images", "test", None)] == ("note", 3, 3)
 
 
-def test_a_split_of_bad_pictures_alone_is_read_to_its_end(tmp_path):
+def test_a_split_with_only_unreadable_images_is_read_completely(tmp_path):
     data = DataSet(tmp_path, train=3, val=2)
     for place in range(3):
         data.path("train", place).write_bytes(b"no picture")

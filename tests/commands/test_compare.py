@@ -114,7 +114,7 @@ def test_runs_that_share_no_score(tmp_path, capsys):
     assert f"'{a}' has two stage, and '{b}' has local" in capsys.readouterr().err
 
 
-def test_a_leak_is_told(tmp_path, capsys):
+def test_a_leak_is_printed(tmp_path, capsys):
     leaks = [{"kind": "selection", "message": "the checkpoint was chosen on this split"}]
     a = write_run(tmp_path / "a", {("fused", "own"): WEAK})
     b = write_run(tmp_path / "b", {("fused", "own"): STRONG}, leaks=leaks)

@@ -14,7 +14,7 @@ def test_the_layout_is_what_the_public_interface_sends():
     assert "val/rsum" in model.model_dump_json(by_alias=True)
 
 
-def test_without_an_account_it_says_so(monkeypatch, tmp_path, capsys):
+def test_without_an_account_the_error_names_the_remedy(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
@@ -23,13 +23,13 @@ def test_without_an_account_it_says_so(monkeypatch, tmp_path, capsys):
     assert "wandb login" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch, capsys):
+def test_without_the_package_the_error_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert main(REQUEST) == 2
     assert "pip install 'ascl-lightning[dashboard]'" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_refusal_is_one_line(monkeypatch, capsys):
+def test_a_rejection_is_one_line(monkeypatch, capsys):
     import wandb
     from wandb_workspaces import workspaces
 
@@ -42,7 +42,7 @@ def test_a_refusal_is_one_line(monkeypatch, capsys):
     assert "somebody/ascl-lightning: no such project" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_entity_and_a_project_are_asked_for(capsys):
+def test_entity_and_project_are_required(capsys):
     assert main(["dashboard", "--entity", "somebody"]) == 2
     assert "project" in capsys.readouterr().err.splitlines()[-1]
 

@@ -74,7 +74,7 @@ def test_every_split_is_extracted_with_its_captions(trained: Path) -> None:
     assert dict(zip(train.image_ids, train.captions, strict=True)) == expected
 
 
-def test_variants_are_made_of_training_captions_alone(trained: Path) -> None:
+def test_variants_are_made_only_of_training_captions(trained: Path) -> None:
     rows = {split: TextRows.load(trained / "out" / split / "texts" / "rows") for split in SPLITS}
     captions = sum(CAPTIONS[i % 4] for i in range(9))
     assert rows["train"].positives.shape == rows["train"].negatives.shape == (captions, 3)

@@ -46,7 +46,7 @@ def best(root: Path) -> Path:
     return found
 
 
-def test_the_best_interpolation_is_written_and_its_weights_lie_between(tuned, tmp_path, capsys):
+def test_the_best_interpolation_is_saved(tuned, tmp_path, capsys):
     out = tmp_path / "half.ckpt"
     given = arguments(tuned, "--ckpt_path", "best", "--weights", "[0.25]", "--out", str(out))
     assert main(["interpolate", *given]) == 0
@@ -85,7 +85,7 @@ def row_of(metrics: dict[str, float]) -> list[str]:
     return [f"{metrics[f'val/{name}']:.1f}" for name in names]
 
 
-def test_both_ends_are_the_pair_as_it_came_and_as_it_was_left(tuned, capsys):
+def test_weights_0_and_1_are_the_pretrained_and_the_fine_tuned_model(tuned, capsys):
     assert main(["interpolate", *arguments(tuned, "--ckpt_path", "best", "--weights", "[0, 0.5, 1]")]) == 0
     rows = figures(capsys.readouterr().out)
     assert list(rows) == ["0", "0.5", "1"]
@@ -101,7 +101,7 @@ def test_both_ends_are_the_pair_as_it_came_and_as_it_was_left(tuned, capsys):
     assert "test/rsum" in json.loads(metrics.read_text())["metrics"]
 
 
-def test_towers_from_scratch_have_no_start(tmp_path, capsys):
+def test_towers_without_pretrained_weights_are_refused(tmp_path, capsys):
     write_karpathy(tmp_path / "data", {"train": 4, "val": 4}, captions=2)
     given = ["--config", TINY, "--data.root", str(tmp_path / "data"), "--trainer.default_root_dir", str(tmp_path)]
     assert main(["fit", *given]) == 0
@@ -109,19 +109,19 @@ def test_towers_from_scratch_have_no_start(tmp_path, capsys):
     assert "nothing to interpolate" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_checkpoint_of_another_model_is_one_line(tuned, capsys):
+def test_a_checkpoint_of_another_model_gives_a_one_line_error(tuned, capsys):
     other = ["--model.loss.learn_temperature", "false"]
     assert main(["interpolate", *arguments(tuned, "--ckpt_path", "best", *other)]) == 2
     assert "does not fit the model" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("weights", ["[1.5]", "[-0.1]"])
-def test_a_weight_is_a_share(tuned, weights, capsys):
+def test_weights_are_between_0_and_1(tuned, weights, capsys):
     assert main(["interpolate", *arguments(tuned, "--ckpt_path", "best", "--weights", weights)]) == 2
     assert "weights" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_what_did_not_come_pretrained_stays_fine_tuned(tuned, tmp_path):
+def test_parameters_that_were_not_pretrained_stay_fine_tuned(tuned, tmp_path):
     """A pretrained text tower beside an image tower and heads from scratch; the vocabulary is the tower's own."""
     write_bert(tmp_path / "bert")
     given = [

@@ -36,11 +36,11 @@ def test_a_test_ends_with_its_page_and_every_number_is_in_a_file(tested):
     assert "types II and III" in page.text, "the losses of the training run"
 
 
-def test_a_training_leaves_no_evidence_of_its_validations(tested):
+def test_validations_of_a_training_write_no_evidence(tested):
     assert not list((tested.parents[1] / "fit").rglob("examples.json"))
 
 
-def test_the_command_makes_the_same_page_of_the_files_alone(tested, capsys):
+def test_the_command_makes_the_same_page_from_files(tested, capsys):
     first = (tested / "report.html").read_text()
     (tested / "report.html").unlink()
     capsys.readouterr()
@@ -67,7 +67,7 @@ def test_examples_are_of_the_split_and_ranked_by_their_scores(tested):
             assert all((tested / image["picture"]).is_file() for image in pictures)
 
 
-def test_the_worst_queries_say_their_captions(tested):
+def test_the_worst_queries_have_captions(tested):
     worst = json.loads((tested / "examples.json").read_text())["worst"]
     by_image = split_of(tested)
     captions = [text for image in by_image for text in image]
@@ -90,7 +90,7 @@ def test_attention_is_a_distribution_over_the_grid_and_support_a_cosine(tested):
         assert (tested / pair["image"]["picture"]).is_file()
 
 
-def test_histograms_hold_every_pair_and_what_the_card_made(tested):
+def test_histograms_contain_all_pairs_and_variants(tested):
     counts = json.loads((tested / "histograms.json").read_text())["counts"]
     # six images of 2, 3, 0, 2, 3 and 0 captions
     assert sum(counts["positive"]) == 10
@@ -99,7 +99,7 @@ def test_histograms_hold_every_pair_and_what_the_card_made(tested):
     assert sum(counts["T+"]) > 0
 
 
-def test_single_queries_are_timed_both_ways_and_images_without_captions_are_none(tested):
+def test_only_images_with_captions_are_timed_queries(tested):
     found = json.loads((tested / "latency.json").read_text())
     shapes = [(of["direction"], of["search"], of["scored"], len(of["queries"])) for of in found["searches"]]
     assert shapes == [
@@ -118,7 +118,7 @@ def split_of(run: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("folder", "said"), [("nothing", "there is no folder"), (".", "no results.json")])
-def test_what_is_no_run_is_one_line(folder, said, tmp_path, capsys):
+def test_a_folder_without_a_run_is_one_line(folder, said, tmp_path, capsys):
     assert main(["report", str(tmp_path / folder)]) == 2
     shown = capsys.readouterr().err
     assert said in shown

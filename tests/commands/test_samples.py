@@ -87,7 +87,7 @@ def test_scenes_are_shown_as_they_are(tmp_path, capsys):
     assert "page.html" in capsys.readouterr().out
 
 
-def test_the_page_stands_alone_and_names_every_operation(tmp_path, karpathy):
+def test_the_page_is_self_contained_and_names_every_operation(tmp_path, karpathy):
     page = samples(tmp_path / "page.html", *karpathy, "--count", "9")
     # nine originals, those that an operation changed, and each of the four operations on the first
     changed = page.text.count("as fed: ")
@@ -113,7 +113,7 @@ def test_the_terminal_shows_each_operation_too(capsys, karpathy):
     assert "train_000" in shown
 
 
-def test_a_picture_of_two_pairs_is_shown_once(tmp_path, karpathy):
+def test_an_image_of_two_pairs_is_shown_once(tmp_path, karpathy):
     """Every caption a pair: five images have two or three."""
     page = samples(tmp_path / "page.html", *karpathy, "--count", "18", "--data.captions_per_image", "null")
     assert len(page.pictures) == len(set(page.pictures))
@@ -142,12 +142,12 @@ def test_captions_are_escaped(tmp_path, karpathy):
     assert "none configured" in page.text
 
 
-def test_no_pair_at_all_is_one_line(capsys, karpathy):
+def test_a_count_of_0_is_one_line(capsys, karpathy):
     assert main(["samples", *karpathy, "--count", "0"]) == 2
     assert "count" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_region_features_leave_the_image_s_name(tmp_path):
+def test_region_features_show_only_the_image_id(tmp_path):
     write_karpathy(tmp_path, {"train": 5, "val": 2}, regions=RegionSpec(3, 4))
     arguments = ["--config", TINY, "--data.root", str(tmp_path), "--data.source.init_args.images", "null"]
     page = samples(tmp_path / "page.html", *arguments, "--count", "3")
@@ -185,7 +185,7 @@ def test_the_vocabulary_is_as_large_as_the_model_s(karpathy):
     assert len(made.vocabulary.words) == 5
 
 
-def test_an_image_operation_is_named_where_it_was_applied_alone(tmp_path):
+def test_an_image_operation_is_only_named_where_it_was_applied(tmp_path):
     pairs = list(TrainingPairs(datamodule(tmp_path, augment=False, image_operations=[Occlude(0.5)])).first(18, 0))
     squares = {pair.origin.image_id: pair.fed.tobytes() for pair in pairs if pair.image_operation is None}
     for pair in pairs:
@@ -193,7 +193,7 @@ def test_an_image_operation_is_named_where_it_was_applied_alone(tmp_path):
         assert same == (pair.image_operation is None)
 
 
-def test_a_bad_picture_is_named_on_the_page(tmp_path, karpathy):
+def test_the_page_names_unreadable_images(tmp_path, karpathy):
     (tmp_path / "images" / "train_0003.jpg").write_bytes(b"no picture")
     page = samples(tmp_path / "page.html", *karpathy, "--count", "9", "--data.image_operations", "[]")
     assert "Replaces unreadable" in page.text

@@ -58,7 +58,7 @@ def test_only_what_all_runs_have(tmp_path):
     ("results", "message"),
     [({"split": "val"}, "the split is test"), ({"scores": {"local": {}}}, "share no score")],
 )
-def test_runs_that_do_not_go_together(tmp_path, capsys, results, message):
+def test_runs_that_cannot_be_combined(tmp_path, capsys, results, message):
     a = write_run(tmp_path / "a", {("fused", "own"): QUERIES["fused", "own"]})
     b = write_run(tmp_path / "b", {("fused", "own"): QUERIES["fused", "own"]}, **results)
 

@@ -102,7 +102,7 @@ def test_the_threshold_is_where_both_kinds_are_as_likely(share: float, mean: flo
     assert found == pytest.approx(low, abs=0.03)
 
 
-def test_where_all_fit_nothing_is_below_the_threshold() -> None:
+def test_no_pair_is_below_the_threshold_if_all_fit() -> None:
     fits = np.array([NormalDist(3.0, 0.5).inv_cdf((i + 0.5) / 1000) for i in range(1000)])
     assert not (fits < fit_threshold(fits)).any()
     # a single one that does not is found

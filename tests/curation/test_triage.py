@@ -51,7 +51,7 @@ def test_captions_of_other_pictures_are_mismatched(spoiled) -> None:
     assert found.numbers["mismatched"][strangers].mean() == pytest.approx(0.0, abs=0.6)
 
 
-def test_what_the_picture_does_not_show_is_over_long(spoiled) -> None:
+def test_words_that_the_image_does_not_show_are_over_long(spoiled) -> None:
     found, pictures, _ = spoiled
     assert rows(found.flags["over_long"]) == list(range(120, 150, 3))
     assert found.unsupported[120].tolist() == absent(pictures[40], 3)
@@ -61,7 +61,7 @@ def test_what_the_picture_does_not_show_is_over_long(spoiled) -> None:
     assert not found.numbers["over_long"][180:].any()
 
 
-def test_a_pair_that_comes_again_is_a_duplicate(spoiled) -> None:
+def test_a_repeated_pair_is_a_duplicate(spoiled) -> None:
     found = spoiled[0]
     assert rows(found.flags["duplicate"]) == repetitions(spoiled[2])
     assert set(range(182, 212, 3)) <= set(rows(found.flags["duplicate"]))
@@ -69,7 +69,7 @@ def test_a_pair_that_comes_again_is_a_duplicate(spoiled) -> None:
     assert found.reason(182) == "occurrence 2 of this image with this caption"
 
 
-def test_pictures_of_two_ids_that_look_the_same_are_one() -> None:
+def test_equal_images_with_two_ids_count_as_one() -> None:
     gallery = planted_gallery(["a dog", "a cat", "a dog"], [["dog", "tree"], ["dog"], ["dog", "dog"]])
     assert occurrences(gallery, ["dog", "tree", "dog", "dog", "dog"]).tolist() == [1, 1, 1, 2, 3]
 
@@ -83,7 +83,7 @@ def test_only_kinds_that_are_asked_for_are_flagged(spoiled) -> None:
     assert not judged(pictures, captions, kinds=[]).flagged.any()
 
 
-def test_a_pair_may_have_several_flags_the_worst_first(spoiled) -> None:
+def test_a_pair_may_have_several_flags_in_order(spoiled) -> None:
     found = spoiled[0]
     row = rows(found.flags["mismatched"])[0]
     assert found.flags_of(row)[0] == "mismatched"
@@ -97,11 +97,11 @@ def test_a_clean_split_has_hardly_any_flags() -> None:
     assert found.flagged.sum() <= 3  # of 600 pairs
 
 
-def test_the_outer_fence_of_nothing_is_out_of_reach() -> None:
+def test_the_outer_fence_of_no_values_is_infinite() -> None:
     assert outer_fence(np.zeros(0)) == np.inf
 
 
-def test_where_nothing_fits_everything_is_still_judged() -> None:
+def test_all_pairs_are_triaged_if_none_fits() -> None:
     """Each of 40 pictures has the captions of the next."""
     pictures, captions = planted_split(40, seed=2)
     found = judged(pictures, captions[1:] + captions[:1])

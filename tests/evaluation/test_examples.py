@@ -18,7 +18,7 @@ def test_right_wrong_worst_and_slowest_queries_are_chosen():
 
 
 @given(st.lists(st.integers(0, 5), max_size=30))
-def test_what_is_chosen_fits_its_reason(ranks):
+def test_chosen_queries_match_their_reasons(ranks):
     for query, reasons in choose_queries(torch.tensor(ranks, dtype=torch.long)).items():
         assert ("right" in reasons) == (ranks[query] == 1)
         assert ({"wrong", "worst"} & set(reasons) != set()) == (ranks[query] > 1)

@@ -57,7 +57,7 @@ def test_the_logged_metrics_lie_in_a_flat_file(evaluated):
     assert {"test/rsum", "test/image_to_text/recall_at_1"} <= metrics.keys()
 
 
-def test_results_say_what_they_are_of(evaluated):
+def test_results_contain_their_provenance(evaluated):
     found = results(evaluated / "test" / "version_0")
     assert (found["split"], found["num_images"], found["truncated_texts"]) == ("test", 6, 1)
     assert found["training"] == str(evaluated / "fit" / "version_0")
@@ -92,7 +92,7 @@ def test_a_validation_is_evaluated_likewise_and_a_training_is_not(evaluated, cap
     assert "val/rsum" in metrics
 
 
-def test_clean_results_say_so_and_leaking_ones_are_branded(evaluated, capsys):
+def test_results_are_marked_as_clean_or_leaked(evaluated, capsys):
     found = results(evaluated / "test" / "version_0")
     assert found["leaks"] == found["unchecked"] == []
     described = json.loads((evaluated.parent / "data" / "dataset_flickr8k.json").read_text())

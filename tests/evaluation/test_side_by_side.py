@@ -81,7 +81,7 @@ def test_folds_rank_their_own_items_alone() -> None:
     assert fold_queries(gallery, 8, ids) == fold_queries(gallery, None, ids) == {}
 
 
-def test_protocols_have_positives_of_their_own(monkeypatch) -> None:
+def test_protocols_have_different_positives(monkeypatch) -> None:
     """Text 0 is the text of image 0 alone, and by the protocol that of images 0 and 1."""
     matrix = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
     metric = RetrievalMetrics(lambda i, t: matrix[i.pooled[:, 0].long()][:, t.pooled[:, 0].long()])

@@ -22,7 +22,7 @@ def test_tokens_are_gathered_by_word():
     assert found.region_support == [0.75, 0.5]
 
 
-def test_padding_and_words_that_were_cut_are_left_out():
+def test_padding_and_truncated_words_are_ignored():
     shape = torch.full((1, 3, 3), 1 / 3)
     grounding = Grounding(shape, shape, torch.tensor([[0.5, 0.25, 0.0]]), torch.tensor([[0.5, 0.25, 0.0]]))
     real = torch.tensor([[True, True, False]])
@@ -33,7 +33,7 @@ def test_padding_and_words_that_were_cut_are_left_out():
     assert found.region_support == [0.5, 0.25]
 
 
-def test_a_text_of_which_nothing_was_read_has_no_words():
+def test_a_fully_truncated_text_has_no_words():
     shape = torch.full((1, 1, 2), 0.5)
     grounding = Grounding(shape, shape.mT, torch.zeros(1, 1), torch.zeros(1, 2))
     (found,) = word_attention(

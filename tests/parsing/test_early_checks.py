@@ -72,7 +72,7 @@ def test_mistakes_in_configs_name_the_file(config, tmp_path):
     assert CONFIGS[config] in str(caught.value)
 
 
-def test_a_config_in_the_place_of_a_name_is_checked_too():
+def test_inline_configs_are_checked():
     with pytest.raises(UserError, match="contains itself"):
         check_command_line(["fit", "--config", "{data: &a {x: *a}}"])
     with pytest.raises(UserError, match="found a list"):

@@ -65,7 +65,7 @@ def test_a_message_says_what_was_expected_and_given(message, plain):
     assert plain_message(message) == plain
 
 
-def test_an_unknown_class_lists_those_that_would_do():
+def test_an_unknown_class_lists_the_known_ones():
     import_module("ascl_lightning.data.datamodule")
     given = "[ShuffleWords, DropWrod]"
     message = (

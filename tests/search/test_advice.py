@@ -36,7 +36,7 @@ def test_a_colour_that_is_in_no_picture_has_no_support(num_candidates: int) -> N
     assert red.doubt > 1
 
 
-def test_a_word_that_the_model_does_not_know_has_no_support() -> None:
+def test_unknown_words_are_unsupported() -> None:
     advice = adviser().advise("a dog under an umbrella")
     assert advice.unsupported == ["under", "an", "umbrella"]
     assert not advice.words[-1].is_known
@@ -49,7 +49,7 @@ def test_one_candidate_that_shows_a_word_is_enough() -> None:
     assert adviser(num_candidates=1).advise("dog cat tree").unsupported != []
 
 
-def test_a_query_without_a_word_and_a_split_without_captions_are_the_users_mistake() -> None:
+def test_empty_queries_and_splits_without_captions_are_refused() -> None:
     with pytest.raises(UserError, match="no word"):
         adviser().advise(" ")
     gallery = planted_gallery(PICTURES[:1], CAPTIONS[:1])

@@ -20,7 +20,7 @@ def test_each_query_is_scored_alone_with_every_candidate():
     assert asked == [([2], every), ([2], every), ([0], every)], "the first of all is not timed"
 
 
-def test_two_stages_score_the_shortlist_alone():
+def test_two_stage_search_scores_only_the_shortlist():
     asked = []
 
     def score_block(queries: Tensor, candidates: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def naive_rank(first: list[float], fused: list[float], own: list[bool], length: 
 
 @given(seed=st.integers(0, 10**6), length=st.integers(1, 7))
 @settings(max_examples=50, deadline=None)
-def test_ranks_equal_the_order_written_out(seed: int, length: int) -> None:
+def test_ranks_equal_a_full_sort(seed: int, length: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     queries, candidates = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (5, 7))
     fused = torch.randint(0, 4, (5, 7), generator=generator).double()
@@ -68,7 +68,7 @@ def test_margins_keep_to_the_budget_and_are_the_widest(scores: list[list[int]], 
     assert lengths.sum() <= max(budget, len(scores))
 
 
-def test_sure_queries_take_fewer_candidates() -> None:
+def test_confident_queries_get_fewer_candidates() -> None:
     candidates = torch.eye(4)
     sure, unsure = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([0.5, 0.5, 0.49, 0.0])
     listed = shortlist(torch.stack([sure, unsure]), candidates, 2, adaptive=True, longest=2)

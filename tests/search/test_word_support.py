@@ -35,7 +35,7 @@ def test_passes_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(found.coverage, expected.coverage, atol=1e-6)
 
 
-def test_what_is_usual_by_hand() -> None:
+def test_usual_support_by_hand() -> None:
     """Ten occurrences of "dog" with support 1 in their own pictures and 0 in others, ten of "a" with 0.5 in both.
 
     Means of all: 0.75 and 0.25. Mixed half and half: "dog" 0.875 and 0.125, "a" 0.625 and 0.375.
@@ -54,7 +54,7 @@ def test_what_is_usual_by_hand() -> None:
     np.testing.assert_allclose(usual.doubt(["bird"], np.array([0.25])), [8])
 
 
-def test_a_word_that_any_picture_supports_is_never_in_doubt() -> None:
+def test_a_word_that_all_images_support_has_no_doubt() -> None:
     words = np.array(["the"] * 1000 + ["dog"] * 10)
     own, other = np.array([0.3] * 1000 + [1.0] * 10), np.array([0.4] * 1000 + [0.0] * 10)
     usual = UsualSupport.of(words, own, other)

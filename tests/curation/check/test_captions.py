@@ -82,7 +82,7 @@ def test_cut_tokens_are_counted_after_cut_words():
     assert "the other 10 words are dropped" in problems["long_captions"]
 
 
-def test_a_cut_of_few_captions_is_a_note():
+def test_few_truncated_captions_are_a_note():
     captions = looked_at(*[("a dog",)] * 199, ("a dog runs",), limit=2)
     assert counts(captions) == {"cut_captions": ("note", 1, 200)}
 

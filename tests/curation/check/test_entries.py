@@ -76,7 +76,7 @@ def test_a_streamed_split_gives_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("first", [b"no archive", b""])
-def test_a_broken_shard_is_noted_and_the_next_is_read(tmp_path, first):
+def test_reading_continues_after_a_broken_shard(tmp_path, first):
     parts = shards(tmp_path)
     (tmp_path / "train-000000.tar").write_bytes(first)
     data = (tmp_path / "train-000001.tar").read_bytes()

@@ -15,7 +15,7 @@ def test_a_tally_counts_all_and_keeps_the_first():
     assert (tally.count, len(tally.examples), tally.examples[-1]) == (KEPT + 5, KEPT, str(KEPT - 1))
 
 
-def test_a_finding_says_what_its_kind_says():
+def test_a_finding_has_the_texts_of_its_kind():
     found = finding("leaked_images", "a = b", other="train")
     assert (found.severity, found.count, found.total, found.examples) == ("error", 1, 7, ("a = b",))
     assert (found.things, found.problem) == ("images", "are also in split 'train'")
@@ -23,7 +23,7 @@ def test_a_finding_says_what_its_kind_says():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_its_say(kind):
+def test_every_kind_has_texts(kind):
     found = finding(kind, "x", other="o", limit=1, words=2, cut=3, share=0.5, reason="r", size=4)
     assert found.problem
     assert found.advice

@@ -109,7 +109,7 @@ def test_a_clean_test_finds_nothing(trained, tmp_path, guards):
     [("train", "training_images", "were trained on"), ("val", "selection_images", "was selected, by val/rsum")],
 )
 @pytest.mark.parametrize("file", ["best", "weights"])
-def test_pictures_that_trained_or_selected_are_refused(trained, tmp_path, guards, capsys, split, kind, said, file):
+def test_training_and_selection_images_are_refused(trained, tmp_path, guards, capsys, split, kind, said, file):
     data = with_test_pictures_of(trained / "data", split, tmp_path / "data")
     (weights,) = trained.glob("runs/fit/*/weights")
     checkpoint = ["--ckpt_path", str({"best": best(trained), "weights": weights}[file])]
@@ -119,7 +119,7 @@ def test_pictures_that_trained_or_selected_are_refused(trained, tmp_path, guards
     assert branded(tmp_path, data, guards, *checkpoint) == [kind]
 
 
-def test_the_selecting_split_may_be_validated_as_often_as_one_likes(trained):
+def test_the_selection_split_may_be_validated_repeatedly(trained):
     assert ascl("validate", trained, trained / "data", "--ckpt_path", "best") == 0
 
 
@@ -140,7 +140,7 @@ def test_another_data_set_with_the_same_names_is_tested(trained, tmp_path, guard
     assert guards[0].checked.notes == ["11 of the 25 test captions occur in training too"]
 
 
-def test_a_vocabulary_mined_from_test_captions_is_refused(tmp_path, guards, capsys, monkeypatch):
+def test_a_vocabulary_from_test_captions_is_refused(tmp_path, guards, capsys, monkeypatch):
     write_karpathy(tmp_path / "data", {"train": 9, "val": 4, "test": 5}, captions=2)
 
     def mine(data: RetrievalDataModule) -> Vocabulary:
@@ -165,7 +165,7 @@ def test_a_checkpoint_selected_by_a_test_metric_is_refused(trained, tmp_path, gu
     assert branded(tmp_path, trained / "data", guards, *flags) == ["selection_metric"]
 
 
-def test_a_scorer_that_sees_the_true_partner_is_refused(trained, tmp_path, guards, capsys, monkeypatch):
+def test_a_scorer_with_access_to_the_true_partner_is_refused(trained, tmp_path, guards, capsys, monkeypatch):
     """As published: the context of each image comes from its own caption, before anything is ranked."""
     encode = RetrievalModule.encode
 
@@ -200,7 +200,7 @@ def test_re_ranking_by_sibling_captions_is_refused(trained, tmp_path, guards, ca
     assert branded(tmp_path, tmp_path / "data", guards, *flags) == ["reranking"]
 
 
-def test_a_checkpoint_that_does_not_say_is_tested_and_reported(trained, tmp_path, guards):
+def test_a_checkpoint_without_a_record_is_tested_and_reported(trained, tmp_path, guards):
     checkpoint = torch.load(best(trained), weights_only=True)
     del checkpoint["RetrievalDataModule"]["provenance"]
     torch.save(checkpoint, tmp_path / "older.ckpt")
@@ -261,7 +261,7 @@ def test_extracted_features_know_the_pictures_that_they_are_of(trained, tmp_path
     assert len(FeatureTable(out / "test" / "images")) == 5
 
 
-def test_of_a_streamed_training_the_captions_are_known(tmp_path, guards):
+def test_captions_of_streamed_data_are_recorded(tmp_path, guards):
     content = {
         split: [(f"{split}-{row}.png", (f"the {split} picture {row}", "a picture")) for row in range(6)]
         for split in ("train", "val", "test")
@@ -279,7 +279,7 @@ def test_of_a_streamed_training_the_captions_are_known(tmp_path, guards):
 
 
 @pytest.mark.slow
-def test_two_processes_refuse_together(trained, tmp_path):
+def test_both_ranks_raise(trained, tmp_path):
     data = with_test_pictures_of(trained / "data", "train", tmp_path / "data")
     flags = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--ckpt_path", str(best(trained))]
     roots = ["--trainer.default_root_dir", str(tmp_path / "runs"), "--data.root"]
@@ -296,12 +296,12 @@ def test_two_processes_refuse_together(trained, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["fit", "validate"])
-def test_only_a_test_looks_for_leaks(trained, capsys, command):
+def test_only_tests_check_for_leaks(trained, capsys, command):
     assert ascl(command, trained, trained / "data", "--allow-leak") == 2
     assert "only `ascl test` checks for leaks" in capsys.readouterr().err
 
 
-def test_without_a_checkpoint_nothing_is_known():
+def test_without_a_checkpoint_the_data_are_unchecked():
     guard, module = LeakGuard(), mock.Mock(spec=RetrievalModule, findings=Findings())
     data = mock.Mock(spec=RetrievalDataModule, provenance=None)
     guard.on_test_start(mock.Mock(spec=Trainer, datamodule=data, ckpt_path=None), module)

@@ -51,7 +51,7 @@ SCORES = [
 @pytest.mark.parametrize("similarity", SCORES)
 @pytest.mark.parametrize("counts", [[1, 1], [5, 5, 5], [0, 3, 1, 0, 7], [2] * 40])
 @torch.no_grad()
-def test_scores_of_two_items_alone_do_not_change(similarity, counts):
+def test_scores_that_depend_on_their_pair_alone_do_not_change(similarity, counts):
     permuted = permute_pairs(build(**similarity), batch_of(counts))
     assert permuted.changes == (0, 0, 0)
     assert permuted.scores.shape == (min(16, len(counts)), sum(counts[:16]))
@@ -96,13 +96,13 @@ class Slightly(FromTruePartner):
 @pytest.mark.parametrize("num_images", [2, 3, 16])
 @pytest.mark.parametrize("similarity", [SCORES[0], SCORES[2]])
 @torch.no_grad()
-def test_a_context_from_the_true_partner_is_caught(kind, num_images, similarity):
+def test_context_from_the_true_partner_is_detected(kind, num_images, similarity):
     images, texts, scores = permute_pairs(build(kind, **similarity), batch_of([5] * num_images)).changes
     assert (images > 0, texts, scores > 0) == (True, 0, True)
 
 
 @torch.no_grad()
-def test_a_text_with_the_context_of_its_image_is_caught():
+def test_texts_with_context_from_their_image_are_detected():
     class TextKnows(RetrievalModule):
         def encode(self, batch):
             of = super().encode(batch)
@@ -114,7 +114,7 @@ def test_a_text_with_the_context_of_its_image_is_caught():
 
 
 @torch.no_grad()
-def test_a_score_that_favours_the_diagonal_is_caught():
+def test_scores_that_favour_the_diagonal_are_detected():
     module = build(local_weight=0.0, global_fusion="none")
     honest = module.evaluation._scorer.score
     module.evaluation._scorer.score = lambda images, texts: honest(images, texts) + torch.eye(len(images), len(texts))
@@ -159,26 +159,26 @@ def scores(num_images: int, seed: int = 0) -> Tensor:
 
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 12), levels=st.sampled_from([2, 5, 10**6]))
 @settings(max_examples=60, deadline=None)
-def test_reciprocal_ranks_follow_from_scores_alone_whatever_is_equal(seed: int, k: int, levels: int) -> None:
+def test_reciprocal_ranks_depend_only_on_scores_with_ties(seed: int, k: int, levels: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     similarity = torch.randint(0, levels, (7, 12), generator=generator) / levels
     assert changed_by_order(lambda block: reciprocal_rerank(block, k), similarity) == 0
 
 
 @pytest.mark.parametrize("num_images", [4, 8])
-def test_the_published_text_to_image_re_ranking_is_caught(num_images: int) -> None:
+def test_the_published_text_to_image_re_ranking_is_detected(num_images: int) -> None:
     similarity = scores(num_images)
     assert changed_by_order(by_position, similarity) > len(similarity) / 4
     owner = torch.arange(len(similarity)) // CAPTIONS
     assert changed_by_order(by_lookup(owner), similarity) > len(similarity) / 4, "groups that it looks up"
 
 
-def test_without_siblings_the_published_re_ranking_is_honest() -> None:
+def test_without_siblings_the_published_re_ranking_uses_only_scores() -> None:
     """One caption an image: the group is the query itself, and nothing but scores counts."""
     assert changed_by_order(lambda block: published_text_to_image(block, torch.arange(len(block))), scores(6)) == 0
 
 
-def test_putting_the_true_partner_first_is_caught() -> None:
+def test_ranking_the_true_partner_first_is_detected() -> None:
     def cheat(similarity: Tensor) -> Tensor:
         own = torch.arange(len(similarity))[:, None] // CAPTIONS
         order = similarity.argsort(1, descending=True)
@@ -187,5 +187,5 @@ def test_putting_the_true_partner_first_is_caught() -> None:
     assert changed_by_order(cheat, scores(6)) == 30
 
 
-def test_constant_scores_are_drawn_apart() -> None:
+def test_ties_are_broken() -> None:
     assert changed_by_order(lambda block: block.argsort(1, descending=True), torch.zeros(4, 6)) == 0

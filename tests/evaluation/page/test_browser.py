@@ -49,7 +49,7 @@ def opened(browser: Browser, report: Path, width: int, scheme: str = "light") ->
 
 @pytest.mark.parametrize("width", [380, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_asks_for_nothing_and_complains_of_nothing(browser, report, width, scheme):
+def test_it_fits_without_requests_and_console_errors(browser, report, width, scheme):
     page, requests, said = opened(browser, report, width, scheme)
     assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
     assert said == []
@@ -89,7 +89,7 @@ def test_pictures_are_drawn_and_described(browser, report):
     page.close()
 
 
-def test_it_is_walked_through_by_keyboard(browser, report):
+def test_keyboard_navigation(browser, report):
     page, _, _ = opened(browser, report, 1400)
     reached = []
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_it_is_walked_through_by_keyboard(browser, report):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(browser, report, scheme):
+def test_text_has_enough_contrast(browser, report, scheme):
     """Contrast of 4.5 to 1 for text (WCAG 2.1, 1.4.3)."""
     page, _, _ = opened(browser, report, 1400, scheme)
 

@@ -36,7 +36,7 @@ def test_lines_differ_without_their_colours():
     assert dashes
 
 
-def test_names_at_the_ends_of_lines_that_meet_lie_apart():
+def test_labels_of_meeting_lines_do_not_overlap():
     lines = [Series(f"line {number}", [0, 1], [number, 10.0]) for number in range(5)]
     drawing, _ = line_chart("", lines, "x", "y")
     root = ElementTree.fromstring(drawing)
@@ -63,14 +63,14 @@ def test_the_same_drawing_has_the_same_identifiers_and_another_one_others():
 
 
 @pytest.mark.parametrize("log_x", [False, True])
-def test_intervals_stand_in_rows_of_their_own(log_x):
+def test_intervals_are_in_separate_rows(log_x):
     series = [Series("to text", [0, 1], [54.0, 31.0], [50.0, 27.0], [58.0, 35.0]), Series("to image", [1], [28.0])]
     drawing, said = interval_chart("R@1", ["fused", "independent"], series, "%", log_x=log_x)
     assert {"fused", "independent", "to text", "to image", "%"} <= set(texts(drawing))
     assert said == "R@1; %. fused, to text: 54. independent, to text: 31. independent, to image: 28"
 
 
-def test_a_histogram_says_how_many_and_where():
+def test_a_histogram_is_described_by_counts_and_means():
     drawing, said = histogram_chart(
         "Scores", [0.0, 0.5, 1.0], {"own": [1, 3], "other": [4, 0], "none": [0, 0]}, "score"
     )

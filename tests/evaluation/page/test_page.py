@@ -52,7 +52,7 @@ def test_the_headline_figures_are_those_of_the_score_that_ranks(page):
     assert first == [(f"{name}value", "275.0"), (f"{name}low", "273.8"), (f"{name}high", "276.2")]
 
 
-def test_nothing_is_asked_for_from_anywhere(page):
+def test_the_page_requests_nothing(page):
     assert all(address.startswith(("#", "data:image/")) for address in page.addresses)
     assert "url(http" not in page.text
     assert "<script" not in page.text
@@ -64,12 +64,12 @@ def test_identifiers_are_distinct_and_references_lead_somewhere(page):
     assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(page.ids)
 
 
-def test_pictures_say_what_they_are(page):
+def test_images_have_alternative_texts(page):
     assert page.images
     assert all(image["alt"].startswith("image photo <") for image in page.images)
 
 
-def test_what_comes_from_data_is_escaped(page):
+def test_data_are_escaped(page):
     assert "photo &lt;0&gt;" in page.text
     assert "a dog &amp; number" in page.text
     assert "# &lt;&amp;&gt;" in page.text, "the configuration"
@@ -87,7 +87,7 @@ def test_the_title_names_model_and_data(page, tmp_path):
 
 
 @pytest.mark.usefixtures("without_drawings")
-def test_the_worst_queries_are_sentences(page, tmp_path):
+def test_the_worst_queries_are_shown_with_captions(page, tmp_path):
     section = page.text[page.text.index('id="queries"') :]
     assert section.index("a &lt;dog&gt; by the sea") < section.index("two kites") < section.index("a hat")
     run = write_run(tmp_path)
@@ -98,7 +98,7 @@ def test_the_worst_queries_are_sentences(page, tmp_path):
 
 
 @pytest.mark.usefixtures("without_drawings")
-def test_leaks_stand_above_everything(tmp_path):
+def test_leaks_are_at_the_top(tmp_path):
     leak = {"kind": "split", "message": "selected on the split <under test>"}
     leaking = Page(write_report(write_run(tmp_path / "a", leaks=[leak]))).text
     assert leaking.index("metrics are invalid") < leaking.index("<nav")
@@ -109,7 +109,7 @@ def test_leaks_stand_above_everything(tmp_path):
 
 
 @pytest.mark.usefixtures("without_drawings")
-def test_a_run_that_was_not_checked_says_so(tmp_path):
+def test_the_page_of_an_unchecked_run_has_a_warning(tmp_path):
     run = write_run(tmp_path)
     results = json.loads((run / "results.json").read_text())
     del results["leaks"]
@@ -131,7 +131,7 @@ def test_settings_that_differ_from_the_training_are_named(tmp_path):
     "file",
     ["report_card.json", "examples.json", "attention.json", "histograms.json", "latency.json", "queries.parquet"],
 )
-def test_a_section_without_its_file_says_what_writes_it(file, tmp_path):
+def test_a_section_without_its_file_names_the_command_that_writes_it(file, tmp_path):
     page = Page(write_report(write_run(tmp_path, without=(file,))))
     assert f"no {file}" in page.text
     assert page.sections == list(SECTIONS)
@@ -159,7 +159,7 @@ def test_without_pictures_the_words_remain(tmp_path):
 @pytest.mark.parametrize(
     ("training", "said"), [(None, "is not in the folder of a run"), ("gone/fit", "has no metrics.csv")]
 )
-def test_a_training_run_that_is_not_there_is_named(training, said, tmp_path):
+def test_a_missing_training_run_is_named(training, said, tmp_path):
     assert said in write_report(write_run(tmp_path, training=training)).read_text()
 
 

@@ -35,11 +35,11 @@ def test_a_picture_is_found_wherever_it_lies(tmp_path):
     assert original(rendered, 0).tobytes() == picture.tobytes()
 
 
-def test_there_is_none_beside_region_features_or_captions_alone(tmp_path):
+def test_no_images_with_region_features_or_captions_only(tmp_path):
     assert original(SplitView(Split(["a"], [()], [tmp_path / "a.npy"]), RegionSpec(2, 3)), 0) is None
     assert original(SplitView(Split(["a"], [()], None), PIXELS), 0) is None
 
 
-def test_a_missing_one_is_an_error(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"a\.png"):
         original(SplitView(Split(["a"], [()], [tmp_path / "a.png"]), PIXELS), 0)

@@ -13,7 +13,7 @@ def shade(attention: list[float], grid: int) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def test_what_is_looked_at_is_tinted_and_the_rest_is_darkened():
+def test_attended_regions_are_tinted_and_others_darkened():
     found = shade([0.6, 0.0, 0.3, 0.0], 2)
     assert found.shape == (2, 2, 4)
     assert found[0, 0].tolist() == [255, 176, 0, round(255 * 0.5)]

@@ -73,7 +73,7 @@ def test_every_figure_follows_from_the_rows(folder):
         assert (found["value"], found["n"]) == (pytest.approx(100 * np.mean(beats)), len(beats))
 
 
-def test_the_figure_of_each_type_comes_with_its_definition(folder, capsys):
+def test_the_summary_of_each_type_has_its_definition(folder, capsys):
     card = json.loads((folder / "report_card.json").read_text())
     assert list(card["types"]) == ["I", "II", "III"]
     for score in card["scores"]:
@@ -86,7 +86,7 @@ def test_the_figure_of_each_type_comes_with_its_definition(folder, capsys):
     assert "Area under the curve" in card["types"]["III"]["definition"]
 
 
-def test_what_was_cut_and_what_was_not_run_is_told(folder):
+def test_truncated_texts_and_skipped_operations_are_listed(folder):
     """The tokenizer keeps 24 words; a caption has six to ten."""
     card = json.loads((folder / "report_card.json").read_text())
     variants = Variants.load(folder / "variants.parquet")
@@ -103,7 +103,7 @@ def test_what_was_cut_and_what_was_not_run_is_told(folder):
     assert not_run["swap_number"] == "it changes no caption here"
 
 
-def test_another_run_meets_the_variants_of_a_file(checkpoint, folder, tmp_path):
+def test_another_run_uses_the_variants_of_a_file(checkpoint, folder, tmp_path):
     """The seed is then that of the file."""
     file = folder / "variants.parquet"
     again = run(checkpoint, tmp_path, "--report_card.variants", str(file), "--report_card.seed", "7")
@@ -133,7 +133,7 @@ def test_all_captions_by_every_score_of_the_validation_split(checkpoint, tmp_pat
             assert recall(rows, {row["query"] for row in rows}, 1) == pytest.approx(expected)
 
 
-def test_it_can_be_turned_off_and_a_trial_leaves_nothing(checkpoint, tmp_path):
+def test_it_can_be_disabled_and_fast_dev_run_writes_nothing(checkpoint, tmp_path):
     off = run(checkpoint, tmp_path / "off", "--report_card.commands", "[]")
     run(checkpoint, tmp_path / "plain", command="validate")
     run(checkpoint, tmp_path / "trial", "--trainer.fast_dev_run", "true")
@@ -152,7 +152,7 @@ def test_scenes_have_exact_variants(checkpoint, tmp_path):
     assert "keep_words" not in exact
 
 
-def test_scores_of_variants_are_there_for_others(checkpoint, tmp_path):
+def test_scores_of_variants_are_stored_with_the_module(checkpoint, tmp_path):
     cli = AsclCLI(arguments(checkpoint, tmp_path))
     rows = pq.read_table(tmp_path / "test" / "version_0" / "report_card.parquet").to_pylist()
     for name, operations in (("T+", {"append_siblings", "keep_words"}), ("T-", {"swap_words", "shuffle_words"})):
@@ -178,14 +178,14 @@ def test_callbacks_may_come_in_any_order(checkpoint, folder, tmp_path, monkeypat
     assert [before[key] == after[key] for key in ("leaks", "unchecked", "notes", "scores")] == [True] * 4
 
 
-def test_scores_of_another_kind_do_not_lie_beside_fused_ones(checkpoint, tmp_path):
+def test_only_fused_scores_of_variants_are_in_the_histograms(checkpoint, tmp_path):
     cli = AsclCLI(arguments(checkpoint, tmp_path, "--report_card.scores", "[independent]"))
     assert cli.model.findings.made_scores == {}
     histograms = json.loads((tmp_path / "test" / "version_0" / "histograms.json").read_text())
     assert histograms["counts"].keys() == {"positive", "other"}
 
 
-def test_a_folder_that_runs_share_keeps_no_card_of_an_earlier_one(checkpoint, tmp_path):
+def test_the_card_of_an_earlier_run_in_the_folder_is_deleted(checkpoint, tmp_path):
     run_in_one = ["--trainer.logger", "false"]
     assert main(arguments(checkpoint, tmp_path, *run_in_one)) == 0
     assert (tmp_path / "report_card.json").is_file()
@@ -207,7 +207,7 @@ def test_variants_that_do_not_fit_are_refused(checkpoint, folder, tmp_path, caps
     assert problem in capsys.readouterr().err
 
 
-def test_a_score_that_the_model_lacks_is_refused(checkpoint, tmp_path, capsys):
+def test_a_score_that_the_model_does_not_have_is_refused(checkpoint, tmp_path, capsys):
     flags = ["--model.similarity.local_weight", "0", "--report_card.scores", "[local]"]
     assert main(arguments(checkpoint, tmp_path, *flags)) == 2
     assert "no score 'local'" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_scores_with_ranks_have_these_ranks():
     assert Outcome.of(scores_with_ranks(ranks), torch.arange(4)).text_ranks.tolist() == ranks.tolist()
 
 
-def test_a_length_sensitive_scorer_has_the_curve_and_the_slope_by_hand():
+def test_curve_and_slope_of_a_length_sensitive_scorer():
     """It finds all captions of 2 words, half of those of 6 and none of those of 10."""
     words = [2] * 4 + [6] * 4 + [10] * 4
     ranks = [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]
@@ -165,7 +165,7 @@ def test_operations_weigh_the_same_however_many_captions_they_change():
     assert card.figures()["I"]["planted"].value == 50
 
 
-def test_of_nothing_found_nothing_is_kept():
+def test_without_recall_the_summary_is_0():
     ranks = [99] * 3
     assert figures(ranks, [ladder("III", [step(1.0, ranks)])]).figures()["III"]["planted"].value == 0
 
@@ -176,7 +176,7 @@ def test_types_without_operations_have_no_figure():
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=40))
-def test_a_mean_has_the_interval_of_the_bootstrap(rows):
+def test_a_mean_has_the_bootstrap_interval(rows):
     """By the function for one mean, where every image has a query."""
     images = np.array([image for image, _ in rows] + list(range(10)))
     values = np.array([100.0 * hit for _, hit in rows] + [0.0, 100.0] * 5)

@@ -53,7 +53,7 @@ def test_scalars_are_those_of_the_csv_file(recorded, training):
         assert len(logged) == (2 if name == "val/rsum" else 6), "two epochs of three steps"
 
 
-def test_validations_are_drawn_against_the_epoch_and_all_else_against_the_step(training):
+def test_validations_are_plotted_against_the_epoch(training):
     validated = {name for name in training.keys if name.startswith("val/")}
     tables = {"val/found/text_to_image", "val/found/image_to_text", "val/attention", "val/asymmetry/comparisons"}
     assert {name for name, axis in training.axes.items() if axis == "epoch"} == validated - tables
@@ -82,7 +82,7 @@ def test_the_configuration_goes_with_what_the_data_are(recorded, training, teste
     assert len({of_split["images"] for of_split in prints.values()}) == 3
 
 
-def test_the_machine_is_watched(training):
+def test_system_metrics_are_recorded(training):
     assert any(name.startswith("proc.cpu") for name in training.machine)
 
 
@@ -108,7 +108,7 @@ def captions(recorded: Path, split: str) -> dict[str, list[str]]:
     }
 
 
-def test_what_texts_find(recorded, training):
+def test_results_of_text_queries(recorded, training):
     own = captions(recorded, "val")
     tables = [pictures(training, "val/found/text_to_image", place) for place in (0, 1)]
     for table in tables:
@@ -133,7 +133,7 @@ def test_the_first_places_are_the_recall(training):
     assert 100 * sum(hits) / 4 == pytest.approx(training.summary["val/image_to_text/recall_at_1"])
 
 
-def test_what_images_find(recorded, training):
+def test_results_of_image_queries(recorded, training):
     own = captions(recorded, "val")
     table = pictures(training, "val/found/image_to_text")
     assert {row["image"] for row in table} == set(own)
@@ -142,7 +142,7 @@ def test_what_images_find(recorded, training):
         assert isinstance(row["query"], Image.Image)
 
 
-def test_words_lie_over_the_pictures(recorded, training):
+def test_attention_is_drawn_over_the_images(recorded, training):
     cleaned = {text.lower().removesuffix(" .") for texts in captions(recorded, "val").values() for text in texts}
     table = pictures(training, "val/attention")
     for caption in {row["caption"] for row in table}:
@@ -165,7 +165,7 @@ def test_the_preferred_text_by_operation(training):
     assert {row[0] for row in table} == {"type_i", "type_ii", "type_iii"}
 
 
-def test_the_first_batch_with_what_was_made_of_it(recorded, training):
+def test_the_first_batch_with_its_made_texts(recorded, training):
     own = {text.lower().removesuffix(" .") for texts in captions(recorded, "train").values() for text in texts}
     table = pictures(training, "train/first_batch")
     assert len(table) == 3, "nine pairs in three batches"
@@ -179,7 +179,7 @@ def test_the_first_batch_with_what_was_made_of_it(recorded, training):
         assert isinstance(row["picture"], Image.Image)
 
 
-def test_the_best_checkpoint_is_handed_on_with_its_metrics(recorded, training):
+def test_the_best_checkpoint_is_uploaded_with_its_metrics(recorded, training):
     artifact = training.artifact("model")
     (entry,) = artifact.manifest.contents
     assert "best" in artifact.aliases
@@ -190,7 +190,7 @@ def test_the_best_checkpoint_is_handed_on_with_its_metrics(recorded, training):
     assert json.loads(artifact.metadata)["best/step"] == torch.load(best, weights_only=True)["global_step"]
 
 
-def test_a_test_shows_its_figures_and_hands_on_its_files(recorded, tested):
+def test_a_test_logs_metrics_and_uploads_its_files(recorded, tested):
     (run,) = recorded.glob("runs/test/*")
     results = json.loads((run / "results.json").read_text())
     columns, table, _ = tested.table("test/figures")
@@ -205,7 +205,7 @@ def test_a_test_shows_its_figures_and_hands_on_its_files(recorded, tested):
     assert tested.summary["test/rsum"] == pytest.approx(results["metrics"]["test/rsum"])
 
 
-def test_a_test_shows_its_report_card(recorded, tested):
+def test_a_test_logs_its_report_card(recorded, tested):
     (file,) = recorded.glob("runs/test/*/report_card.json")
     card = json.loads(file.read_text())
     _, table, _ = tested.table("test/report_card")
@@ -217,7 +217,7 @@ def test_a_test_shows_its_report_card(recorded, tested):
         assert found[f"T before {of['operation']}", of["score"]] == pytest.approx(of["value"])
 
 
-def test_everything_lies_with_the_runs(recorded, training):
+def test_all_files_are_written_in_the_run_folders(recorded, training):
     """There was no home folder: what a table needs is below the working folder, and can be sent from there."""
     for artifact in training.artifacts:
         for entry in artifact.manifest.contents:
@@ -264,13 +264,13 @@ def test_protocols_have_rows_of_their_own():
     ]
 
 
-def test_a_trial_leaves_nothing(tmp_path):
+def test_a_fast_dev_run_writes_nothing(tmp_path):
     write_karpathy(tmp_path / "data", {"train": 4, "val": 2}, captions=2)
     record(tmp_path, "fit", "--trainer.fast_dev_run", "true")
     assert not (tmp_path / "runs").exists()
 
 
-def test_validations_inside_an_epoch_are_drawn_against_the_step(tmp_path):
+def test_validations_inside_an_epoch_are_plotted_against_the_step(tmp_path):
     write_karpathy(tmp_path / "data", {"train": 8, "val": 2}, captions=1)
     record(tmp_path, "fit", "--trainer.max_epochs", "1", "--trainer.val_check_interval", "1")
     (run,) = read_runs(tmp_path)
@@ -279,7 +279,7 @@ def test_validations_inside_an_epoch_are_drawn_against_the_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_gone_on_with_stays_one_run(tmp_path):
+def test_a_resumed_run_stays_one_run(tmp_path):
     """And its best validation stays the best; what it began with is not shown again."""
     write_karpathy(tmp_path / "data", {"train": 8, "val": 4}, captions=2)
     flags = ("--model.optimizer", "AdamW", "--model.optimizer.lr")
@@ -299,7 +299,7 @@ def test_a_run_that_is_gone_on_with_stays_one_run(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [("--trainer.strategy", "ddp"), ("--config", "fsdp")])
-def test_of_two_processes_the_first_logs_the_whole_split(tmp_path, strategy):
+def test_rank_0_of_2_logs_the_whole_split(tmp_path, strategy):
     write_karpathy(tmp_path / "data", {"train": 8, "val": 5}, captions=2)
     fsdp = str(TINY.parents[2] / "configs" / "trainer" / "fsdp.yaml")
     flags = [fsdp if flag == "fsdp" else flag for flag in strategy]
@@ -314,7 +314,7 @@ def test_of_two_processes_the_first_logs_the_whole_split(tmp_path, strategy):
     assert run.artifact("model").aliases
 
 
-def test_without_wandb_nothing_of_it_happens(tmp_path, monkeypatch):
+def test_without_wandb_nothing_is_logged(tmp_path, monkeypatch):
     """Neither panels nor the library itself."""
     for name in ("found_panels", "attention_panel", "first_batch_panel"):
         monkeypatch.setattr(f"ascl_lightning.evaluation.wandb.dashboard.{name}", None)

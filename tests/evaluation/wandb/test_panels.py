@@ -26,7 +26,7 @@ def test_an_overlay_of_nothing_is_dark_everywhere():
     assert {tuple(pixel) for pixel in pixels.reshape(-1, 3).tolist()} == {(50, 25, 10)}
 
 
-def test_comparisons_say_which_texts_they_are_of():
+def test_comparisons_name_their_texts():
     compared = [Comparison("type_iii", ("half", None), ORIGINAL, 0.25, 8)]
     assert comparisons_panel(compared).rows == [["type_iii", "T+ (half)", "T", 0.25, 8]]
 
@@ -36,7 +36,7 @@ def numbered(count: int) -> Features:
     return Features(torch.arange(float(count))[:, None], torch.zeros(count, 1, 1), torch.ones(count, 1).bool())
 
 
-def test_what_is_found_is_named_also_without_pictures():
+def test_results_without_images_have_ids():
     """Three images of extracted regions, the second without captions; only the last text goes wrong."""
     scores = torch.tensor([[0.9, 0.8, 0.1], [0.0, 0.7, 0.5], [0.2, 0.3, 0.4]])
     metric = RetrievalMetrics(lambda i, t: scores[i.pooled[:, 0].long()][:, t.pooled[:, 0].long()])
