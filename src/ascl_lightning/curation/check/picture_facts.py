@@ -1,4 +1,4 @@
-"""Reads every picture of a split as training reads it, side by side, and keeps what it learnt of each in some bytes."""
+"""Reads all images of a split as training does, in threads, and stores a few facts about each."""
 
 from array import array
 from collections.abc import Iterator
@@ -22,20 +22,19 @@ from ascl_lightning.runtime.threads import side_by_side
 _ROWS_AT_ONCE = 64
 
 FaultKind = Literal["unreadable", "huge", "broken"]
-"""Of a picture: it cannot be read, or has more pixels than are allowed; of extracted features: training would not
-notice."""
+"""An unreadable image, an image with too many pixels, or damaged features that training does not detect."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PictureFacts:
-    """What was learnt of one picture, or of the features in its place.
+    """Facts about one image or its extracted features.
 
     Args:
-        fault: Why it cannot be used; all else then counts for nothing.
-        fault_kind: Of the fault.
-        size: Width and height as they lie in the file; None for features.
-        content: Hash of what the encoder would be given.
-        look: What it looks like; None for features.
+        fault: Error message of an unusable image, whose other facts are meaningless.
+        fault_kind: Kind of the fault.
+        size: Width and height in the file. None for features.
+        content: Hash of the encoder's input.
+        look: Appearance of the image. None for features.
     """
 
     fault: str | None = None
@@ -46,9 +45,9 @@ class PictureFacts:
 
 
 def picture_facts(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> PictureFacts:
-    """Decode a picture as training does, at the same reduced size.
+    """Decodes an image as training does, at the same reduced size.
 
-    A picture that is cut short is found at any size: the decoder reads a JPEG to its end whatever it makes of it.
+    Truncated images are detected at any size, because the decoder always reads a JPEG to its end.
     """
     try:
         size = (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image_size(image)
@@ -59,10 +58,10 @@ def picture_facts(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> Pic
 
 
 def facts_of_view(view: SplitView) -> Iterator[PictureFacts]:
-    """What is to be said of the pictures of a split, in order; decoders work side by side.
+    """Facts about the images of a split, in order; decodes in threads.
 
     Raises:
-        UserError: If the split has neither pictures nor the features that the encoder takes.
+        UserError: If the split has neither images nor features for the encoder.
     """
     if view.features.images is not None:
         return facts_of_table(view.features.images)
@@ -71,7 +70,7 @@ def facts_of_view(view: SplitView) -> Iterator[PictureFacts]:
 
 
 class Pictures:
-    """What was learnt of the pictures of a split, some 220 bytes of each."""
+    """Facts about the images of a split, about 220 bytes per image."""
 
     def __init__(self) -> None:
         self._good = bytearray()
@@ -85,7 +84,7 @@ class Pictures:
         return len(self._good)
 
     def add(self, facts: PictureFacts) -> None:
-        """Note the facts of the next picture."""
+        """Adds the facts of the next image."""
         look = facts.look
         self._good.append(facts.fault is None)
         self._flat.append(look is None or look.is_flat)
@@ -97,23 +96,23 @@ class Pictures:
 
     @property
     def is_good(self) -> Bool[np.ndarray, " N"]:
-        """Which pictures could be read."""
+        """Whether each image is readable."""
         return np.array(self._good, np.bool_)
 
     @property
     def contents(self) -> UInt64[np.ndarray, " N"]:
-        """Hash of what each picture holds."""
+        """Content hash of each image."""
         return np.array(self._contents, np.uint64)
 
     @property
     def looks(self) -> Looks:
-        """What each picture looks like."""
+        """Appearance of each image."""
         colours = np.frombuffer(self._colours, np.uint8).reshape(-1, COLOURS)
         return Looks(np.array(self._hashes, np.uint64), colours, np.array(self._flat, np.bool_))
 
     @property
     def sides(self) -> Int[np.ndarray, " M"]:
-        """Shorter side of each picture that could be read; none of features."""
+        """Shorter side of each readable image; empty for features."""
         return np.array(self._sides, np.int64)
 
 
@@ -126,7 +125,7 @@ def _facts_of_row(images: Any, row: int, spec: Any) -> PictureFacts:
 
 
 def facts_of_table(table: FeatureTable) -> Iterator[PictureFacts]:
-    """What is to be said of each row of a table of extracted features, in order."""
+    """Facts about each row of a table of extracted features, in order."""
     blocks = torch.arange(len(table)).split(_ROWS_AT_ONCE)
     for facts in side_by_side(lambda rows: list(_facts_of_rows(table, rows)), blocks):
         yield from facts
@@ -138,11 +137,11 @@ def _facts_of_rows(table: FeatureTable, rows: Int[torch.Tensor, " B"]) -> Iterat
         where = f"{table.folder}, row {row}"
         kept = tokens[mask]
         if not len(kept):
-            yield PictureFacts(f"{where}: holds nothing, as what it stands for could not be read; extract it again")
+            yield PictureFacts(f"{where}: empty, because its source could not be read; extract it again")
         elif pooled.isfinite().all() and kept.isfinite().all():
             yield PictureFacts(content=digest(pooled.numpy(), kept.numpy()))
         else:
-            yield PictureFacts(f"{where}: holds values that are not finite; extract it again", "broken")
+            yield PictureFacts(f"{where}: values are not finite; extract it again", "broken")
 
 
 def _fault(error: UserError) -> PictureFacts:

@@ -1,4 +1,4 @@
-"""Which pictures are copies of one another, byte for byte or encoded anew, among millions in seconds."""
+"""Finds identical and near-duplicate images, among millions in seconds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,36 +9,36 @@ from jaxtyping import Bool, Int, UInt8, UInt64
 from PIL import Image
 
 HASH_DISTANCE = 3
-"""Bits of 64 in which the hashes of near duplicates may differ."""
+"""Maximum Hamming distance of the 64-bit hashes of near duplicates."""
 
 COLOUR_DISTANCE = 16
-"""Levels of 255 by which the colours of near duplicates may differ, in each of 8 x 8 fields."""
+"""Maximum colour difference (of 255) of near duplicates in each of 8 x 8 fields."""
 
 FLAT_RANGE = 8
-"""Levels of grey between the darkest and the brightest field of a picture that shows nothing."""
+"""Range of grey levels below which an image counts as blank."""
 
 COLOURS = 192
 """Bytes of the colours of 8 x 8 fields."""
 
 _SIDE = 32
 _FIELDS = 8
-# what a wave of one level of grey gives: weaker ones are as encoders leave them
+# coefficient of a wave of one grey level; weaker ones depend on the image encoding
 _WEAKEST = (_SIDE / 2) ** 2
-# 64 bits in 6 blocks: of two hashes that differ in 3 bits at most, at least 3 blocks are equal
+# 64 bits in 6 blocks: hashes that differ in at most 3 bits have at least 3 equal blocks
 _NUM_BLOCKS = HASH_DISTANCE + 3
 _COSINES = np.cos(np.pi * np.arange(1, 9)[:, None] * (np.arange(_SIDE) + 0.5) / _SIDE)
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a picture looks like, in 200 bytes.
+    """Appearance of an image in 200 bytes.
 
     Args:
         hash: Perceptual hash of 64 bits, after pHash (Zauner, 2010): which of the 64 lowest frequencies that change
             along both sides are positive, in the cosine transform of 32 x 32 fields of grey. pHash compares with
             their median instead; a fixed bound next to zero agrees better between encodings.
-        colours: Mean colours of 8 x 8 fields, row by row. Simple pictures share a hash by chance, but not these too.
-        is_flat: Whether there is nothing to see, so that a hash means nothing.
+        colours: Mean colours of 8 x 8 fields, row by row. Different simple images may share a hash, but not these.
+        is_flat: Whether the image is blank, so that its hash is meaningless.
     """
 
     hash: int
@@ -47,7 +47,7 @@ class Look:
 
     @classmethod
     def of(cls, picture: Image.Image) -> "Look":
-        """The look of an RGB picture."""
+        """Computes the look of an RGB image."""
         fields = picture.resize((_SIDE, _SIDE), Image.Resampling.BOX)
         grey = np.asarray(fields.convert("L"), np.float32)
         bits = np.packbits(_COSINES @ grey @ _COSINES.T > _WEAKEST)
@@ -58,17 +58,17 @@ class Look:
 def near_pairs(
     hashes: UInt64[np.ndarray, " N"], colours: UInt8[np.ndarray, "N 192"]
 ) -> Iterator[tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]]:
-    """Pairs of pictures that look alike; a pair may come more than once.
+    """Yields pairs of near-duplicate images, possibly repeated.
 
-    Only pictures of which some blocks of the hash are equal (as Manku et al., WWW 2007), and that are about as bright,
-    are compared: the work is linear but for sets of which most look the same, and the memory is linear.
+    Only images with some equal blocks of the hash (Manku et al., WWW 2007) and similar brightness are compared. Time is
+    linear unless most images look the same; memory is linear.
 
     Args:
-        hashes: Of each picture.
-        colours: Likewise.
+        hashes: Hash of each image.
+        colours: Colours of each image.
 
     Yields:
-        Rows of the first and of the second picture of some pairs.
+        Rows of the first and second images of some pairs.
     """
     blocks = [np.uint64(sum(1 << bit for bit in range(start, 64, _NUM_BLOCKS))) for start in range(_NUM_BLOCKS)]
     brightness = colours.sum(axis=1, dtype=np.int64)
@@ -80,7 +80,7 @@ def near_pairs(
             apart += 1
             firsts = firsts[firsts + apart < len(order)]
             one, other = order[firsts], order[firsts + apart]
-            # of the pictures of one key, the further apart the less alike in brightness
+            # images with the same key are sorted by brightness
             close = (keys[one] == keys[other]) & (brightness[other] - brightness[one] <= COLOUR_DISTANCE * COLOURS)
             if not close.any():
                 break
@@ -100,7 +100,7 @@ class Looks:
     is_flat: Bool[np.ndarray, " N"]
 
     def pairs(self, rows: Int[np.ndarray, " R"]) -> Iterator[tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]]:
-        """Pairs among some pictures that look alike, as places in `rows`."""
+        """Yields near-duplicate pairs among some images, as indices into `rows`."""
         places = np.flatnonzero(~self.is_flat[rows])
         seen = rows[places]
         for one, other in near_pairs(self.hashes[seen], self.colours[seen]):
@@ -113,16 +113,16 @@ def first_matches(
     num_groups: int,
     looks: Looks | None = None,
 ) -> Int[np.ndarray, "N G"]:
-    """The first item of each group that is equal to, or looks like, an item.
+    """For each item the first equal or similar item in each group.
 
     Args:
-        values: What makes items equal.
-        groups: Number of each item's group.
-        num_groups: Number G of groups.
-        looks: Of each item; None: only equal ones are looked for.
+        values: Items are equal if their values are.
+        groups: Index of each item's group.
+        num_groups: Number of groups G.
+        looks: Appearance of each item. None: find only equal items.
 
     Returns:
-        Row of the first such item of each group; N where there is none.
+        Row of the first such item in each group; N if there is none.
     """
     unique, rows, nodes = np.unique(values, return_index=True, return_inverse=True)
     first = np.full((len(unique), num_groups), len(values))
@@ -135,6 +135,6 @@ def first_matches(
 
 
 def _num_bits(values: UInt64[np.ndarray, " P"]) -> Int[np.ndarray, " P"]:
-    # NumPy counts bits itself from 2.0 on
+    # np.bitwise_count needs NumPy 2
     bits: np.ndarray = np.unpackbits(values[:, None].view(np.uint8), axis=1).sum(axis=1, dtype=np.int64)
     return bits
