@@ -143,7 +143,7 @@ def test_extracted_features_are_checked_row_by_row(tmp_path, monkeypatch):
     found = list(facts_of_table(table))
     assert [facts.fault is None for facts in found] == [True, False, False, False, True, True, True]
     assert [facts.fault_kind for facts in found[1:4]] == ["unreadable", "broken", "broken"]
-    assert found[1].fault.startswith(f"{tmp_path}, row 1: holds nothing")
+    assert found[1].fault.startswith(f"{tmp_path}, row 1: empty")
     assert found[3].fault.startswith(f"{tmp_path}, row 3: values are not finite")
     # padding up to another row's length is no part of a row
     assert found[0].content == found[5].content
