@@ -177,7 +177,7 @@ def test_a_scorer_with_access_to_the_true_partner_is_refused(trained, tmp_path, 
 
     monkeypatch.setattr(RetrievalModule, "encode", leaking)
     flags = ["--ckpt_path", str(best(trained))]
-    assert "with the pairs of the first batch permuted" in refused(tmp_path, trained / "data", capsys, *flags)
+    assert "permuting the pairs of the first batch" in refused(tmp_path, trained / "data", capsys, *flags)
     assert branded(tmp_path, trained / "data", guards, *flags) == ["scorer"]
 
 
