@@ -1,7 +1,7 @@
 """The data module: from a source of images with captions to batches for a model."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset, TrainItem
 from ascl_lightning.data.exclusion import leave_out
 from ascl_lightning.data.fingerprint import SplitDigest
+from ascl_lightning.data.position import Position
 from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches, num_steps
 from ascl_lightning.data.sources import Source, Split
@@ -31,19 +32,6 @@ from ascl_lightning.data.views import Augmentation, SplitView
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.number_types import NonNegativeInt, PositiveInt, Seed, UnitInterval
 from ascl_lightning.runtime.processes import leave_stopping_to_the_run
-
-
-@dataclass(frozen=True)
-class Position:
-    """Position of a training: the current epoch and the number of its batches that each rank has done.
-
-    It is valid only for the same number of batches and ranks, which determine an epoch's batches.
-    """
-
-    epoch: int
-    batches: int
-    batches_of_epoch: int
-    world_size: int
 
 
 class RetrievalDataModule(LightningDataModule):
@@ -372,13 +360,7 @@ class RetrievalDataModule(LightningDataModule):
         position = self._position
         if position is None or (self.trainer and self.trainer.current_epoch > position.epoch):
             return
-        _, world_size = self._rank()
-        if position.batches and (position.batches_of_epoch, position.world_size) != (len(batches), world_size):
-            raise UserError(
-                f"the checkpoint is inside an epoch of {position.batches_of_epoch} batches on {position.world_size} "
-                f"processes; here it would be {len(batches)} on {world_size}: resume with the same data, batch size "
-                f"and number of processes, or from a checkpoint at the end of an epoch"
-            )
+        position.check(len(batches), self._rank()[1])
         batches.begin_at(position.epoch, position.batches)
 
     def _pairs(self) -> MixedPairs:

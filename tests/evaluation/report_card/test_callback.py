@@ -165,11 +165,11 @@ def test_callbacks_may_come_in_any_order(checkpoint, folder, tmp_path, monkeypat
     """What one finds and another shows is there, whichever of them comes first."""
     test = AsclCLI.test
 
-    def test_reversed(cli, **kwargs):
+    def reverse_then_test(cli, **kwargs):
         cli.trainer.callbacks.reverse()
         test(cli, **kwargs)
 
-    monkeypatch.setattr(AsclCLI, "test", test_reversed)
+    monkeypatch.setattr(AsclCLI, "test", reverse_then_test)
     turned = run(checkpoint, tmp_path)
     for name in ("histograms.json", "report_card.json"):
         assert json.loads((turned / name).read_text()) == json.loads((folder / name).read_text())

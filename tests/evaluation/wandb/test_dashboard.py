@@ -36,7 +36,7 @@ def training(recorded):
 
 
 @pytest.fixture(scope="module")
-def tested(recorded):
+def evaluated_run(recorded):
     return read_runs(recorded)[1]
 
 
@@ -72,12 +72,12 @@ def test_the_summary_has_the_best_validation(recorded, training):
     assert training.summary["val/rsum"] == pytest.approx(float(validated[-1]["val/rsum"])), "the last one"
 
 
-def test_the_configuration_goes_with_what_the_data_are(recorded, training, tested):
+def test_the_configuration_goes_with_what_the_data_are(recorded, training, evaluated_run):
     (config,) = recorded.glob("runs/fit/*/config.yaml")
     written = yaml.safe_load(config.read_text())
     assert training.config["model"] == written["model"]
     assert training.config["data"]["positives"] == written["data"]["positives"]
-    prints = training.config["data_fingerprint"] | tested.config["data_fingerprint"]
+    prints = training.config["data_fingerprint"] | evaluated_run.config["data_fingerprint"]
     assert prints.keys() == {"train", "val", "test"}
     assert len({of_split["images"] for of_split in prints.values()}) == 3
 
@@ -190,25 +190,25 @@ def test_the_best_checkpoint_is_uploaded_with_its_metrics(recorded, training):
     assert json.loads(artifact.metadata)["best/step"] == torch.load(best, weights_only=True)["global_step"]
 
 
-def test_a_test_logs_metrics_and_uploads_its_files(recorded, tested):
+def test_a_test_logs_metrics_and_uploads_its_files(recorded, evaluated_run):
     (run,) = recorded.glob("runs/test/*")
     results = json.loads((run / "results.json").read_text())
-    columns, table, _ = tested.table("test/figures")
+    columns, table, _ = evaluated_run.table("test/figures")
     found = {tuple(row[:3]): dict(zip(columns[3:], row[3:], strict=True)) for row in table}
     assert found["own", "fused", "rsum"] == pytest.approx(results["scores"]["fused"]["rsum"])
     assert len(found) == sum(map(len, results["scores"].values())) + sum(
         len(figures) for scores in results["protocols"].values() for figures in scores.values()
     )
-    handed_on = {entry.path for entry in tested.artifact("evaluation").manifest.contents}
+    handed_on = {entry.path for entry in evaluated_run.artifact("evaluation").manifest.contents}
     assert {"results.json", "queries.parquet", "report_card.json", "report_card.parquet"} <= handed_on
-    assert tested.summary["test/leaks"] == "none found"
-    assert tested.summary["test/rsum"] == pytest.approx(results["metrics"]["test/rsum"])
+    assert evaluated_run.summary["test/leaks"] == "none found"
+    assert evaluated_run.summary["test/rsum"] == pytest.approx(results["metrics"]["test/rsum"])
 
 
-def test_a_test_logs_its_report_card(recorded, tested):
+def test_a_test_logs_its_report_card(recorded, evaluated_run):
     (file,) = recorded.glob("runs/test/*/report_card.json")
     card = json.loads(file.read_text())
-    _, table, _ = tested.table("test/report_card")
+    _, table, _ = evaluated_run.table("test/report_card")
     found = {(figure, score): value for figure, score, value, _, _ in table}
     for kind in ("I", "II", "III"):
         for score, figure in card["types"][kind]["value"].items():
