@@ -15,7 +15,7 @@ from torch import Tensor
 from ascl_lightning.data.batch import Features, ImageSpec, map_tensors
 from ascl_lightning.data.inputs import picture_list, read_pictures, text_list
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
-from ascl_lightning.errors import UserError
+from ascl_lightning.errors import UserError, first_line
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.rebuild import rebuild_model
 from ascl_lightning.models.towers.base import hash_of_weights
@@ -155,7 +155,7 @@ class Retriever:
         try:
             self.model.to(device)
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from error
+            raise UserError(f"cannot use device '{device}': {first_line(error)}") from error
         return self
 
     @torch.no_grad()

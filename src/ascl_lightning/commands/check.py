@@ -35,7 +35,7 @@ from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.data.sources.files import caption_faults
 from ascl_lightning.data.streaming import streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
-from ascl_lightning.errors import UserError
+from ascl_lightning.errors import UserError, first_line
 from ascl_lightning.runtime.files import require_writable_file, write_file
 
 STDOUT = "-"
@@ -157,7 +157,7 @@ def _spec_of(tower: Namespace) -> Any:
 
 def _unread(kind: str, error: Exception, split: str | None = None) -> Finding:
     """A finding about something that could not be checked."""
-    reason = " ".join(str(error).split())
+    reason = first_line(error)
     return Finding.of(kind, split, Tally([reason]), 0, reason=reason, size=PIXELS.size)
 
 

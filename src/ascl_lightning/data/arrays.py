@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ascl_lightning.errors import UserError
+from ascl_lightning.errors import UserError, first_line
 from ascl_lightning.runtime.files import atomic_folder
 
 CHECKSUMS = "checksums.json"
@@ -40,8 +40,7 @@ def load_array(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:
         # on damaged headers numpy raises nearly anything: ValueError, EOFError, SyntaxError, tokenize.TokenError...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not a readable array ({reason}); extract again") from error
+        raise UserError(f"{path}: not a readable array ({first_line(error)}); extract again") from error
 
 
 def damaged_arrays(folder: Path, names: Iterable[str]) -> list[Path]:

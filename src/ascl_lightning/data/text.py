@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ascl_lightning.data.batch import TextSpec, TokenizedTexts
-from ascl_lightning.errors import UserError
+from ascl_lightning.errors import UserError, first_line
 
 MAX_WORDS = 60
 """Maximum number of words that the clean-up keeps."""
@@ -283,7 +283,7 @@ def _load_pretrained(name: str) -> Any:  # transformers' classes are untyped her
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # broken files raise bare exceptions of several libraries
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if Path(name).is_dir():
             advice = "it should hold tokenizer.json and tokenizer_config.json"
             raise UserError(f"tokenizer folder {name!r} cannot be read ({reason}); {advice}") from error

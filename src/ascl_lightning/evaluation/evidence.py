@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ascl_lightning.evaluation.examples import spread
 from ascl_lightning.evaluation.page.pictures import webp
-from ascl_lightning.evaluation.shown_queries import Direction, ShownQueries
+from ascl_lightning.evaluation.shown_queries import ShownQueries
 from ascl_lightning.evaluation.side_by_side import SHORTLISTED
 from ascl_lightning.metrics.gallery import Gallery, Score
 from ascl_lightning.metrics.histograms import score_histograms
+from ascl_lightning.metrics.query_results import DIRECTIONS, Direction
 from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.search.latency import QueryTime, time_full_search, time_two_stage_search
@@ -32,7 +33,6 @@ from ascl_lightning.training.accessors import (
 
 TIMED = 10
 """Number of timed queries per direction."""
-_DIRECTIONS: tuple[Direction, ...] = ("image_to_text", "text_to_image")
 _SLOWEST = 3
 _THUMBNAIL = 192
 
@@ -60,7 +60,7 @@ class Evidence(Callback):
         similarity, image_of_text = gallery.matrices()["fused"].cpu(), gallery.image_of_text.cpu()
         shown = ShownQueries(gallery, data.view(split), similarity)
         examples, worst, searches = {}, {}, []
-        for direction, ranks in zip(_DIRECTIONS, ranks_from_similarity(similarity, image_of_text), strict=True):
+        for direction, ranks in zip(DIRECTIONS, ranks_from_similarity(similarity, image_of_text), strict=True):
             full, two_stage = _timed_searches(gallery, module.model.score, direction, ranks)
             longest = sorted(full.times, key=lambda of: -of.milliseconds)[:_SLOWEST]
             examples[direction] = shown.examples(direction, ranks, [of.query for of in longest])

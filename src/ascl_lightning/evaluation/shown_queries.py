@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,10 +18,10 @@ from ascl_lightning.evaluation.page.pictures import original
 from ascl_lightning.evaluation.run_files import WORST
 from ascl_lightning.evaluation.word_attention import word_attention
 from ascl_lightning.metrics.gallery import Gallery
+from ascl_lightning.metrics.query_results import Direction
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.grounding import grid_side, ground
 
-Direction = Literal["image_to_text", "text_to_image"]
 _PAIRS = 2
 
 

@@ -2,9 +2,9 @@
 
 from ascl_lightning.metrics.query_results import DIRECTIONS, OWN, RECALL_AT
 
-WAYS = dict(zip(DIRECTIONS, ("image to text", "text to image"), strict=True))
+WAYS: dict[str, str] = dict(zip(DIRECTIONS, ("image to text", "text to image"), strict=True))
 """A direction in words."""
-SHORT_WAYS = dict(zip(DIRECTIONS, ("i2t", "t2i"), strict=True))
+SHORT_WAYS: dict[str, str] = dict(zip(DIRECTIONS, ("i2t", "t2i"), strict=True))
 """Short form of a direction."""
 RSUM = "rSum"
 PERCENT = {f"recall_at_{k}": f"R@{k}" for k in RECALL_AT} | {

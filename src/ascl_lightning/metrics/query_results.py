@@ -6,7 +6,7 @@ They are saved to `queries.parquet` in the run folder, one row per query, for co
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,8 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import atomic_file
 
 RECALL_AT = (1, 5, 10)
-DIRECTIONS = ("image_to_text", "text_to_image")
+Direction = Literal["image_to_text", "text_to_image"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 OWN = "own"
 """The default protocol: the only positives are pairs of an image and its own captions."""
 SHARES = ("map_at_r", "r_precision", "ndcg")

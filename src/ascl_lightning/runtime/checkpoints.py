@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ascl_lightning.errors import UserError
+from ascl_lightning.errors import UserError, first_line
 from ascl_lightning.runtime.files import atomic_file, remove_partials
 
 WEIGHTS = "model.safetensors"
@@ -265,7 +265,7 @@ def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
             f"'{path}' is damaged, or holds more than tensors and plain values; it is not loaded"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"the checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the checkpoint '{path}' is damaged: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"'{path}' is not a checkpoint: it holds a {type(content).__name__}; {_GIVE}")
     return content

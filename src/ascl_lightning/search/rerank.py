@@ -30,9 +30,7 @@ def reciprocal_rerank(similarity: Float[Tensor, "Q C"], k: int = 15) -> Int[Tens
         >>> reciprocal_rerank(similarity, k=2).tolist()
         [[1, 0], [0, 1]]
     """
-    best = torch.cat([block.argsort(dim=1, descending=True, stable=True)[:, :k] for block in similarity.split(_ROWS)])
-    order = reciprocal_ranks(similarity, best).argsort(dim=1, stable=True)
-    return best.gather(1, order)
+    return _reranked(similarity, k)[0]
 
 
 def reciprocal_ranks(similarity: Float[Tensor, "Q C"], candidates: Int[Tensor, "Q k"]) -> Int[Tensor, "Q k"]:
@@ -70,14 +68,20 @@ def reranked_ranks(
         Ranks from 1; 0 for a query without a true candidate.
     """
     plain = best_true_ranks(lambda queries: similarity[queries], query_groups, candidate_groups)
-    candidates = reciprocal_rerank(similarity, k)
+    candidates, reciprocal = _reranked(similarity, k)
     listed_own = query_groups[:, None] == candidate_groups[candidates]
     # compare by reciprocal rank, then by score
-    keys = torch.stack(
-        [-reciprocal_ranks(similarity, candidates).to(similarity.dtype), similarity.gather(1, candidates)], 2
-    )
+    keys = torch.stack([-reciprocal.to(similarity.dtype), similarity.gather(1, candidates)], 2)
     place = _lexicographic_best(keys, listed_own)
     return torch.where(listed_own.any(1), place, plain)
+
+
+def _reranked(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Candidates in their new order, and their reciprocal ranks, (Q, min(k, C)) each."""
+    best = torch.cat([block.argsort(dim=1, descending=True, stable=True)[:, :k] for block in similarity.split(_ROWS)])
+    ranks = reciprocal_ranks(similarity, best)
+    order = ranks.argsort(dim=1, stable=True)
+    return best.gather(1, order), ranks.gather(1, order)
 
 
 def _lexicographic_best(keys: Tensor, own: Tensor) -> Tensor:

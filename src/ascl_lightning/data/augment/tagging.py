@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from ascl_lightning.data.augment.wordnet import WordClass, usual_class
-from ascl_lightning.errors import UserError
+from ascl_lightning.errors import UserError, first_line
 
 _CLASSES: dict[str, WordClass] = {"NOUN": "noun", "VERB": "verb", "ADJ": "adjective"}
 
@@ -41,5 +41,6 @@ def _load(name: str) -> Any:
     try:
         return spacy.load(name, exclude=["parser", "ner", "lemmatizer"])
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"spaCy has no model {name!r} ({reason}); run `python -m spacy download {name}`") from error
+        raise UserError(
+            f"spaCy has no model {name!r} ({first_line(error)}); run `python -m spacy download {name}`"
+        ) from error

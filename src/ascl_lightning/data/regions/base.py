@@ -130,11 +130,6 @@ def to_regions(array: np.ndarray, spec: RegionSpec, where: str) -> Float32[np.nd
     return regions
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def stack_regions(regions: Sequence[Float32[np.ndarray, "_ T"]], spec: RegionSpec) -> Features:
     """Stacks the regions of N images, padded with zeros.
 

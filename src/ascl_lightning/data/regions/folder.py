@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from ascl_lightning.data.batch import RegionSpec
-from ascl_lightning.data.regions.base import OpenRegions, RegionStore, one_line, to_regions
-from ascl_lightning.errors import UserError
+from ascl_lightning.data.regions.base import OpenRegions, RegionStore, to_regions
+from ascl_lightning.errors import UserError, first_line
 
 MAX_BYTES = 1 << 26
 """Larger arrays in `.npz` files are refused by the archive's directory: some kilobytes can unpack to gigabytes."""
@@ -55,7 +55,7 @@ def load_regions(path: Path, spec: RegionSpec) -> Float32[np.ndarray, "R T"]:
         raise
     except Exception as error:
         # on damaged headers numpy raises nearly anything: ValueError, EOFError, SyntaxError, tokenize.TokenError...
-        raise UserError(f"{path}: not a readable {kind} array: {one_line(error)}") from error
+        raise UserError(f"{path}: not a readable {kind} array: {first_line(error)}") from error
     return to_regions(array, spec, str(path))
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from ascl_lightning.data.batch import RegionSpec
-from ascl_lightning.data.regions.base import OpenRegions, RegionStore, check_rows, one_line, to_regions
-from ascl_lightning.errors import UserError
+from ascl_lightning.data.regions.base import OpenRegions, RegionStore, check_rows, to_regions
+from ascl_lightning.errors import UserError, first_line
 
 _FEATURES = ("features", "image_features")
 _IDS = ("image_id", "image_ids", "ids")
@@ -74,7 +74,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # on damaged files h5py raises OSError, RuntimeError, KeyError, ValueError...
-        raise UserError(f"{path}: not a readable HDF5 file: {one_line(error)}") from error
+        raise UserError(f"{path}: not a readable HDF5 file: {first_line(error)}") from error
 
 
 def _h5py(path: Path) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ascl_lightning.errors import UserError
+from ascl_lightning.errors import UserError, first_line
 from ascl_lightning.models.untrained import loads_pretrained_weights
 
 PACKAGE_PREFIX = "package:"
@@ -385,8 +385,3 @@ def _readable_errors(path: str, what: str) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if hide_progress:
             logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ascl_lightning.data.batch import Features, PixelSpec
-from ascl_lightning.errors import UserError
+from ascl_lightning.errors import UserError, first_line
 from ascl_lightning.models.towers.image import PixelEncoder, grid_features
 from ascl_lightning.models.towers.pretrained import (
     cached_file,
     did_you_mean,
-    first_line,
     hub_is_reachable,
     load_weights,
     weights_package,
