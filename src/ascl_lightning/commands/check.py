@@ -152,7 +152,9 @@ class CheckCLI(DataCLI):
 def _spec_of(tower: Namespace) -> Any:
     """The input spec of a configured tower."""
     module, _, name = tower.class_path.rpartition(".")
-    return getattr(import_module(module), name).spec_of(tower.init_args.as_dict())
+    # how a tower is tuned, a dictionary here, changes nothing in its inputs
+    arguments = {key: value for key, value in tower.init_args.as_dict().items() if key != "tuning"}
+    return getattr(import_module(module), name).spec_of(arguments)
 
 
 def _unread(kind: str, error: Exception, split: str | None = None) -> Finding:
