@@ -38,6 +38,7 @@ def test_mistakes_in_flags(flags, tmp_path):
     [
         "--trainer.max_epochs -1 --trainer.max_steps 10",
         "--trainer.limit_val_batches 0 --trainer.limit_test_batches 1.0 --trainer.overfit_batches 0.0",
+        "--trainer.limit_train_batches 4.0 --trainer.val_check_interval 2.0",
         "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/rsum",
         "--trainer.logger+ WandbLogger --trainer.logger.offline true",
         "--data.seed 3 --seed_everything 4294967295 --resume --model.loss.temperature 0.1",

@@ -75,8 +75,10 @@ def check_number(name: str, value: Any) -> None:
     if allowed is None or not name.startswith("trainer.") or not _is_number(value):
         return
     lowest, unlimited, share = allowed
-    is_share = share and isinstance(value, float) and value != 0
-    if 0 < value <= 1 if is_share else (float(value).is_integer() and value >= lowest) or (unlimited and value == -1):
+    is_fraction = share and isinstance(value, float) and 0 < value <= 1
+    # Lightning takes 4.0 for 4 batches
+    is_count = float(value).is_integer() and value >= lowest
+    if is_fraction or is_count or (unlimited and value == -1):
         return
     choices = [f"a whole number from {lowest}"]
     choices += ["-1 for no limit"] if unlimited else []
