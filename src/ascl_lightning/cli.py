@@ -41,7 +41,7 @@ from ascl_lightning.runtime.files import UNWRITABLE, UnwritableError, require_wr
 from ascl_lightning.runtime.number_types import PositiveFloat
 from ascl_lightning.runtime.processes import RankWatch
 from ascl_lightning.runtime.yaml_files import check_yaml, describe_yaml_error
-from ascl_lightning.training.accessors import callbacks_of, is_trial, run_folder
+from ascl_lightning.training.accessors import callbacks_of, is_fast_dev_run, run_folder
 from ascl_lightning.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.training.callbacks.export import WeightsExport
 from ascl_lightning.training.callbacks.frozen_features import FrozenFeatures
@@ -272,7 +272,7 @@ class AsclCLI(LightningCLI):
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best:
             rank_zero_info(f"Best checkpoint: {best}\nTest it with the same --config and --ckpt_path {best}")
-        elif not is_trial(self.trainer):
+        elif not is_fast_dev_run(self.trainer):
             rank_zero_warn("no validation ran, so this run has no best checkpoint and no exported weights")
 
     def validate(self, **kwargs: Any) -> None:
@@ -291,7 +291,7 @@ class AsclCLI(LightningCLI):
 
     def _write_report(self) -> None:
         """Writes `report.html` after all callbacks have written their files."""
-        folder = None if is_trial(self.trainer) else run_folder(self.trainer)
+        folder = None if is_fast_dev_run(self.trainer) else run_folder(self.trainer)
         if folder is not None and self.trainer.is_global_zero and (folder / RESULTS).is_file():
             page = write_report(folder)
             rank_zero_info(f"Report: {page}")

@@ -13,10 +13,10 @@ from tests.helpers.layouts import write_shards
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.samples import PIXELS, SamplesCLI
 from ascl_lightning.commands.training_pairs import ShownText, TrainingPairs
+from ascl_lightning.data.augment.asymmetry_sampler import MadeText
 from ascl_lightning.data.augment.image_operations import Blur, CropPart, Occlude, SideBySide
 from ascl_lightning.data.augment.negatives import DropWord, ReplaceWord, ShuffleWords
 from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
-from ascl_lightning.data.augment.sampler import MadeText
 from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson, WebDataset

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ascl_lightning.data.augment.sampler import AsymmetrySample, MadeText
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, MadeText
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.collate import Collate, collate_images
 from ascl_lightning.data.datasets import EvalItem, TrainItem

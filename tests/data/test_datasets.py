@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.helpers.datasets import write_picture
 
-from ascl_lightning.data.augment.sampler import AsymmetrySampler
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySampler
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.datasets import MAX_REPLACEMENTS, EvalDataset, TextMaker, TrainDataset
 from ascl_lightning.data.samplers import MixedPairs

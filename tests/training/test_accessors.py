@@ -1,7 +1,7 @@
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 
-from ascl_lightning.training.accessors import is_trial, retrieval_data, retrieval_module
+from ascl_lightning.training.accessors import is_fast_dev_run, retrieval_data, retrieval_module
 
 
 def test_other_modules_and_data_modules_are_refused_by_name():
@@ -14,4 +14,4 @@ def test_other_modules_and_data_modules_are_refused_by_name():
 
 @pytest.mark.parametrize("trial", [True, False])
 def test_a_trial_is_a_fast_dev_run(trial):
-    assert is_trial(Trainer(accelerator="cpu", logger=False, fast_dev_run=trial)) is trial
+    assert is_fast_dev_run(Trainer(accelerator="cpu", logger=False, fast_dev_run=trial)) is trial

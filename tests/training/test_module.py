@@ -80,7 +80,7 @@ def test_the_loss_is_the_weighted_mean_of_both_terms(tmp_path):
     assert loss == pytest.approx(0.4 * type_i + 0.6 * type_ii_iii, rel=1e-5)
     assert logged["train/loss_type_i"] == pytest.approx(type_i, rel=1e-5)
     assert logged["train/loss_type_ii_iii"] == pytest.approx(type_ii_iii, rel=1e-5)
-    assert logged["train/temperature"] == pytest.approx(0.1)
+    assert logged["train/logit_scale"] == pytest.approx(10)
 
 
 def test_without_positives_the_loss_is_the_first_term(tmp_path):

@@ -11,7 +11,7 @@ from tests.helpers.training_steps import gradients, make_batch, make_objective, 
 from torch.nn.parallel import DistributedDataParallel
 
 from ascl_lightning.errors import UserError
-from ascl_lightning.models.perturb import Stream, ZeroOut
+from ascl_lightning.models.perturb import NoiseStream, ZeroOut
 from ascl_lightning.models.towers.convolutional import ConvImageEncoder
 from ascl_lightning.runtime.draws import keyed_uniform
 
@@ -156,6 +156,6 @@ def test_a_perturbation_that_no_score_reads_is_not_a_valid_negative():
     with mock.patch.object(objective.loss, "forward", wraps=objective.loss.forward) as loss:
         objective(batch)
     # zeroes a random word, which does not change the global vector, or a random dimension
-    whole_word = keyed_uniform(batch.sampling_keys, (1,), Stream.KIND)[:, 0] < 0.5
+    whole_word = keyed_uniform(batch.sampling_keys, (1,), NoiseStream.KIND)[:, 0] < 0.5
     assert 0 < whole_word.sum() < SIZE
     assert torch.equal(loss.call_args.args[0].negative_valid, ~whole_word)

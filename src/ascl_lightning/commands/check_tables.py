@@ -23,7 +23,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(f"The data has no split {', '.join(report.missing)}.\n", style="dim")
     for finding in report.findings:
         # not wrapped, so that file names can be copied
-        console.print(told(finding), soft_wrap=True)
+        console.print(format_finding(finding), soft_wrap=True)
     console.print(verdict(report), soft_wrap=True)
 
 
@@ -38,7 +38,7 @@ def splits_table(report: Report) -> Table:
     return table
 
 
-def told(finding: Finding) -> Text:
+def format_finding(finding: Finding) -> Text:
     """A finding with severity, split, count, advice and examples."""
     count = ""
     if finding.total:

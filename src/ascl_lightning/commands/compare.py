@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ascl_lightning.commands.runs import nested, open_runs, shown
+from ascl_lightning.commands.runs import by_protocol, headline_figures, open_runs
 from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.run_files import QUERIES, RunFiles
 from ascl_lightning.evaluation.tables import compact_table
@@ -94,13 +94,13 @@ def _write(path: Path, a: RunFiles, b: RunFiles, differences: _Differences) -> N
         key: {name: asdict(difference) for name, difference in of_score.items()}
         for key, of_score in differences.items()
     }
-    write_file(path, json.dumps({"a": str(a.folder), "b": str(b.folder), **nested(plain)}, indent=2) + "\n")
+    write_file(path, json.dumps({"a": str(a.folder), "b": str(b.folder), **by_protocol(plain)}, indent=2) + "\n")
 
 
 def _table(differences: _Differences) -> Table:
     """A table of differences; significant rows are bold with a star."""
     table = compact_table("B - A", "A", "B", "B - A", "95% interval", "p", "p (Holm)", "")
-    for protocol, score, name in shown(differences):
+    for protocol, score, name in headline_figures(differences):
         difference = differences[protocol, score][name]
         is_found = difference.holm_p_value <= SIGNIFICANT
         table.add_row(

@@ -64,7 +64,7 @@ def figures(run: RunFiles) -> dict[tuple[str, str], dict[str, float]]:
         raise UserError(f"{run.folder / RESULTS} has no metrics by score; run the test again") from error
 
 
-def nested(values: dict[tuple[str, str], _Value]) -> dict[str, Any]:
+def by_protocol(values: dict[tuple[str, str], _Value]) -> dict[str, Any]:
     """Values by protocol and score in the layout of `results.json`."""
     own = {score: value for (protocol, score), value in values.items() if protocol == OWN}
     protocols: dict[str, dict[str, _Value]] = {}
@@ -74,7 +74,7 @@ def nested(values: dict[tuple[str, str], _Value]) -> dict[str, Any]:
     return {"scores": own, "protocols": protocols}
 
 
-def shown(figures: Mapping[tuple[str, str], Collection[str]]) -> list[tuple[str, str, str]]:
+def headline_figures(figures: Mapping[tuple[str, str], Collection[str]]) -> list[tuple[str, str, str]]:
     """Selects the metrics to print: all recalls of the first score, and only rsum of the others.
 
     Args:

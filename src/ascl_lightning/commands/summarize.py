@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ascl_lightning.commands.runs import figures, open_runs, shown
+from ascl_lightning.commands.runs import figures, headline_figures, open_runs
 from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.run_files import RunFiles
 from ascl_lightning.evaluation.tables import compact_table
@@ -85,7 +85,7 @@ def summarize(runs: Sequence[RunFiles]) -> dict[tuple[str, str], dict[str, Sprea
 
 def _table(spreads: Mapping[tuple[str, str], Mapping[str, Spread]], with_interval: bool) -> Table:
     table = compact_table("Over seeds", "mean", "deviation", *(["95% interval"] if with_interval else []))
-    for protocol, score, name in shown(spreads):
+    for protocol, score, name in headline_figures(spreads):
         of_figure = spreads[protocol, score][name]
         ends = [Text(f"[{of_figure.low:.1f}, {of_figure.high:.1f}]")] if with_interval else []
         heads = f"{heading(protocol, score)} {label(name)}", f"{of_figure.mean:.1f}", f"{of_figure.deviation:.2f}"

@@ -6,11 +6,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ascl_lightning.cli import readable_errors
 from ascl_lightning.commands.base import CommandCLI
-from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.gallery import Gallery
-from ascl_lightning.runtime.checkpoints import find_checkpoint
+from ascl_lightning.runtime.checkpoints import DATA_MODULE, find_checkpoint
 from ascl_lightning.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.training.callbacks.frozen_features import check_features
 from ascl_lightning.training.encoding import encode_split
@@ -43,7 +42,7 @@ class TrainedCLI(CommandCLI):
         with readable_errors():
             content = AtomicCheckpointIO().load_checkpoint(path)
             self.model.load_state_dict(content["state_dict"])
-        self.datamodule.load_state_dict(content.get(RetrievalDataModule.__qualname__, {}))
+        self.datamodule.load_state_dict(content.get(DATA_MODULE, {}))
         return path
 
     def encode(self, split: str) -> tuple[Gallery, list[str]]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, MadeText
 from ascl_lightning.data.augment.image_operations import ImageOperation
 from ascl_lightning.data.augment.operation import AsymmetryType
-from ascl_lightning.data.augment.sampler import AsymmetrySample, MadeText
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.datasets import TrainItem
 from ascl_lightning.data.views import Augmentation, Picture, SplitView

@@ -119,7 +119,7 @@ class MadeTexts:
 
     texts: TokenizedTexts | Features
     valid: Bool[Tensor, " M"]
-    """False if no operation could make the text differ from its original; the loss ignores such rows."""
+    """False if the text, or its tokens, equal the original's; the loss ignores such rows."""
 
 
 @dataclass

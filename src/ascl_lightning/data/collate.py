@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ascl_lightning.data.augment.sampler import AsymmetrySample, MadeText
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, MadeText
 from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.data.datasets import EvalItem, TrainItem
 from ascl_lightning.data.stored_features import TextFeatures

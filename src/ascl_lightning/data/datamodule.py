@@ -10,10 +10,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, AsymmetrySampler
 from ascl_lightning.data.augment.caption_corpus import CaptionCorpus
 from ascl_lightning.data.augment.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.augment.operation import TextOperation
-from ascl_lightning.data.augment.sampler import AsymmetrySample, AsymmetrySampler
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
@@ -324,7 +324,7 @@ class RetrievalDataModule(LightningDataModule):
         """Uses stored T+ and T- if the configuration's operations made them."""
         texts = view.features.texts
         if view.features.images is not None and self.augmentation:
-            raise UserError("features were extracted of whole pictures: leave augment and image_operations out")
+            raise UserError("features were extracted of whole pictures: remove augment and image_operations")
         if texts is None or not texts.num_variants:
             return
         if not self.asymmetry:

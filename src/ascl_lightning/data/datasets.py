@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.data import Dataset
 
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, AsymmetrySampler
 from ascl_lightning.data.augment.caption_corpus import CaptionCorpus
 from ascl_lightning.data.augment.image_operations import ImageOperation
 from ascl_lightning.data.augment.operation import TextContext, TextOperation
-from ascl_lightning.data.augment.sampler import AsymmetrySample, AsymmetrySampler
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.samplers import MixedPairs
 from ascl_lightning.data.text import Vocabulary, clean_caption

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample
 from ascl_lightning.data.augment.operation import AsymmetryType
-from ascl_lightning.data.augment.sampler import AsymmetrySample
 from ascl_lightning.data.batch import Features, map_tensors
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.evaluation.examples import spread

@@ -22,7 +22,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Findings:
+class SearchResult:
     """A query's best candidates, best first, and its best true candidate."""
 
     results: list[Found]
@@ -57,7 +57,7 @@ def choose_queries(ranks: Int[Tensor, " Q"], slowest: Iterable[int] = ()) -> dic
     return chosen
 
 
-def find(scores: Float[Tensor, " C"], own: Bool[Tensor, " C"]) -> Findings:
+def find(scores: Float[Tensor, " C"], own: Bool[Tensor, " C"]) -> SearchResult:
     """Results of one query; ties are ordered by number.
 
     Args:
@@ -70,7 +70,7 @@ def find(scores: Float[Tensor, " C"], own: Bool[Tensor, " C"]) -> Findings:
     """
     order = scores.argsort(descending=True, stable=True)
     results = [_found(number, scores, own) for number in order[:NUM_RESULTS].tolist()]
-    return Findings(results, _found(int(order[own[order]][0]), scores, own))
+    return SearchResult(results, _found(int(order[own[order]][0]), scores, own))
 
 
 def _found(number: int, scores: Tensor, own: Tensor) -> Found:

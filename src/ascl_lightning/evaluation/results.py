@@ -31,7 +31,7 @@ from ascl_lightning.runtime.config_files import CONFIG
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.training.accessors import (
     evaluated_split,
-    is_trial,
+    is_fast_dev_run,
     retrieval_data,
     retrieval_module,
     run_folder,
@@ -78,7 +78,7 @@ class EvaluationResults(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes and prints the results on rank 0."""
         split = evaluated_split(trainer)
-        if self._measured is None or split is None or is_trial(trainer):
+        if self._measured is None or split is None or is_fast_dev_run(trainer):
             return
         folder, measured = run_folder(trainer), self._measured
         self._measured = None

@@ -13,7 +13,7 @@ from ascl_lightning.data.batch import ImageSpec, PixelSpec
 from ascl_lightning.data.images import to_square
 from ascl_lightning.data.text import Tokenizer, clean_caption
 from ascl_lightning.data.views import SplitView
-from ascl_lightning.evaluation.examples import Findings, Found, choose_queries, find
+from ascl_lightning.evaluation.examples import Found, SearchResult, choose_queries, find
 from ascl_lightning.evaluation.page.pictures import original
 from ascl_lightning.evaluation.run_files import WORST
 from ascl_lightning.evaluation.word_attention import word_attention
@@ -51,7 +51,7 @@ class ShownQueries:
         self._captions = [caption for captions in view.split.captions for caption in captions]
         self._image_of_text = gallery.image_of_text.cpu()
         self._image_rows, self._text_rows = gallery.images.ids.tolist(), gallery.texts.ids.tolist()
-        self._findings: dict[Direction, dict[int, Findings]] = {}
+        self._findings: dict[Direction, dict[int, SearchResult]] = {}
 
     def examples(self, direction: Direction, ranks: Tensor, slowest: Iterable[int]) -> list[dict[str, Any]]:
         """Example queries of one direction with their best results.
@@ -118,7 +118,7 @@ class ShownQueries:
             return self._captions[self._text_rows[query]]
         return self._view.split.captions[self._image_rows[query]][0]
 
-    def _find(self, direction: Direction, query: int) -> Findings:
+    def _find(self, direction: Direction, query: int) -> SearchResult:
         if direction == "image_to_text":
             return find(self._similarity[query], self._image_of_text == query)
         scores = self._similarity[:, query]

@@ -230,7 +230,7 @@ def _by_score(table: "pa.Table", path: Path) -> dict[tuple[str, str], Queries]:
         try:
             both = {name: _from_table(rows.filter(pc.field("direction") == name)) for name in DIRECTIONS}
             if len(rows) == 0 or len(rows) > sum(map(len, both.values())):
-                raise ValueError(f"a row has no score, no protocol, or a direction that is none of {DIRECTIONS}")
+                raise ValueError(f"a row has no score, no protocol, or a direction that is not one of {DIRECTIONS}")
         except ValueError as error:
             raise UserError(f"{path}, score '{key['score']}', protocol '{key['protocol']}': {error}") from error
         queries[key["score"], key["protocol"]] = Queries(**both)

@@ -27,7 +27,7 @@ from ascl_lightning.runtime.draws import keyed_normal, keyed_uniform
 from ascl_lightning.runtime.number_types import NonNegativeFloat
 
 
-class Stream(IntEnum):
+class NoiseStream(IntEnum):
     """Independent series of random numbers of one key."""
 
     OPERATION = 0
@@ -79,8 +79,8 @@ class GaussianNoise(WordPerturbation):
 
     def __call__(self, text: Features, keys: Int[Tensor, " B"]) -> Features:
         """See `WordPerturbation`."""
-        word_noise = self.std * keyed_normal(keys, tuple(text.tokens.shape[1:]), Stream.WORDS)
-        pooled_noise = self.std * keyed_normal(keys, tuple(text.pooled.shape[1:]), Stream.POOLED)
+        word_noise = self.std * keyed_normal(keys, tuple(text.tokens.shape[1:]), NoiseStream.WORDS)
+        pooled_noise = self.std * keyed_normal(keys, tuple(text.pooled.shape[1:]), NoiseStream.POOLED)
         pooled = text.pooled + pooled_noise.to(text.pooled.dtype)
         return Features(pooled, text.tokens + word_noise.to(text.tokens.dtype), text.mask)
 
@@ -107,10 +107,10 @@ class FeatureDropout(WordPerturbation):
 
     def __call__(self, text: Features, keys: Int[Tensor, " B"]) -> Features:
         """See `WordPerturbation`."""
-        pooled = self._drop(text.pooled, keys, Stream.POOLED)
-        return Features(pooled, self._drop(text.tokens, keys, Stream.WORDS), text.mask)
+        pooled = self._drop(text.pooled, keys, NoiseStream.POOLED)
+        return Features(pooled, self._drop(text.tokens, keys, NoiseStream.WORDS), text.mask)
 
-    def _drop(self, features: Tensor, keys: Tensor, stream: Stream) -> Tensor:
+    def _drop(self, features: Tensor, keys: Tensor, stream: NoiseStream) -> Tensor:
         dropped = keyed_uniform(keys, tuple(features.shape[1:]), stream) < self.p
         return (features / (1 - self.p)).masked_fill(dropped, 0.0)
 
@@ -127,8 +127,8 @@ class ZeroOut(WordPerturbation):
 
     def __call__(self, text: Features, keys: Int[Tensor, " B"]) -> Features:
         """See `WordPerturbation`."""
-        whole_word = keyed_uniform(keys, (1,), Stream.KIND) < 0.5
-        share = keyed_uniform(keys, (1,), Stream.INDEX)
+        whole_word = keyed_uniform(keys, (1,), NoiseStream.KIND) < 0.5
+        share = keyed_uniform(keys, (1,), NoiseStream.INDEX)
         rank = text.mask.cumsum(1) - 1
         chosen_word = rank == (share * text.mask.sum(1, keepdim=True)).long()
         width = text.tokens.shape[2]
@@ -172,7 +172,7 @@ class PerturbWords(nn.Module):
             T-, with the mask and the padding of T, and whether any word of T- differs from T, (B,). A T- that equals T
             (the zeroed word was zero) must not be used as a negative.
         """
-        choice = torch.bucketize(keyed_uniform(keys, (), Stream.OPERATION), self.thresholds, right=True)
+        choice = torch.bucketize(keyed_uniform(keys, (), NoiseStream.OPERATION), self.thresholds, right=True)
         pooled, words = text.pooled, text.tokens
         for index, operation in enumerate(self.operations):
             rows = torch.nonzero(choice == index).flatten()

@@ -46,7 +46,9 @@ def pair_support(
     image_numbers: Int[Tensor, " P"],
     text_numbers: Int[Tensor, " P"],
 ) -> PairSupport:
-    """Support of each word and coverage of each image, for pairs of a gallery.
+    """For each pair: how strongly the image supports each word, and how well the words cover the image.
+
+    The support of a word is its cosine with the regions that it attends to.
 
     Args:
         similarity: Similarity of the model that encoded the gallery.

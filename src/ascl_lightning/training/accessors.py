@@ -47,7 +47,7 @@ def evaluated_split(trainer: Trainer) -> str | None:
     return {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(trainer.state.fn)  # type: ignore[arg-type]
 
 
-def is_trial(trainer: Trainer) -> bool:
+def is_fast_dev_run(trainer: Trainer) -> bool:
     """Whether this is a `fast_dev_run`, which must not write files."""
     return bool(getattr(trainer, "fast_dev_run", False))
 

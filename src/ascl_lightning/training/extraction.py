@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ascl_lightning.data.augment.sampler import AsymmetrySample, MadeText
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, MadeText
 from ascl_lightning.data.batch import Features, RegionSpec, TokenizedTexts
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.regions import OpenRegions

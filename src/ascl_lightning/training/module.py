@@ -137,7 +137,7 @@ class RetrievalModule(LightningModule):
         values, size = terms.of_batch(), len(batch.image_ids)
         self.log("train/loss", values.pop("loss"), prog_bar=True, batch_size=size)
         self.log_dict({f"train/loss_{name}": value for name, value in values.items()}, batch_size=size)
-        self.log("train/temperature", self.loss.temperature(), batch_size=size)
+        self.log("train/logit_scale", 1 / self.loss.temperature(), batch_size=size)
         counts = {"train/truncated_texts": batch.num_truncated, "train/skipped_images": len(batch.faults)}
         totals = {name: float(count) for name, count in counts.items()}
         self.log_dict(totals, reduce_fx="sum", on_step=False, on_epoch=True, sync_dist=True, batch_size=size)

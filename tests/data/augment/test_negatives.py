@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.operations import outcomes
 
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySampler
 from ascl_lightning.data.augment.caption_corpus import CaptionCorpus
 from ascl_lightning.data.augment.negatives import (
     DropWord,
@@ -21,7 +22,6 @@ from ascl_lightning.data.augment.negatives import (
 )
 from ascl_lightning.data.augment.operation import TextContext
 from ascl_lightning.data.augment.positives import SynonymWords
-from ascl_lightning.data.augment.sampler import AsymmetrySampler
 from ascl_lightning.data.text import Vocabulary
 
 CONTEXT = TextContext(("a dog",))

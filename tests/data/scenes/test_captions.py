@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.reference import naive_scenes
 
 from ascl_lightning.data.scenes.captions import WORDINGS, SceneCaption
-from ascl_lightning.data.scenes.facts import Mention, Sentence, stands
+from ascl_lightning.data.scenes.facts import Mention, Sentence, relation_holds
 from ascl_lightning.data.scenes.truth import (
     BACKGROUNDS,
     COLOURS,
@@ -113,14 +113,14 @@ def test_a_relation_is_about_the_described_objects():
 
 
 def test_relations_need_a_margin():
-    assert stands("left of", 0.17, 0.0)
-    assert not stands("left of", 0.15, 0.9)
-    assert not stands("right of", -0.15, 0.0)
-    assert stands("right of", -0.17, 0.0)
+    assert relation_holds("left of", 0.17, 0.0)
+    assert not relation_holds("left of", 0.15, 0.9)
+    assert not relation_holds("right of", -0.15, 0.0)
+    assert relation_holds("right of", -0.17, 0.0)
     # y points down.
-    assert stands("above", 0.0, 0.17)
-    assert stands("below", 0.0, -0.17)
-    np.testing.assert_array_equal(stands("below", np.zeros(2), np.array([-0.3, 0.3])), [True, False])
+    assert relation_holds("above", 0.0, 0.17)
+    assert relation_holds("below", 0.0, -0.17)
+    np.testing.assert_array_equal(relation_holds("below", np.zeros(2), np.array([-0.3, 0.3])), [True, False])
 
 
 @pytest.mark.parametrize(

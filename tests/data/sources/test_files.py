@@ -12,13 +12,13 @@ from ascl_lightning.data.sources.files import (
     FolderImages,
     Record,
     caption_faults,
-    claim,
     data_folder,
     image_folder,
     name_inside,
     parse_json,
     read_json,
     read_lines,
+    register_image_id,
 )
 from ascl_lightning.errors import UserError
 
@@ -123,9 +123,9 @@ def test_faults_of_captions_can_be_collected() -> None:
 
 def test_repeated_ids_name_both_places() -> None:
     places = {"a": "f, line 1"}
-    claim(places, "b", Record({}, "f, line 2"), "id")
+    register_image_id(places, "b", Record({}, "f, line 2"), "id")
     with raises_naming("f, line 3: field 'id' repeats the image 'b' of f, line 2"):
-        claim(places, "b", Record({}, "f, line 3"), "id")
+        register_image_id(places, "b", Record({}, "f, line 3"), "id")
 
 
 def test_folders_must_exist(tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def test_extracted_features_are_not_mixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weights": {"wed": 1.0}}, "'wed' is none of its sources: photos, web"),
-        ({"folders": {"wed": "x"}}, "'wed' is none of its sources"),
+        ({"weights": {"wed": 1.0}}, "'wed' is not one of its sources: photos, web"),
+        ({"folders": {"wed": "x"}}, "'wed' is not one of its sources"),
         ({"weights": {"web": 0.0}}, "the weight of 'web' is 0.0; give a positive number"),
         ({"weights": {"web": -1.0}}, "give a positive number"),
         ({"weights": {"web": float("inf")}}, "give a positive number"),

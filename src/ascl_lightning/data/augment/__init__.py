@@ -4,6 +4,7 @@
 caption gets, and `image_operations` changes pictures. T- on word features is made in `models.perturb`.
 """
 
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, AsymmetrySampler, MadeText
 from ascl_lightning.data.augment.image_operations import Blur, CropPart, ImageOperation, Occlude, SideBySide
 from ascl_lightning.data.augment.negatives import (
     DropAttribute,
@@ -22,7 +23,6 @@ from ascl_lightning.data.augment.negatives import (
 )
 from ascl_lightning.data.augment.operation import AsymmetryType, TextContext, TextOperation
 from ascl_lightning.data.augment.positives import DeleteWords, FirstHalf, JoinCaptions, SwapWords, SynonymWords
-from ascl_lightning.data.augment.sampler import AsymmetrySample, AsymmetrySampler, MadeText
 
 __all__ = [
     "AsymmetrySample",

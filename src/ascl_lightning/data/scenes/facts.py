@@ -110,12 +110,12 @@ class Sentence:
                 these = these & fits[:, slot]
             if self.relation is not None:
                 offsets = scenes.centres[:, slots[1]] - scenes.centres[:, slots[0]]
-                these = these & stands(self.relation, *offsets.T)
+                these = these & relation_holds(self.relation, *offsets.T)
             found |= these
         return found
 
 
-def stands(
+def relation_holds(
     relation: str, right: Float[np.ndarray, " N"] | float, down: Float[np.ndarray, " N"] | float
 ) -> Bool[np.ndarray, " N"] | bool:
     """Whether a relation clearly holds between two objects.

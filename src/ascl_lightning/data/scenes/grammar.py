@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ascl_lightning.data.scenes.captions import WORDINGS, SceneCaption
-from ascl_lightning.data.scenes.facts import Mention, Sentence, stands
+from ascl_lightning.data.scenes.facts import Mention, Sentence, relation_holds
 from ascl_lightning.data.scenes.truth import (
     BACKGROUNDS,
     COLOURS,
@@ -122,7 +122,7 @@ class _Draft:
     def _tell_whole(self, fact: str) -> None:
         if fact == "relation":
             first, second = self._subjects
-            true = [name for name in RELATIONS if stands(name, second.x - first.x, second.y - first.y)]
+            true = [name for name in RELATIONS if relation_holds(name, second.x - first.x, second.y - first.y)]
             self._whole["relation"] = self._choose(true)
             self._bits += _BITS["relation"]
         elif fact == "count":

@@ -14,7 +14,7 @@ from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.variants.ladder import Ladder, VariantStep, VariantType, by_level, draws_of
 
 _LEFT_OUT = 3
-"""Maximum number of facts that type III leaves out."""
+"""Maximum number of facts that type III removes."""
 _APPENDED = 4
 """Maximum number of captions that type II appends."""
 

@@ -8,11 +8,11 @@ from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.files import (
     FolderImages,
     all_numbers,
-    claim,
     data_folder,
     image_folder,
     name_inside,
     read_json,
+    register_image_id,
 )
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.number_types import Seed
@@ -86,7 +86,7 @@ def _read_file(file: Path, folder: Path | None) -> Split:
     numbers: dict[str, list[int | None]] = {}
     for image in content.records("images"):
         image_id = image.identifier("id")
-        claim(places, image_id, image, "id")
+        register_image_id(places, image_id, image, "id")
         if folder is not None:
             names.append(name_inside(folder, image, "file_name"))
         captions[image_id], numbers[image_id] = [], []

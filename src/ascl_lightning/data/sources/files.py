@@ -259,7 +259,7 @@ class FolderImages(Sequence[Path]):
         return f"{os.path.realpath(self.folder).rstrip(os.sep)}{os.sep}"
 
 
-def claim(places: dict[str, str], image_id: str, record: Record, field: str) -> None:
+def register_image_id(places: dict[str, str], image_id: str, record: Record, field: str) -> None:
     """Records where an image id occurs.
 
     Args:

@@ -8,13 +8,13 @@ from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.files import (
     FolderImages,
     Record,
-    claim,
     csv_rows,
     data_folder,
     image_folder,
     name_inside,
     parse_json,
     read_lines,
+    register_image_id,
 )
 
 
@@ -48,7 +48,7 @@ class FlickrTokens(Source):
             name = listed if listed in captions else endings.get(listed)
             if name is None:
                 row.fail("image", f"names {listed!r}, which {root / self.annotations} does not describe")
-            claim(places, name, row, "image")
+            register_image_id(places, name, row, "image")
             name_inside(root, Record({"image": name}, row.where), "image")
         images = None if self.images is None else FolderImages(image_folder(root / self.images), list(places))
         return Split(list(places), [tuple(captions[name]) for name in places], images)
@@ -91,7 +91,7 @@ class Flickr30kHub(Source):
             if name == split:
                 texts = Record({"raw": parse_json(row.text("raw"), f"{row.where}, field 'raw'")}, row.where)
                 captions.append(texts.captions("raw"))
-                claim(places, name_inside(root, row, "filename"), row, "filename")
+                register_image_id(places, name_inside(root, row, "filename"), row, "filename")
         if not places:
             raise missing_split(split, sizes, str(file))
         images = None if self.images is None else FolderImages(image_folder(root / self.images), list(places))

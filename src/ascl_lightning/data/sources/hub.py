@@ -70,7 +70,7 @@ class HubDataset(Source):
         if not self.streaming:
             return None
         if self.image_id is not None:
-            raise UserError("a streamed data set cannot join rows by image_id: leave it out, or streaming")
+            raise UserError("a streamed data set cannot join rows by image_id: remove image_id or streaming")
         dataset = self._undecoded(self._load(root, split, streaming=True))
         parts = dataset.num_shards
         return [

@@ -9,11 +9,11 @@ from ascl_lightning.data.sources.files import (
     FolderImages,
     Record,
     all_numbers,
-    claim,
     data_folder,
     image_folder,
     name_inside,
     read_json,
+    register_image_id,
 )
 
 
@@ -57,7 +57,7 @@ def _to_split(records: list[Record], folder: Path | None) -> Split:
     names: list[str] = []
     folders: set[str] = set()
     for image in records:
-        claim(places, image.text("filename"), image, "filename")
+        register_image_id(places, image.text("filename"), image, "filename")
         kept = [(text, said.number("sentid")) for said in image.records("sentences") for text in said.caption("raw")]
         captions.append(tuple(text for text, _ in kept))
         numbers.extend(number for _, number in kept)

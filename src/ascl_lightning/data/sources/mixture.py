@@ -39,7 +39,7 @@ class Mixture(Source):
         self.folders = folders or {}
         for name in chain(self.weights, self.folders):
             if name not in sources:
-                raise UserError(f"mixture: '{name}' is none of its sources: {', '.join(sources)}")
+                raise UserError(f"mixture: '{name}' is not one of its sources: {', '.join(sources)}")
         for name, weight in self.weights.items():
             if not 0 < weight < float("inf"):
                 raise UserError(f"mixture: the weight of '{name}' is {weight}; give a positive number")

@@ -16,7 +16,7 @@ from typing import Any
 
 from ascl_lightning.data.images import ImageBytes, ends_of_part
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
-from ascl_lightning.data.sources.files import MAX_BYTES, Record, claim, data_folder, files_named, parse_json
+from ascl_lightning.data.sources.files import MAX_BYTES, Record, data_folder, files_named, parse_json, register_image_id
 from ascl_lightning.errors import UserError
 
 # tarfile, not the libraries webdataset (tried: 1.0.2) or datasets (tried: 5.2.0): both read an archive that was
@@ -69,7 +69,7 @@ class WebDataset(Source):
                 )
             for sample in shard.samples():
                 record = Record({}, f"{shard.name}, {sample.key}")
-                claim(places, sample.key, record, "__key__")
+                register_image_id(places, sample.key, record, "__key__")
                 captions.append(sample.captions)
                 members.append((number, *sample.place))
         if not places:

@@ -6,6 +6,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from ascl_lightning.data.augment.asymmetry_sampler import draw_changed
 from ascl_lightning.data.augment.negatives import (
     DropAttribute,
     DropNoun,
@@ -19,7 +20,6 @@ from ascl_lightning.data.augment.negatives import (
 )
 from ascl_lightning.data.augment.operation import TextContext, TextOperation
 from ascl_lightning.data.augment.positives import SwapWords, first_words
-from ascl_lightning.data.augment.sampler import draw_changed
 from ascl_lightning.data.text import Vocabulary, clean_caption
 from ascl_lightning.data.variants.ladder import Ladder, Variants, VariantStep, VariantType, by_level, draws_of
 from ascl_lightning.errors import UserError

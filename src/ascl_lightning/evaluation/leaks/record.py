@@ -5,7 +5,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.provenance import Provenance, Selection
-from ascl_lightning.training.accessors import callbacks_of, is_trial, retrieval_data
+from ascl_lightning.training.accessors import callbacks_of, is_fast_dev_run, retrieval_data
 
 
 class RecordProvenance(Callback):
@@ -16,7 +16,7 @@ class RecordProvenance(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records the training data; a checkpoint is already restored at this point."""
-        if is_trial(trainer) or not trainer.is_global_zero:
+        if is_fast_dev_run(trainer) or not trainer.is_global_zero:
             return
         data = retrieval_data(trainer)
         earlier = data.provenance

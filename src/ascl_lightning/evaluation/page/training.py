@@ -12,7 +12,7 @@ _CHARTS = (
     ("Alignment of pairs", "alignment", "val/alignment", "Mean squared distance of pairs; lower is better."),
     ("Uniformity of embeddings", "uniformity", "val/uniformity", "Lower values mean a more uniform distribution."),
     ("Recall on the validation split", RSUM, "val/rsum", ""),
-    ("Temperature and logit scale", "value", ("train/temperature", "train/logit_scale"), ""),
+    ("Logit scale", "1 / temperature", "train/logit_scale", ""),
     ("Gradient norm", "norm", "train/gradient_norm", ""),
 )
 """Title, label of y, prefix of the columns, and note."""

@@ -11,14 +11,14 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from ascl_lightning.data.augment.sampler import AsymmetrySample
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.datasets import TrainItem
 from ascl_lightning.data.images import to_square
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.views import SplitView
-from ascl_lightning.evaluation.examples import Findings, find, spread
+from ascl_lightning.evaluation.examples import SearchResult, find, spread
 from ascl_lightning.evaluation.page.pictures import has_pictures, original
 from ascl_lightning.evaluation.word_attention import WordAttention, word_attention
 from ascl_lightning.metrics.comparisons import Comparison, label
@@ -140,7 +140,7 @@ def overlay(picture: Image.Image, weights: np.ndarray) -> Image.Image:
     return Image.composite(picture, dark, mask)
 
 
-def _places(findings: Findings, ids: Int[Tensor, " C"]) -> Iterator[tuple[int, int, float, bool]]:
+def _places(findings: SearchResult, ids: Int[Tensor, " C"]) -> Iterator[tuple[int, int, float, bool]]:
     """Place from 1, candidate, score, and whether it is correct."""
     for place, found in enumerate(findings.results, 1):
         yield place, int(ids[found.number]), found.score, found.correct

@@ -17,7 +17,10 @@ from ascl_lightning.models.towers.tuning import Tuning, add_adapters
 
 
 class _TunedWhenBuilt(ABCMeta):
-    """Applies a tower's tuning after the constructor of its class, when all layers are there."""
+    """Applies a tower's tuning when the constructors of all its classes have returned.
+
+    No constructor of a base class can do it: adapters and freezing need the layers that the subclass builds last.
+    """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         tower = super().__call__(*args, **kwargs)
@@ -26,7 +29,7 @@ class _TunedWhenBuilt(ABCMeta):
 
     @property
     def __signature__(cls) -> Signature:
-        """For `help`: the constructor's, which `__call__` hides."""
+        """The constructor's signature for `help`: `__call__` would hide it."""
         constructor = signature(cls.__init__)  # type: ignore[misc]
         return constructor.replace(parameters=[*constructor.parameters.values()][1:])
 

@@ -172,7 +172,7 @@ def resolve_folder(path: str) -> str:
         A local folder, or the hub id of a model to download.
 
     Raises:
-        UserError: If it is none of these, or the hub is needed and cannot be reached.
+        UserError: If it is not one of these, or the hub is needed and cannot be reached.
     """
     if path.startswith(PACKAGE_PREFIX):
         return str(package_path(path))

@@ -211,6 +211,6 @@ def _unsuited(name: str, size: int, error: Exception) -> UserError:
 def _check_token_grid(name: str, token_grid: int, num_tokens: int) -> None:
     side = isqrt(num_tokens)
     if side * side != num_tokens:
-        raise UserError(f"backbone '{name}' gives {num_tokens} tokens, no square grid: leave token_grid out")
+        raise UserError(f"backbone '{name}' gives {num_tokens} tokens, no square grid: remove token_grid")
     if not 1 <= token_grid <= side:
         raise UserError(f"backbone '{name}' gives a grid of {side} x {side} tokens: token_grid must be 1 to {side}")

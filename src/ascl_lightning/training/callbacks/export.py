@@ -13,16 +13,15 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from safetensors.torch import save
 
 import ascl_lightning
-from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.errors import UserError
 from ascl_lightning.metrics.labels import COLUMNS, recall_rows
 from ascl_lightning.models.rebuild import TOWERS
-from ascl_lightning.runtime.checkpoints import WEIGHTS, non_finite, read_checkpoint, read_weights
+from ascl_lightning.runtime.checkpoints import DATA_MODULE, WEIGHTS, non_finite, read_checkpoint, read_weights
 from ascl_lightning.runtime.config_files import CONFIG
 from ascl_lightning.runtime.files import atomic_folder, write_file
 from ascl_lightning.runtime.templates import render
-from ascl_lightning.training.accessors import is_trial, retrieval_data, retrieval_module, run_folder
+from ascl_lightning.training.accessors import is_fast_dev_run, retrieval_data, retrieval_module, run_folder
 from ascl_lightning.training.callbacks.non_finite import refuse_mostly_skipped
 from ascl_lightning.training.config_changes import CHANGES
 
@@ -57,7 +56,7 @@ class WeightsExport(Callback):
         Raises:
             UserError: If the weights are not finite, or more than half of the training steps were skipped.
         """
-        if is_trial(trainer):
+        if is_fast_dev_run(trainer):
             return
         run = run_folder(trainer)
         best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
@@ -92,12 +91,12 @@ def weights_as_checkpoint(path: Path) -> dict[str, Any]:
     return {
         "pytorch-lightning_version": lightning.__version__,
         "state_dict": state,
-        RetrievalDataModule.__qualname__: data,
+        DATA_MODULE: data,
     }
 
 
 def _weights_file(checkpoint: dict[str, Any]) -> bytes:
-    data = checkpoint.get(RetrievalDataModule.__qualname__, {})
+    data = checkpoint.get(DATA_MODULE, {})
     carried = {name: data[name] for name in ("vocabulary", "provenance") if name in data}
     metadata = json.dumps(carried)
     if len(metadata) > _METADATA_ROOM and "provenance" in carried:

@@ -7,14 +7,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from ascl_lightning.data.batch import ImageTextBatch
-from ascl_lightning.training.accessors import retrieval_module
 
 
 class TrainingProgress(Callback):
     """Logs at each logged step.
 
     - `train/learning_rate/GROUP` for each parameter group;
-    - `train/logit_scale`: 1 / temperature, the factor of similarities (not its logarithm);
     - `train/pairs_per_second` over all ranks since the previous logged step, or since the last validation or the start
       of the epoch if that is later. The time includes data loading, but not validation.
 
@@ -34,11 +32,10 @@ class TrainingProgress(Callback):
         self._pairs, self._since = 0, time.perf_counter()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Logs learning rates and scale before the optimizer and the schedule change them."""
+        """Logs learning rates before the optimizer and the schedule change them."""
         if _is_logged(trainer):
             rates = {group["name"].removesuffix("/no_decay"): group["lr"] for group in optimizer.param_groups}
             pl_module.log_dict({f"train/learning_rate/{name}": rate for name, rate in rates.items()})
-            pl_module.log("train/logit_scale", 1 / retrieval_module(pl_module).loss.temperature())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageTextBatch, batch_idx: int

@@ -16,7 +16,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.checkpoints import LAST
 from ascl_lightning.runtime.files import require_writable_folder
 from ascl_lightning.runtime.processes import StopSignals
-from ascl_lightning.training.accessors import callbacks_of, is_trial
+from ascl_lightning.training.accessors import callbacks_of, is_fast_dev_run
 from ascl_lightning.training.callbacks.restart import correct_counters, correct_folder, progress, validates_next
 
 _SECONDS_FOR_CHILDREN = 30
@@ -69,7 +69,7 @@ class RecoveryCheckpoints(Checkpoint):
         Raises:
             UserError: If it is not writable.
         """
-        if stage != "fit" or is_trial(trainer):
+        if stage != "fit" or is_fast_dev_run(trainer):
             return
         default = ModelCheckpoint()
         default.setup(trainer, pl_module, stage)
@@ -90,7 +90,7 @@ class RecoveryCheckpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on, signals wait until the state is saved."""
         self._signals.listen()
-        self._signals.deferred = not is_trial(trainer)
+        self._signals.deferred = not is_fast_dev_run(trainer)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if self._begins_epoch:
             # with `max_steps`, Lightning treats every resume as one within an epoch, and skips the rest of it
@@ -109,7 +109,7 @@ class RecoveryCheckpoints(Checkpoint):
     ) -> None:
         """Saves if a checkpoint is due or a signal came."""
         loops = trainer.fit_loop
-        if is_trial(trainer):
+        if is_fast_dev_run(trainer):
             return
         due, validates = self._agree(trainer), validates_next(trainer)
         last = loops.epoch_loop.batch_progress.is_last_batch
@@ -159,7 +159,7 @@ class RecoveryCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves."""
-        if not is_trial(trainer):
+        if not is_fast_dev_run(trainer):
             self._agree(trainer)
             self._save(trainer)
 
@@ -201,7 +201,7 @@ class RecoveryCheckpoints(Checkpoint):
                 correct_folder(checkpoint["callbacks"].get(callback.state_key), Path(str(callback.dirpath)))
 
     def _in_training(self, trainer: Trainer) -> bool:
-        return trainer.state.fn == "fit" and not trainer.sanity_checking and not is_trial(trainer)
+        return trainer.state.fn == "fit" and not trainer.sanity_checking and not is_fast_dev_run(trainer)
 
     def _agree(self, trainer: Trainer) -> bool:
         """Shares signals among ranks; returns whether a checkpoint is due by the clock of rank 0."""

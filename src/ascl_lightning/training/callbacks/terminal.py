@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from ascl_lightning.data.batch import ImageTextBatch
-from ascl_lightning.training.accessors import evaluated_split, is_trial, retrieval_data, run_folder
+from ascl_lightning.training.accessors import evaluated_split, is_fast_dev_run, retrieval_data, run_folder
 
 _NOTICES = (
     "💡 Tip:",
@@ -57,7 +57,7 @@ class RunSummary(Callback):
         parameters = list(pl_module.parameters())
         total = sum(parameter.numel() for parameter in parameters)
         trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-        place = "no files" if is_trial(trainer) else f"files in {run_folder(trainer)}"
+        place = "no files" if is_fast_dev_run(trainer) else f"files in {run_folder(trainer)}"
         device = str(pl_module.device) if trainer.world_size == 1 else f"{trainer.world_size} x {pl_module.device.type}"
         rank_zero_info(
             f"{device}, split {split}: {images:,} images, {texts:,} captions; "

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, AsymmetrySampler, MadeText
 from ascl_lightning.data.augment.negatives import DropWord, ReplaceWord, ShuffleWords
 from ascl_lightning.data.augment.operation import AsymmetryType, TextContext, TextOperation
 from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
-from ascl_lightning.data.augment.sampler import AsymmetrySample, AsymmetrySampler, MadeText
 from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.errors import UserError
 
