@@ -114,7 +114,7 @@ def test_the_data_know_whether_the_model_reads_tokens(tmp_path):
 
 
 def test_exported_weights_are_tested_as_their_checkpoint_is(trained, tmp_path, capsys):
-    """With the vocabulary, which no training split is there to mine anew, and the configuration beside them."""
+    """The vocabulary and the configuration come from the exported folder: there is no training split."""
     write_karpathy(tmp_path / "other", {"test": 5}, captions=[1, 0, 7], first=100)
     weights = only(trained, "runs/fit/*/weights")
     best = only(trained, "runs/fit/*/checkpoints/best.ckpt")

@@ -84,7 +84,7 @@ def test_ctrl_c_reaches_the_whole_group_and_exits_with_130(tmp_path, whole):
 
 
 def test_a_signal_to_one_rank_breaks_a_validation_off_on_both(tmp_path, whole):
-    """Which is run anew, although the ranks' shares of it differ by a batch."""
+    """The validation is repeated, although the ranks' shares of it differ by a batch."""
     interrupted = [*interrupt("on_validation_batch_start", 1), "--trainer.callbacks.rank", "1"]
     with run(tmp_path, *interrupted) as running:
         assert running.end() == 143, running.output.read_text()[-3000:]

@@ -90,7 +90,7 @@ def refused(root: Path, data: Path, capsys, *flags: str) -> str:
 
 
 def branded(root: Path, data: Path, guards: list[LeakGuard], *flags: str) -> list[str]:
-    """Kinds of leaks beside the figures of a test that goes on."""
+    """The kinds of leaks that the results of an allowed test name."""
     with pytest.warns(UserWarning, match="not valid as a test"):
         assert ascl("test", root, data, "--allow-leak", *flags) == 0
     assert list(root.glob("runs/test/*/results.json"))
@@ -208,7 +208,7 @@ def test_a_checkpoint_without_a_record_is_tested_and_reported(trained, tmp_path,
     assert guards[0].checked.found == []
     (unchecked,) = guards[0].checked.unchecked
     assert "the checkpoint has no record" in unchecked
-    # gone on with, it says what it knows
+    # training resumes from it and adds a record
     flags = ["--ckpt_path", str(tmp_path / "older.ckpt"), "--trainer.max_epochs", "3"]
     assert ascl("fit", tmp_path, trained / "data", *flags) == 0
     assert ascl("test", tmp_path, trained / "data", "--ckpt_path", str(best(tmp_path))) == 0
