@@ -61,7 +61,7 @@ def test_it_fits_without_requests_and_console_errors(browser, report, width, sch
 
 def test_the_figures_of_the_types_need_no_scrolling_on_a_phone(browser, report):
     page, _, _ = opened(browser, report, 400)
-    table = page.query_selector(".scroll[aria-label^='One figure for each type']")
+    table = page.query_selector(".scroll[aria-label^='Summary by type, %']")
     assert table.evaluate("of => of.scrollWidth <= of.clientWidth")
     page.close()
 
