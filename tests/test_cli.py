@@ -354,7 +354,7 @@ def test_training_completes_without_an_answer_from_wandb(trained, tmp_path):
     command = ["fit", "--config", TINY, *logger, *arguments]
     ended = run_forked(main, command, cwd=tmp_path, environment=environment)
     assert ended.returncode == 0, ended.stderr
-    assert "does not answer: it records offline" in ended.stderr
+    assert "does not answer: recording offline" in ended.stderr
     assert b"val/rsum" in only(tmp_path, "runs/wandb/offline-run-*/run-*.wandb").read_bytes()
 
 

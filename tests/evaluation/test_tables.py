@@ -62,7 +62,7 @@ CARD = {
 def test_the_report_card_fits_into_eighty_columns():
     shown = printed(type_table(CARD))
     assert shown.count("99.0 [98.2, 100.0]") == 6
-    assert "III, too few words" in shown
+    assert "III, missing words" in shown
     rows = [line.split() for line in printed(operation_table(CARD, "two_stage")).splitlines()]
     assert ["swap", "words", "25,000", *["100/75/50/25/2"] * 2, "71.5"] in rows
     assert ["append", "siblings", "25,000", *["100/75/50/25/2"] * 2] in rows

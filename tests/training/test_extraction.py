@@ -192,7 +192,7 @@ def test_features_of_other_operations_are_refused(tmp_path, model):
     plain = data(tmp_path, model, ExtractedFeatures(), "out", positives=[], negatives=[])
     for batch in epoch(plain, 0):
         assert (batch.positives, batch.negatives, batch.positive_negatives) == (None, None, None)
-    with pytest.raises(UserError, match="leave augment"):
+    with pytest.raises(UserError, match="remove augment"):
         data(tmp_path, model, ExtractedFeatures(), "out", augment=True)
 
 

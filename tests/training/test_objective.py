@@ -135,7 +135,7 @@ def test_towers_with_batch_normalisation_are_not_run_in_chunks():
 )
 def test_invalid_weights_and_chunks_are_refused(wrong):
     _, objective = make_objective(**SCORES["global"])
-    with pytest.raises(ValueError, match=r"weight of the loss|at least 1 row"):
+    with pytest.raises(ValueError, match=r"weights of the loss|at least 1 row"):
         replace(objective, **wrong)
 
 

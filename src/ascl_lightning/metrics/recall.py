@@ -25,6 +25,7 @@ def retrieval_metrics(similarity: Float[Tensor, "N M"], text_image_ids: Integer[
         ValueError: If there is no text, or an id is not a row of `similarity`.
 
     Example:
+        >>> import torch
         >>> metrics = retrieval_metrics(torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.7, 0.3]]), torch.tensor([0, 1, 1]))
         >>> metrics["image_to_text/recall_at_1"], round(metrics["text_to_image/recall_at_1"], 1)
         (100.0, 66.7)
@@ -48,6 +49,7 @@ def metrics_from_ranks(
         ValueError: If a direction has no query.
 
     Example:
+        >>> import torch
         >>> metrics_from_ranks(torch.tensor([1, 4]), torch.tensor([2, 2, 1]))["image_to_text/median_rank"]
         2.0
     """

@@ -12,7 +12,6 @@ from ascl_lightning.data.sources import KarpathyJson
 from ascl_lightning.data.stored_features import FeatureTable
 from ascl_lightning.losses import InfoNCE
 from ascl_lightning.models import FusedSimilarity
-from ascl_lightning.models.towers.base import Encoder
 from ascl_lightning.models.towers.tuning import Tuning
 from ascl_lightning.training.callbacks.frozen_features import FrozenFeatures
 from ascl_lightning.training.module import RetrievalModule
@@ -112,7 +111,13 @@ def test_stored_features_equal_the_towers_output_in_float16(tmp_path):
 def test_other_weights_invalidate_a_kept_folder(tmp_path, monkeypatch):
     folder = str(tmp_path / "kept")
     fit(tmp_path, folder=folder, epochs=1)
-    monkeypatch.setattr(MeanColour, "_finish", lambda self: (self.scale.data.mul_(2), Encoder._finish(self)))
+    original = MeanColour.__init__
+
+    def doubled(self, *arguments, **options):
+        original(self, *arguments, **options)
+        self.scale.data.mul_(2)
+
+    monkeypatch.setattr(MeanColour, "__init__", doubled)
     assert fit(tmp_path, folder=folder, epochs=1).model.image_encoder.pictures_seen == NUM_IMAGES
 
 
