@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## train on generated scenes, test, and write report.html (3 minutes on two cores)
+demo: $(STAMP) ## train on generated scenes, test, and write report.html (6 minutes on two cores)
 	$(BIN)/ascl fit --config configs/scenes.yaml --trainer.default_root_dir $(DEMO)
 	$(BIN)/ascl test --config configs/scenes.yaml --trainer.default_root_dir $(DEMO) --ckpt_path best
 
