@@ -24,11 +24,11 @@ PARTS = {
     # name: (function that yields figures, time limit in seconds)
     "accuracy": (gpu_scoring.accuracy, 60),
     "speed": (gpu_scoring.speed, 60),
-    "coco": (gpu_scoring.coco, 190),
-    "training": (gpu_training.steps, 200),
+    "coco": (gpu_scoring.coco, 150),
     "equality": (gpu_runs.card_and_cpu, 90),
     "ranks": (gpu_runs.two_ranks, 40),
     "tests": (gpu_runs.marked_tests, 60),
+    "training": (gpu_training.steps, 240),
 }
 MARK = "FIGURE "
 

@@ -33,9 +33,9 @@ CUDA = torch.cuda.is_available()
 CASES = {
     # name: (precision, batch size, steps, chunk size, compiled)
     "bf16-mixed": ("bf16-mixed", 256, 200, None, False),
-    "16-mixed": ("16-mixed" if CUDA else "32-true", 256, 200, None, False),
-    "bf16-mixed compiled": ("bf16-mixed", 256, 200, None, True),
-    "bf16-mixed, 4,096 in chunks of 256": ("bf16-mixed", 4096, 6, 256, False),
+    "16-mixed": ("16-mixed" if CUDA else "32-true", 256, 60, None, False),
+    "bf16-mixed compiled": ("bf16-mixed", 256, 40, None, True),
+    "bf16-mixed, 4,096 in chunks of 256": ("bf16-mixed", 4096, 3, 256, False),
 }
 
 

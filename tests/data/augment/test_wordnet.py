@@ -84,3 +84,15 @@ def test_without_the_data_the_error_says_where_to_put_it(tmp_path, monkeypatch):
     monkeypatch.setattr(nltk.data, "path", [])
     with pytest.raises(UserError, match="corpora/wordnet"):
         WordNet(str(tmp_path))
+
+
+def test_a_folder_given_once_is_not_found_without_it(tmp_path, monkeypatch):
+    """Operations with a folder must not change what operations without one find."""
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [])
+    reading._open.cache_clear()
+    assert WordNet(str(write_wordnet(tmp_path))).synonyms("dog") is not None
+    with pytest.raises(UserError, match="corpora/wordnet"):
+        WordNet(None)
+    reading._open.cache_clear()

@@ -150,22 +150,32 @@ def _related(sense: Any) -> Iterator[str]:
         yield from near.lemma_names()
 
 
+_ADDED: set[str] = set()
+"""Folders that `_open` added to the paths of NLTK."""
+
+
 @lru_cache(maxsize=4)
 def _open(folder: str | None) -> Any:
     try:
         import nltk
-        from nltk.corpus import LazyCorpusLoader, WordNetCorpusReader
+        from nltk.corpus import WordNetCorpusReader
     except ImportError as error:
         raise UserError("operations that ask WordNet need NLTK: pip install 'ascl-lightning[words]'") from error
+    # NLTK opens only files below its own paths; an operation without a folder must not find another's folder there
     if folder is not None and folder not in nltk.data.path:
         nltk.data.path.insert(0, folder)
+        _ADDED.add(folder)
+    paths = [path for path in nltk.data.path if path not in _ADDED] if folder is None else [folder]
     try:
+        try:
+            root = nltk.data.find("corpora/wordnet", paths)
+        except LookupError:
+            root = nltk.data.find("corpora/wordnet.zip/wordnet/", paths)
         # skips the mapping to other WordNet versions, which only other languages need and which takes a large index
         english = type("EnglishWordNet", (WordNetCorpusReader,), {"map_wn": lambda *_: None})
-        reader: Any = LazyCorpusLoader("wordnet", english, None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The multilingual functions")
-            reader.ensure_loaded()
+            reader: Any = english(root, None)
     except LookupError as error:
         raise UserError(
             "NLTK finds no WordNet: run `python -m nltk.downloader wordnet`, "
