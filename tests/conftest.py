@@ -1,6 +1,7 @@
 """Every test runs with shapes and types of the public signatures checked (jaxtyping and beartype)."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,10 @@ from jaxtyping import install_import_hook
 
 # before torch is imported: forks of a process whose threads have computed may hang
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# no test needs a network: without it, a missing folder is looked up on the hub for 20 seconds
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# `nohup` ignores it for all child processes
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 install_import_hook("ascl_lightning", "beartype.beartype")
 
 

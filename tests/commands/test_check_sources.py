@@ -87,6 +87,7 @@ def naive_repeats(splits: dict[str, Sequence[Row]]) -> dict[str, int]:
     return numbers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "flickr8k").is_dir(), reason="needs shared/flickr8k")
 def test_flickr8k(tmp_path):
     file = tmp_path / "report.json"

@@ -85,6 +85,7 @@ def row_of(metrics: dict[str, float]) -> list[str]:
     return [f"{metrics[f'val/{name}']:.1f}" for name in names]
 
 
+@pytest.mark.slow
 def test_weights_0_and_1_are_the_pretrained_and_the_fine_tuned_model(tuned, capsys):
     assert main(["interpolate", *arguments(tuned, "--ckpt_path", "best", "--weights", "[0, 0.5, 1]")]) == 0
     rows = figures(capsys.readouterr().out)

@@ -43,6 +43,7 @@ def retrieved_items(to_text, to_image, image_ids, caption_ids):
     }
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_package(split):
     names, image_of_text, caption_ids = split
     generator = torch.Generator().manual_seed(0)
@@ -83,6 +84,7 @@ def test_figures_are_those_of_the_package(split):
             assert ours[protocol][f"{direction}/{names_of[figure]}"].value == pytest.approx(100 * values[way]), name
 
 
+@pytest.mark.slow
 def test_recalls_of_5k_and_1k_are_those_of_the_package():
     caption_ids = OFFICIAL.coco_ids  # in the order of Karpathy's file, from which the folds are cut
     image_ids = np.array([OFFICIAL.coco_gts["t2i"][caption][0] for caption in caption_ids.tolist()])[::5]

@@ -316,6 +316,7 @@ def write_and_be_killed(folder: Path) -> None:
     print(unfinished, read["number"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="needs a file system of its own for TMPDIR")
 def test_none_of_100_kills_while_saving_leaves_a_checkpoint_that_cannot_be_read(tmp_path):
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as other_disk:

@@ -200,6 +200,7 @@ def print_shared_memory() -> None:
             print(capability, compiled.metadata.shared)
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_gpus(tmp_path) -> None:
     """36 regions, 32 words and 8 heads fit into the shared memory of an A100 and an H100."""
     printed = run_alone("print_shared_memory()", TRITON_CACHE_DIR=str(tmp_path))

@@ -235,6 +235,7 @@ def test_invalid_arguments_raise(arguments: dict[str, object], message: str) -> 
         FusedSimilarity(DIM, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("global_fusion", ["pairwise", "independent", "none"])
 def test_compilation_does_not_change_scores(global_fusion: Fusion) -> None:
     similarity = make_similarity(global_fusion=global_fusion)

@@ -153,7 +153,18 @@ class Averaged(EMAWeightAveraging):
         super().__init__(decay=0.9)
 
 
-@pytest.mark.parametrize("case", CASES)
+FAST = {
+    "after a step, from stored features, with workers",
+    "inside a validation",
+    "inside a validation inside an epoch",
+    "of a number of steps, after an epoch",
+    "validated every fourth batch, inside the last validation",
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in FAST else [pytest.mark.slow]) for case in CASES]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(data, uninterrupted, tmp_path, case, capsys):
     arguments, (hook, at), saved = CASES[case]
     assert fit(tmp_path, data, *arguments, *interrupt(hook, at)) == 143
