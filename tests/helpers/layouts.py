@@ -21,6 +21,7 @@ from ascl_lightning.data.sources import (
     CsvTable,
     Flickr30kHub,
     FlickrTokens,
+    HardNegatives,
     HubDataset,
     JsonLines,
     KarpathyJson,
@@ -44,6 +45,8 @@ class Layout:
     image_id: Callable[[str], str] = lambda name: name
     needs_captions: bool = False
     """A row is a caption: an image without any does not exist."""
+    split: str = "train"
+    """The split as which the images of the content's `train` are read."""
 
 
 def write_pictures(folder: Path, content: Content, split: str | None = None) -> None:
@@ -235,6 +238,21 @@ LAYOUTS = {
     "hub_arrow": Layout(write_hub_arrow),
     "hub_imagefolder": Layout(write_image_folder),
 }
+
+
+def write_hard_negatives(root: Path, content: Content) -> Source:
+    """A benchmark in the format of SugarCrepe, with a wrong text for every caption."""
+    write_pictures(root / "images", content, "train")
+    tests = [(name, text) for name, texts in content["train"] for text in texts]
+    records = [{"filename": name, "caption": text, "negative_caption": f"no {text}"} for name, text in tests]
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "made_up.json").write_text(json.dumps(dict(enumerate(records))), encoding="utf-8")
+    return HardNegatives(["made_up.json"])
+
+
+BENCHMARKS = {"hard_negatives": Layout(write_hard_negatives, needs_captions=True, split="test")}
+"""Layouts with a test split only."""
+ALL_LAYOUTS = LAYOUTS | BENCHMARKS
 
 
 def read_split(source: Source, root: Path, split: str = "train") -> Split:

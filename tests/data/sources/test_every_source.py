@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.datasets import write_picture
-from tests.helpers.layouts import LAYOUTS, Content, picture_of, write_mixture
+from tests.helpers.layouts import ALL_LAYOUTS, LAYOUTS, Content, picture_of, write_mixture
 
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import Source, Split
@@ -49,25 +49,29 @@ def test_ids_captions_and_pictures(source: Source, layout: str, tmp_path: Path, 
         np.testing.assert_array_equal(np.asarray(picture_of(read.images[row])), np.asarray(expected))
 
 
-def test_a_missing_split_is_named(source: Source, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
+def test_a_missing_split_is_named(layout: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no split 'restval'"):
-        source.read(tmp_path, "restval")
+        ALL_LAYOUTS[layout].write(tmp_path, CONTENT).read(tmp_path, "restval")
 
 
-def test_rows_can_be_read_in_any_order_and_twice(source: Source, tmp_path: Path) -> None:
-    read, again = source.read(tmp_path, "train"), source.read(tmp_path, "train")
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
+def test_rows_can_be_read_in_any_order_and_twice(layout: str, tmp_path: Path) -> None:
+    source, split = ALL_LAYOUTS[layout].write(tmp_path, CONTENT), ALL_LAYOUTS[layout].split
+    read, again = source.read(tmp_path, split), source.read(tmp_path, split)
     assert list(read.image_ids) == list(again.image_ids)
     for row in (4, 0, 2, 0):
         assert picture_of(read.images[row]).tobytes() == picture_of(again.images[row]).tobytes()
         assert read.captions[row] == again.captions[row]
 
 
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
 def test_a_source_opens_no_file_before_read(layout: str, tmp_path: Path) -> None:
-    written = LAYOUTS[layout].write(tmp_path, CONTENT)
+    written = ALL_LAYOUTS[layout].write(tmp_path, CONTENT)
     moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
     try:
         with pytest.raises(UserError):
-            written.read(tmp_path, "train")
+            written.read(tmp_path, ALL_LAYOUTS[layout].split)
     finally:
         moved.rename(tmp_path)
 

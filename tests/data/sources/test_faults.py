@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
-from tests.helpers.layouts import LAYOUTS, Content
+from tests.helpers.layouts import ALL_LAYOUTS, LAYOUTS, Content
 
 from ascl_lightning.data.sources import ParquetTable, Source, Split
 from ascl_lightning.errors import UserError
@@ -42,6 +42,7 @@ PLACES = {
     "webdataset": Place(r"train-000000\.tar, b\.json", r"captions\[1\]", rf"000000\.tar, b\.json: {NOT_UTF8}"),
     "hub_parquet": Place("hub, train, row 1", r"caption\[1\]", "hub, train, row 1: field 'caption' is not UTF-8 text"),
     "hub_arrow": Place("hub, train, row 1", r"caption\[1\]", "hub, train, row 1: field 'caption' is not UTF-8 text"),
+    "hard_negatives": Place(r"made_up\.json, 3", "caption", rf"made_up\.json, line 1: {NOT_UTF8}, number \d+"),
     # the library reads the text itself
     "hub_imagefolder": Place("hub, train, row 1", r"caption\[1\]", "cannot load the folder .*hub: UnicodeDecodeError"),
 }
@@ -51,33 +52,34 @@ CONTENT: Content = {"train": [("a.png", ("one", "two")), ("b.png", ("three", MAR
 
 def write(root: Path, layout: str, old: bytes = b"", new: bytes = b"", content: Content = CONTENT) -> Source:
     """Write a layout, and put other bytes of the same length into its files."""
-    source = LAYOUTS[layout].write(root, content)
+    source = ALL_LAYOUTS[layout].write(root, content)
     for path in root.rglob("*"):
         if old and path.is_file() and path.suffix != ".png":
             path.write_bytes(path.read_bytes().replace(old, new))
     return source
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
 def test_the_tag_is_read_unchanged(tmp_path: Path, layout: str) -> None:
-    assert by_id(write(tmp_path, layout, MARK.encode(), b"four").read(tmp_path, "train"), layout) == {
+    source = write(tmp_path, layout, MARK.encode(), b"four")
+    assert by_id(source.read(tmp_path, ALL_LAYOUTS[layout].split), layout) == {
         "a.png": ("one", "two"),
         "b.png": ("three", "four"),
     }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
 def test_bad_utf8(tmp_path: Path, layout: str) -> None:
     source = write(tmp_path, layout, MARK.encode(), b"\xffxyz")
     with pytest.raises(UserError, match=PLACES[layout].utf8):
-        source.read(tmp_path, "train")
+        source.read(tmp_path, ALL_LAYOUTS[layout].split)
 
 
-@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - {"caption_folder"}))
+@pytest.mark.parametrize("layout", sorted(ALL_LAYOUTS.keys() - {"caption_folder"}))
 def test_a_blank_caption(tmp_path: Path, layout: str) -> None:
     source = write(tmp_path, layout, MARK.encode(), b"    ")
     with pytest.raises(UserError, match=f"{PLACES[layout].row}: field '{PLACES[layout].field}' is blank"):
-        source.read(tmp_path, "train")
+        source.read(tmp_path, ALL_LAYOUTS[layout].split)
 
 
 def test_an_empty_line_of_a_text_file_is_no_caption(tmp_path: Path) -> None:
@@ -103,10 +105,10 @@ def test_a_repeated_image(tmp_path: Path, layout: str) -> None:
         write(tmp_path, layout, content=TWICE).read(tmp_path, "train")
 
 
-@pytest.mark.parametrize("layout", ["csv", "hub_parquet", "hub_arrow", "hub_imagefolder"])
+@pytest.mark.parametrize("layout", ["csv", "hub_parquet", "hub_arrow", "hub_imagefolder", "hard_negatives"])
 def test_rows_of_one_image_join(tmp_path: Path, layout: str) -> None:
     """Where a row is a caption, or the user names the column that tells images apart."""
-    split = write(tmp_path, layout, content=TWICE).read(tmp_path, "train")
+    split = write(tmp_path, layout, content=TWICE).read(tmp_path, ALL_LAYOUTS[layout].split)
     assert by_id(split, layout) == {"a.png": ("one", "three"), "b.png": ("two",)}
     assert split.num_captions.tolist() == [2, 1]
 
@@ -118,6 +120,7 @@ MISSING = {
     "coco": (b'"id"', b'"ia"', r"train\.json, images\[0\]: field 'id' is missing"),
     "flickr_tokens": (b"a.png#0", b"a.png-0", r"results\.token, line 1: field 'image' must be NAME#NUMBER"),
     "flickr30k_hub": (b"filename", b"filenama", r"30k\.csv, line 1: must name one column 'filename'"),
+    "hard_negatives": (b'"filename"', b'"filenama"', r"made_up\.json, 0: has no image: one of the fields filename, "),
     "hub_imagefolder": (b'"name"', b'"nama"', "hub: there is no column 'name'; it has: image, nama, caption"),
 }
 
@@ -126,7 +129,7 @@ MISSING = {
 def test_an_id_that_is_missing(tmp_path: Path, layout: str) -> None:
     old, new, message = MISSING[layout]
     with pytest.raises(UserError, match=message):
-        write(tmp_path, layout, old, new).read(tmp_path, "train")
+        write(tmp_path, layout, old, new).read(tmp_path, ALL_LAYOUTS[layout].split)
 
 
 @pytest.mark.parametrize(
@@ -181,5 +184,5 @@ def test_exact_counts_or_an_error_of_the_blank_one(
 
 
 def by_id(split: Split, layout: str) -> dict[str, tuple[str, ...]]:
-    ending = "" if LAYOUTS[layout].image_id("a.png") == "a.png" else ".png"
+    ending = "" if ALL_LAYOUTS[layout].image_id("a.png") == "a.png" else ".png"
     return {f"{name}{ending}": texts for name, texts in zip(split.image_ids, split.captions, strict=True)}

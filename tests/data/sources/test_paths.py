@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.helpers.datasets import write_picture
-from tests.helpers.layouts import LAYOUTS, read_split
+from tests.helpers.layouts import ALL_LAYOUTS, LAYOUTS, read_split
 from tests.helpers.region_layouts import LAYOUTS as REGION_LAYOUTS
 
 from ascl_lightning.data.batch import RegionSpec
@@ -27,6 +27,7 @@ FOLDERS = {
     "flickr_tokens": "flickr30k-images",
     "flickr30k_hub": "flickr30k-images",
     "hub_imagefolder": "hub/train",
+    "hard_negatives": "images",
 }
 """The folder that each layout's paths start from."""
 
@@ -55,8 +56,8 @@ def nothing_opened_in(folder: Path) -> Iterator[None]:
     assert not [path for path in _opened if Path(path).is_relative_to(folder)]
 
 
-def read_everything(source: Source, root: Path) -> None:
-    split = read_split(source, root)
+def read_everything(source: Source, root: Path, split_name: str = "train") -> None:
+    split = read_split(source, root, split_name)
     for row in range(len(split)):
         open_image(split.images[row])
 
@@ -88,9 +89,9 @@ def test_names_that_lead_outside(tmp_path: Path, outside: Path, layout: str, way
     (folder / "below").mkdir()
     (folder / "link").symlink_to(outside)
     (folder / "link.png").symlink_to(outside / "canary.png")
-    source = LAYOUTS[layout].write(root, {"train": [("a.png", ("own",)), (name, ("canary",))]})
+    source = ALL_LAYOUTS[layout].write(root, {"train": [("a.png", ("own",)), (name, ("canary",))]})
     with nothing_opened_in(outside), pytest.raises(UserError, match=r"inside|leads"):
-        read_everything(source, root)
+        read_everything(source, root, ALL_LAYOUTS[layout].split)
 
 
 @pytest.mark.parametrize("filepath", ["../outside", "link"])

@@ -5,6 +5,7 @@ from ascl_lightning.data.sources.coco import CocoCaptions
 from ascl_lightning.data.sources.extracted import ExtractedFeatures
 from ascl_lightning.data.sources.flickr30k import Flickr30kHub, FlickrTokens
 from ascl_lightning.data.sources.folder import CaptionFolder
+from ascl_lightning.data.sources.hard_negatives import HardNegatives
 from ascl_lightning.data.sources.hub import HubDataset
 from ascl_lightning.data.sources.karpathy import KarpathyJson
 from ascl_lightning.data.sources.mixture import Mixture
@@ -19,6 +20,7 @@ __all__ = [
     "ExtractedFeatures",
     "Flickr30kHub",
     "FlickrTokens",
+    "HardNegatives",
     "HubDataset",
     "JsonLines",
     "KarpathyJson",

@@ -14,14 +14,14 @@ from ascl_lightning.data.stored_features import SplitFeatures
 from ascl_lightning.data.variants.ladder import Ladder, VariantStep
 from ascl_lightning.errors import UserError
 
-Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "S S 3"]] | UInt8[np.ndarray, "N S S 3"]
+Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "H W 3"]] | UInt8[np.ndarray, "N S S 3"]
 """Path, encoded bytes (read lazily) or pixels of each picture.
 
 A lazy sequence of encoded bytes has a method `ends(row)`, for `ends_of_picture`.
 """
 
 
-def ends_of_picture(images: Any, row: int) -> bytes | UInt8[np.ndarray, "S S 3"]:
+def ends_of_picture(images: Any, row: int) -> bytes | UInt8[np.ndarray, "H W 3"]:
     """Size, first and last bytes of an encoded picture, read without the rest of it; or the pixels of a decoded one.
 
     Raises:
@@ -54,6 +54,41 @@ class Rows(Sequence[Any]):
         return ends_of_picture(self._values, self._rows[row])
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One test of a compositional benchmark: text i describes image i, and no other text of the test does.
+
+    Args:
+        category: The part of the benchmark that it belongs to.
+        images: Row of each image in the split: one, or two that are compared with each other (Winoground).
+        texts: The caption of each image, then wrong texts.
+
+    Raises:
+        ValueError: If there is no image, or no wrong text.
+    """
+
+    category: str
+    images: tuple[int, ...]
+    texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.images or len(self.texts) < max(2, len(self.images)):
+            raise ValueError(f"{len(self.images)} images and {len(self.texts)} texts: nothing to choose from")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The tests of a compositional benchmark.
+
+    Args:
+        tests: All tests.
+        left_out: How many the source left out, by reason.
+    """
+
+    tests: Sequence[Choice]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """The images of one split with their captions; row i of all three fields is the same image.
@@ -66,6 +101,7 @@ class Split:
         passes: Numbers of consecutive images and how often an epoch visits their pairs; empty visits each once.
         picture_digests: For extracted features, the hash of each picture (`data/fingerprint.py`), (N,).
         caption_ids: The data set's own number of each caption, image by image, (C,), if it has any.
+        choices: For a compositional benchmark, its tests. Such a split is not ranked.
 
     Raises:
         ValueError: If the fields differ in length, an image id repeats, or a caption lacks its number.
@@ -78,6 +114,7 @@ class Split:
     features: SplitFeatures = field(default_factory=SplitFeatures)
     picture_digests: UInt64[np.ndarray, " N"] | None = None
     caption_ids: Int64[np.ndarray, " C"] | None = None
+    choices: Choices | None = None
 
     def __post_init__(self) -> None:
         lengths = len(self.image_ids), len(self.captions), len(self if self.images is None else self.images)

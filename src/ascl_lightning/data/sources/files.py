@@ -111,6 +111,10 @@ class Record:
         value = self._fields.get(field)
         return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63 else None
 
+    def record(self, field: str) -> "Record":
+        """The object of a field."""
+        return Record(self._get(field), f"{self.where}, {field}")
+
     def records(self, field: str) -> Iterator["Record"]:
         """The objects of a list."""
         for i, value in enumerate(self._list(field)):

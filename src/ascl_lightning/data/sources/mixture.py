@@ -58,6 +58,9 @@ class Mixture(Source):
         extracted = [name for name, part in parts.items() if part.features.images is not None]
         if extracted:
             raise UserError(f"mixture: '{extracted[0]}' holds extracted features; run `ascl extract` on the mixture")
+        benchmarks = [name for name, part in parts.items() if part.choices is not None]
+        if benchmarks:
+            raise UserError(f"mixture: '{benchmarks[0]}' is a benchmark of hard negatives; test it by itself")
         pictures = [part.images for part in parts.values() if part.images is not None]
         if 0 < len(pictures) < len(parts):
             raise UserError("mixture: some sources have pictures and some have none; they cannot train one model")
