@@ -7,7 +7,9 @@ from torch._dynamo.utils import counters
 
 from ascl_lightning.data.batch import Features, TokenizedTexts
 from ascl_lightning.models.model import ImageTextModel
+from ascl_lightning.models.similarity.aggregation import LearnedWeights
 from ascl_lightning.models.similarity.fused import FusedSimilarity
+from ascl_lightning.models.similarity.late_interaction import LateInteraction
 from ascl_lightning.models.towers.convolutional import ConvImageEncoder
 from ascl_lightning.models.towers.word_transformer import WordTransformer
 
@@ -33,6 +35,14 @@ def test_stored_tower_output_equals_the_tower():
     seen = built.image_encoder.pictures_seen
     torch.testing.assert_close(built.encode_images(stored).tokens, built.encode_images(pictures).tokens)
     assert built.image_encoder.pictures_seen == seen + 2  # the picture went through the tower, the stored output not
+
+
+@pytest.mark.parametrize("local_weight", [0.0, 0.5])
+def test_weights_of_a_local_level_without_weight_are_frozen(local_weight):
+    local = LateInteraction(over_words=LearnedWeights(4))
+    built = ImageTextModel(MeanColour(), WordTable(), FusedSimilarity(4, 1, local_weight, local=local))
+    built.freeze_unread(uses_global=True)
+    assert local.over_words.salience.weight.requires_grad == (local_weight > 0)
 
 
 def test_without_projection_the_towers_must_have_the_common_width():

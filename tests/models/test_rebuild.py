@@ -13,6 +13,8 @@ from ascl_lightning.models import (
     ClipTextEncoder,
     FusedSimilarity,
     ImageTextModel,
+    LateInteraction,
+    LearnedWeights,
     Lora,
     TimmImageEncoder,
     TransformersTextEncoder,
@@ -55,7 +57,22 @@ def clip(path):
     return ImageTextModel(*towers, similarity, project=False), sections | {"similarity": similar, "project": False}
 
 
-@pytest.mark.parametrize("make", [timm_and_bert, clip])
+def with_local_level(path):
+    """A pair of towers whose local level has weights."""
+    write_clip(path)
+    towers = ClipImageEncoder(str(path)), ClipTextEncoder(str(path))
+    similarity = FusedSimilarity(8, 2, local=LateInteraction(over_words=LearnedWeights(8)))
+    over_words = {"class_path": "ascl_lightning.models.LearnedWeights", "init_args": {"embed_dim": 8}}
+    local = {"class_path": "LateInteraction", "init_args": {"over_words": over_words}}
+    sections = {
+        name: {"class_path": type(tower).__name__, "init_args": {"path": str(path)}}
+        for name, tower in zip(TOWERS, towers, strict=True)
+    }
+    similar = {"class_path": "FusedSimilarity", "init_args": {"embed_dim": 8, "num_heads": 2, "local": local}}
+    return ImageTextModel(*towers, similarity), sections | {"similarity": similar}
+
+
+@pytest.mark.parametrize("make", [timm_and_bert, clip, with_local_level])
 def test_pretrained_towers_are_rebuilt_without_their_weights(tmp_path, monkeypatch, make):
     torch.manual_seed(0)
     source = tmp_path / "source"

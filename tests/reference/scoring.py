@@ -60,3 +60,24 @@ def fuse(pooled: Tensor, mean_context: Tensor, context: torch.nn.Linear, gate: t
         share = torch.sigmoid(linear(torch.cat([pooled, fused]), gate))
         fused = share * pooled + (1 - share) * fused
     return fused / fused.norm()
+
+
+def best_match(query: Tensor, context: Tensor) -> Tensor:
+    """Cosine of a query (D,) with the most similar of the context vectors (T, D)."""
+    return max((cosine(query, vector) for vector in context), key=Tensor.item)
+
+
+def log_mean_exp(values: Tensor, scale: float) -> Tensor:
+    """`log(mean(exp(scale * v))) / scale`."""
+    return sum((scale * value).exp() for value in values).div(len(values)).log() / scale
+
+
+def top_k_mean(values: Tensor, k: int) -> Tensor:
+    """Mean of the k largest values, or of all."""
+    return sum(sorted(values, key=Tensor.item)[-k:]) / min(k, len(values))
+
+
+def weighted_mean(values: Tensor, vectors: Tensor, salience: Tensor) -> Tensor:
+    """Mean with the weights `exp(salience . vector)`, for values (T,) of vectors (T, D)."""
+    weights = [torch.dot(salience, vector).exp() for vector in vectors]
+    return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)

@@ -2,8 +2,10 @@
 
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import FeatureDropout, GaussianNoise, PerturbWords, ZeroOut
+from ascl_lightning.models.similarity.aggregation import Aggregation, LearnedWeights, LogSumExp, TopKMean
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.similarity.local import local_similarity
+from ascl_lightning.models.similarity.late_interaction import LateInteraction
+from ascl_lightning.models.similarity.local import CrossAttention, LocalLevel, local_similarity
 from ascl_lightning.models.towers.clip import ClipImageEncoder, ClipTextEncoder
 from ascl_lightning.models.towers.convolutional import ConvImageEncoder
 from ascl_lightning.models.towers.image import ImageEncoder, PixelEncoder, grid_features
@@ -15,20 +17,27 @@ from ascl_lightning.models.towers.tuning import Lora, Tuning
 from ascl_lightning.models.towers.word_transformer import WordTransformer
 
 __all__ = [
+    "Aggregation",
     "ClipImageEncoder",
     "ClipTextEncoder",
     "ConvImageEncoder",
+    "CrossAttention",
     "FeatureDropout",
     "FusedSimilarity",
     "GaussianNoise",
     "ImageEncoder",
     "ImageTextModel",
+    "LateInteraction",
+    "LearnedWeights",
+    "LocalLevel",
+    "LogSumExp",
     "Lora",
     "PerturbWords",
     "PixelEncoder",
     "RegionEncoder",
     "TextEncoder",
     "TimmImageEncoder",
+    "TopKMean",
     "TransformersTextEncoder",
     "Tuning",
     "WordTransformer",

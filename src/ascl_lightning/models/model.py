@@ -86,6 +86,7 @@ class ImageTextModel(nn.Module):
             if isinstance(projection, Projection):
                 projection.pooled.requires_grad_(uses_pooled)
                 projection.tokens.requires_grad_(similarity.uses_tokens)
+        similarity.local.requires_grad_(similarity.local_weight > 0)
         if similarity.global_fusion != "none":
             similarity.image_fusion.requires_grad_(uses_global)
             similarity.text_fusion.requires_grad_(uses_global)

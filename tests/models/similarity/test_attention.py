@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ascl_lightning.models.similarity.attention import (
-    CrossAttention,
+    AttentionSettings,
     attend_both_ways,
     attend_over_regions,
     attend_over_words,
@@ -14,7 +14,7 @@ from ascl_lightning.models.similarity.attention import (
 )
 from ascl_lightning.models.similarity.tokens import TokenSet, token_set
 
-ATTENTION = CrossAttention(num_heads=2, image_to_text_scale=4.0, text_to_image_scale=9.0)
+ATTENTION = AttentionSettings(num_heads=2, image_to_text_scale=4.0, text_to_image_scale=9.0)
 
 
 def make_items(num_items: int, num_tokens: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -53,24 +53,26 @@ def test_single_directions_equal_those_of_both() -> None:
     ):
         assert torch.equal(one.similarity, half.similarity)
         assert torch.equal(one.shares, half.shares)
-    assert attend_over_words(images, texts, ATTENTION).shares is None
+    plain = attend_over_words(images, texts, ATTENTION)
+    assert plain.shares is None
+    assert plain.cosines is None
     assert torch.equal(
         mean_similarity(over_words, over_regions), (over_words.similarity.T + over_regions.similarity) / 2
     )
 
 
-def test_gradcheck_of_scores_and_shares_together_and_apart() -> None:
+def test_gradcheck_of_scores_shares_and_cosines_together_and_apart() -> None:
     """More than 2 * width tokens take another path; masked tokens get no gradient; gradients reach norms of queries."""
     (regions, region_mask), (words, word_mask) = make_items(2, 5, seed=4), make_items(2, 3, seed=5)
     regions, words = regions.requires_grad_(), (1.5 * words).requires_grad_()
 
     def attend(regions: Tensor, words: Tensor) -> list[Tensor]:
         images, texts = token_set(regions, region_mask, 2), token_set(words, word_mask, 2)
-        over_words, over_regions = attend_both_ways(images, texts, ATTENTION, shares=True)
+        over_words, over_regions = attend_both_ways(images, texts, ATTENTION, shares=True, cosines=True)
         return [*over_words, *over_regions]
 
     assert torch.autograd.gradcheck(attend, (regions, words))
-    for kept in range(4):
+    for kept in range(6):
         assert torch.autograd.gradcheck(lambda r, w, kept=kept: attend(r, w)[kept], (regions, words))
 
 
@@ -78,7 +80,7 @@ def test_the_wide_and_the_narrow_product_agree() -> None:
     """Five tokens have no Gram matrix in heads of width 2, and have one in heads of width 4."""
     (regions, region_mask), (words, word_mask) = make_items(2, 5, seed=6), make_items(2, 5, seed=7)
     for num_heads in (1, 2):
-        attention = CrossAttention(num_heads, 4.0, 9.0)
+        attention = AttentionSettings(num_heads, 4.0, 9.0)
         images, texts = token_set(regions, region_mask, num_heads), token_set(words, word_mask, num_heads)
         scores = attend_over_regions(images, texts, attention).similarity
         expected = naive.direction_similarity(words[1][word_mask[1]], regions[0][region_mask[0]], num_heads, 9.0)

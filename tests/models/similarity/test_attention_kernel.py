@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ascl_lightning.models.similarity.attention import (
-    CrossAttention,
+    AttentionSettings,
     attend_both_ways,
     attend_over_regions,
     attend_over_words,
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 ROOT = Path(__file__).parents[3]
 NUM_HEADS = 2
-ATTENTION = CrossAttention(NUM_HEADS, image_to_text_scale=4.0, text_to_image_scale=9.0)
-# which of (similarity, shares) over words and over regions the gradient comes from
-LOSSES = {"all": (0, 1, 2, 3), "similarities": (0, 2), "shares": (1, 3), "one": (2,)}
+ATTENTION = AttentionSettings(NUM_HEADS, image_to_text_scale=4.0, text_to_image_scale=9.0)
+# which of (similarity, shares, cosines) over words and over regions the gradient comes from
+LOSSES = {"all": range(6), "similarities": (0, 3), "shares": (1, 4), "cosines": (2, 5), "one": (3,)}
 CASES = {
     "float32": (torch.float32, 20, 1.0),
     "wide": (torch.float32, 150, 1.0),
@@ -58,7 +58,7 @@ def attend(case: str, dtype: torch.dtype, device: str = "cpu") -> dict[str, list
     leaves = [tokens.to(rounding).to(device, dtype).requires_grad_() for tokens in (regions, length * words)]
     images = token_set(leaves[0], region_mask.to(device), NUM_HEADS)
     texts = token_set(leaves[1], word_mask.to(device), NUM_HEADS)
-    over_words, over_regions = attend_both_ways(images, texts, ATTENTION, shares=True)
+    over_words, over_regions = attend_both_ways(images, texts, ATTENTION, shares=True, cosines=True)
     outputs = [*over_words, *over_regions]
     generator = torch.Generator().manual_seed(2)
     directions = [torch.randn(output.shape, generator=generator, dtype=torch.float64).to(device) for output in outputs]

@@ -118,7 +118,7 @@ def test_a_level_of_weight_0_is_not_computed() -> None:
     images, texts = make_features(2, 3, seed=25), make_features(2, 4, seed=26)
     assert not make_similarity(local_weight=1.0)(images, texts).requires_grad
     similarity = make_similarity(local_weight=0.0, global_fusion="independent")
-    with mock.patch("ascl_lightning.models.similarity.fused.attend_both_ways", side_effect=AssertionError):
+    with mock.patch.object(similarity.local, "forward", side_effect=AssertionError):
         similarity(images, texts)
 
 

@@ -18,9 +18,9 @@ and that of its Gram matrix is the sum over queries of b p p'. On a GPU, `attent
 import importlib.util
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from ascl_lightning.models.similarity.tokens import TokenSet, inverse_norm, scor
 
 
 @dataclass(frozen=True)
-class CrossAttention:
+class AttentionSettings:
     """How regions and words attend over each other.
 
     Args:
@@ -54,24 +54,26 @@ class Attended(NamedTuple):
     """Mean over an item's queries of the cosine with their attended vectors."""
     shares: Float[Tensor, "B A HT"] | None
     """Attention averaged over an item's queries, heads concatenated; it determines the mean attended vector."""
+    cosines: Float[Tensor, "B A Q"] | None = None
+    """Cosine of each of an item's queries with its attended vector; 0 at padding."""
 
 
 def attend_over_words(
-    images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
+    images: TokenSet, texts: TokenSet, attention: AttentionSettings, *, shares: bool = False, cosines: bool = False
 ) -> Attended:
     """Regions of N images attend over the words of M texts: B = M, A = N. See `attend_both_ways`."""
-    return _attend_pairs(images, texts, attention, shares, over_regions=False)[0]
+    return _attend_pairs(images, texts, attention, shares, cosines, over_regions=False)[0]
 
 
 def attend_over_regions(
-    images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
+    images: TokenSet, texts: TokenSet, attention: AttentionSettings, *, shares: bool = False, cosines: bool = False
 ) -> Attended:
     """Words of M texts attend over the regions of N images: B = N, A = M. See `attend_both_ways`."""
-    return _attend_pairs(images, texts, attention, shares, over_words=False)[0]
+    return _attend_pairs(images, texts, attention, shares, cosines, over_words=False)[0]
 
 
 def attend_both_ways(
-    images: TokenSet, texts: TokenSet, attention: CrossAttention, *, shares: bool = False
+    images: TokenSet, texts: TokenSet, attention: AttentionSettings, *, shares: bool = False, cosines: bool = False
 ) -> tuple[Attended, Attended]:
     """Attention between all regions of N images and all words of M texts, with gradients.
 
@@ -83,11 +85,12 @@ def attend_both_ways(
         texts: Words.
         attention: Heads and scales.
         shares: Return `Attended.shares`.
+        cosines: Return `Attended.cosines`.
 
     Returns:
         Over words (B = M, A = N) and over regions (B = N, A = M).
     """
-    over_words, over_regions = _attend_pairs(images, texts, attention, shares)
+    over_words, over_regions = _attend_pairs(images, texts, attention, shares, cosines)
     return over_words, over_regions
 
 
@@ -180,7 +183,12 @@ class _Direction:
         return torch.bmm(context, weights if self._is_gram else context.mT @ weights, out=out)
 
     def backward(
-        self, heads: list[_Head], weight: Tensor, of_similarity: Tensor, of_shares: Tensor | None
+        self,
+        heads: list[_Head],
+        weight: Tensor,
+        of_similarity: Tensor,
+        of_shares: Tensor | None,
+        of_lengths: Tensor | None,
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Gradients of each head's scores (B, T, Q), twice those of its Gram matrix (B, T, T), and of the weight.
 
@@ -189,11 +197,13 @@ class _Direction:
             weight: `TokenSet.weight` of the queries.
             of_similarity: Gradient of the similarity, (B, A).
             of_shares: Gradient of the mean attention, heads concatenated, (B, A, H * T).
+            of_lengths: Gradient of `q . q' / |q'|`, (B, A, queries per item).
         """
         dot = _sum([head.dot for head in heads])
         inverse = inverse_norm(_sum([head.squared_norm for head in heads]))
         of_weight = (of_similarity[..., None] * (dot * inverse).unflatten(1, weight.shape)).sum(0)
-        of_dot = (of_similarity[..., None] * weight).flatten(1) * inverse
+        of_query = of_similarity[..., None] * weight
+        of_dot = (of_query if of_lengths is None else of_query + of_lengths).flatten(1) * inverse
         of_norm = -of_dot * dot * inverse.square()  # twice the gradient of |q'|^2
         of_scores, of_grams = [], []
         for number, head in enumerate(heads):
@@ -223,34 +233,44 @@ def _kernels(images: TokenSet, texts: TokenSet) -> ModuleType | None:
 def _attend_pairs(
     images: TokenSet,
     texts: TokenSet,
-    attention: CrossAttention,
+    attention: AttentionSettings,
     shares: bool,
+    cosines: bool,
     *,
     over_words: bool = True,
     over_regions: bool = True,
 ) -> list[Attended]:
     """The requested directions, over words first; the kernels always compute both."""
+    queries = [items for items, wanted in ((images, over_words), (texts, over_regions)) if wanted]
     if (kernels := _kernels(images, texts)) is not None:
         scales = attention.image_to_text_scale, attention.text_to_image_scale
-        both = kernels.attend_pairs(images, texts, *scales, shares=shares)
-        asked = zip(both, (over_words, over_regions), strict=True)
-        return [Attended(*attended) for attended, wanted in asked if wanted]
-    directions = []
-    if over_words:
-        directions.append(_Direction(texts, images, attention.image_to_text_scale, over_words=True))
-    if over_regions:
-        directions.append(_Direction(images, texts, attention.text_to_image_scale, over_words=False))
-    weights = [images.weight if direction.over_words else texts.weight for direction in directions]
-    results = _AttendPairs.apply(images.heads, texts.heads, directions, shares, *weights)
-    return [Attended(*results[start : start + 2]) for start in range(0, len(results), 2)]
+        both = kernels.attend_pairs(images, texts, *scales, shares=shares, lengths=cosines)
+        results: Iterable[Any] = compress(both, (over_words, over_regions))
+    else:
+        directions = []
+        if over_words:
+            directions.append(_Direction(texts, images, attention.image_to_text_scale, over_words=True))
+        if over_regions:
+            directions.append(_Direction(images, texts, attention.text_to_image_scale, over_words=False))
+        weights = [items.weight for items in queries]
+        flat = iter(_AttendPairs.apply(images.heads, texts.heads, directions, shares, cosines, *weights))
+        results = (tuple(islice(flat, 3)) for _ in directions)
+    return [_with_cosines(Attended(*result), items) for result, items in zip(results, queries, strict=True)]
+
+
+def _with_cosines(attended: Attended, queries: TokenSet) -> Attended:
+    """Divides `q . q' / |q'|` by the norms of the queries."""
+    if attended.cosines is None:
+        return attended
+    return attended._replace(cosines=attended.cosines * queries.inverse_norms)
 
 
 class _Total:
     """Sums of a direction over heads, and the arrays for its backward pass."""
 
-    def __init__(self, direction: _Direction, *, shares: bool, keep: bool) -> None:
+    def __init__(self, direction: _Direction, *, shares: bool, lengths: bool, keep: bool) -> None:
         self.kept: list[Tensor] = []
-        self._direction, self._wants_shares, self._keep = direction, shares, keep
+        self._direction, self._wants_shares, self._wants_lengths, self._keep = direction, shares, lengths, keep
         self._dots: list[Tensor] = []
         self._squared_norms: list[Tensor] = []
         self._shares: list[Tensor] = []
@@ -264,14 +284,11 @@ class _Total:
         if self._keep:
             self.kept.extend(head)
 
-    def similarity(self, weight: Tensor) -> Tensor:
-        """Mean cosine, (B, A)."""
-        cosine_and_length = _sum(self._dots) * inverse_norm(_sum(self._squared_norms))
-        return (cosine_and_length.unflatten(1, weight.shape) * weight).sum(-1)
-
-    def mean_attention(self) -> Tensor | None:
-        """Mean attention, heads concatenated, (B, A, H * T)."""
-        return torch.cat(self._shares, 2) if self._wants_shares else None
+    def results(self, weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Mean cosine (B, A), mean attention with heads concatenated (B, A, H * T), and `q . q' / |q'|` (B, A, Q)."""
+        lengths = (_sum(self._dots) * inverse_norm(_sum(self._squared_norms))).unflatten(1, weight.shape)
+        shares = torch.cat(self._shares, 2) if self._wants_shares else None
+        return (lengths * weight).sum(-1), shares, lengths if self._wants_lengths else None
 
 
 class _AttendPairs(torch.autograd.Function):
@@ -282,10 +299,11 @@ class _AttendPairs(torch.autograd.Function):
         word_heads: Tensor,
         directions: list[_Direction],
         shares: bool,
+        lengths: bool,
         *weights: Tensor,
     ) -> tuple[Tensor | None, ...]:
         keep = any(ctx.needs_input_grad)
-        totals = [_Total(direction, shares=shares, keep=keep) for direction in directions]
+        totals = [_Total(direction, shares=shares, lengths=lengths, keep=keep) for direction in directions]
         dtype = scoring_dtype(region_heads, word_heads)
         shape = region_heads[0, ..., 0].numel(), word_heads[0, ..., 0].numel()
         scratch = _Scratch(region_heads.new_empty(0, dtype=dtype), math.prod(shape), _KEPT if keep else ())
@@ -298,7 +316,7 @@ class _AttendPairs(torch.autograd.Function):
         ctx.directions = directions
         ctx.save_for_backward(region_heads, word_heads, *weights, *(array for total in totals for array in total.kept))
         pairs = zip(totals, weights, strict=True)
-        return tuple(result for total, weight in pairs for result in (total.similarity(weight), total.mean_attention()))
+        return tuple(result for total, weight in pairs for result in total.results(weight))
 
     @staticmethod
     @once_differentiable
@@ -312,10 +330,10 @@ class _AttendPairs(torch.autograd.Function):
         of_weights = []
         for number, (direction, weight) in enumerate(zip(ctx.directions, weights, strict=True)):
             heads = [_Head(*islice(arrays, len(_Head._fields))) for _ in regions]
-            of_similarity, of_shares = gradients[2 * number : 2 * number + 2]
+            of_similarity, *of_rest = gradients[3 * number : 3 * number + 3]
             if of_similarity is None:
                 of_similarity = weight.new_zeros(len(direction.bias), len(weight))
-            of_scores, of_grams, of_weight = direction.backward(heads, weight, of_similarity, of_shares)
+            of_scores, of_grams, of_weight = direction.backward(heads, weight, of_similarity, *of_rest)
             of_weights.append(of_weight)
             flat = [of_score.flatten(0, 1) for of_score in of_scores]
             flat = [of_product.T for of_product in flat] if direction.over_words else flat
@@ -326,7 +344,7 @@ class _AttendPairs(torch.autograd.Function):
         for head, of_product in enumerate(of_products):
             of_regions[head] += (of_product @ words[head].flatten(0, 1)).view_as(of_regions[head])
             of_words[head] += (of_product.T @ regions[head].flatten(0, 1)).view_as(of_words[head])
-        return of_regions.to(region_heads.dtype), of_words.to(word_heads.dtype), None, None, *of_weights
+        return of_regions.to(region_heads.dtype), of_words.to(word_heads.dtype), None, None, None, *of_weights
 
 
 def _sum(arrays: list[Tensor]) -> Tensor:

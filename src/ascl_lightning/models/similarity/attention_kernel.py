@@ -66,8 +66,8 @@ def _try_kernels(
                 )
                 for num_tokens in (num_regions, num_words)
             )
-            (over_words, _), (over_regions, _) = attend_pairs(images, texts, 1.0, 1.0)
-            (over_words.sum() + over_regions.sum()).backward()
+            over_words, over_regions = attend_pairs(images, texts, 1.0, 1.0)
+            (over_words[0].sum() + over_regions[0].sum()).backward()
             torch.empty(0, device=device).cpu()  # waits for the device
     except Exception as error:  # compilers, linkers and drivers each raise their own
         warnings.warn(
@@ -80,20 +80,29 @@ def _try_kernels(
 
 
 def attend_pairs(
-    images: TokenSet, texts: TokenSet, over_words_scale: float, over_regions_scale: float, *, shares: bool = True
+    images: TokenSet,
+    texts: TokenSet,
+    over_words_scale: float,
+    over_regions_scale: float,
+    *,
+    shares: bool = True,
+    lengths: bool = False,
 ) -> tuple[
-    tuple[Float[Tensor, "M N"], Float[Tensor, "M N HL"] | None],
-    tuple[Float[Tensor, "N M"], Float[Tensor, "N M HK"] | None],
+    tuple[Float[Tensor, "M N"], Float[Tensor, "M N HL"] | None, Float[Tensor, "M N K"] | None],
+    tuple[Float[Tensor, "N M"], Float[Tensor, "N M HK"] | None, Float[Tensor, "N M L"] | None],
 ]:
-    """Similarity and shares over words and over regions, as in `attention.Attended`, with gradients."""
+    """Similarity, shares and `q . q' / |q'|` over words and over regions, with gradients (see `attention.Attended`)."""
     scales = over_regions_scale, over_words_scale
     sums = _PairSums.apply(images.heads, texts.heads, images, texts, scales, shares)
     dot_regions, norm_regions, dot_words, norm_words, region_shares, word_shares = sums
-    over_regions = (dot_regions * inverse_norm(norm_regions) * texts.weight).sum(-1)
-    over_words = (dot_words * inverse_norm(norm_words) * images.weight[:, None]).sum(-1).T
-    if not shares:
-        return (over_words, None), (over_regions, None)
-    return (over_words, word_shares.flatten(2)), (over_regions, region_shares.flatten(2))
+    of_words = dot_regions * inverse_norm(norm_regions)
+    of_regions = dot_words * inverse_norm(norm_words)
+    over_regions = (of_words * texts.weight).sum(-1)
+    over_words = (of_regions * images.weight[:, None]).sum(-1).T
+    return (
+        (over_words, word_shares.flatten(2) if shares else None, of_regions.transpose(0, 1) if lengths else None),
+        (over_regions, region_shares.flatten(2) if shares else None, of_words if lengths else None),
+    )
 
 
 class _PairSums(torch.autograd.Function):

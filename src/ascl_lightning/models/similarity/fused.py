@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.errors import UserError
-from ascl_lightning.models.similarity.attention import CrossAttention, attend_both_ways, mean_similarity
+from ascl_lightning.models.similarity.attention import AttentionSettings
 from ascl_lightning.models.similarity.context_fusion import ContextFusion, Fusable
+from ascl_lightning.models.similarity.local import CrossAttention, LocalLevel
 from ascl_lightning.models.similarity.tiles import half_of_free_memory, score_in_tiles, tile_shape
 from ascl_lightning.models.similarity.tokens import (
     LengthOrder,
@@ -49,7 +50,8 @@ class Comparable:
 class FusedSimilarity(nn.Module):
     """Score of every image with every text, `S = u * S_local + (1 - u) * S_global` (AsCL, section III-C).
 
-    `S_global` is the cosine of the image's and the text's fused global vectors. Scores and embeddings are computed in
+    `S_local` is that of the injected local level, and `S_global` the cosine of the image's and the text's fused global
+    vectors. Scores and embeddings are computed in
     float32 (float64 if an input is float64), also under autocast.
 
     Args:
@@ -66,10 +68,11 @@ class FusedSimilarity(nn.Module):
         text_gate: Combine the text's global vector with its context through a gate, as for images. If False, the
             context replaces it.
         memory_budget: Bytes for scoring, in addition to features and scores; None: half of the free memory.
+        local: Local level; None: `CrossAttention`, as published.
 
     Raises:
         UserError: If D is not divisible by `num_heads`, `local_weight` is outside [0, 1], `global_fusion` is
-            unknown, or `text_gate` is set without fusion.
+            unknown, `text_gate` is set without fusion, or `local` has parameters for tokens of another width.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class FusedSimilarity(nn.Module):
         global_fusion: GlobalFusion = "pairwise",
         text_gate: bool = False,
         memory_budget: PositiveInt | None = None,
+        local: LocalLevel | None = None,
     ) -> None:
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
@@ -99,7 +103,9 @@ class FusedSimilarity(nn.Module):
         self.global_fusion = global_fusion
         self.memory_budget = memory_budget
         factor = num_heads if normalize_words else 1
-        self.attention = CrossAttention(num_heads, factor * image_to_text_scale, factor * text_to_image_scale)
+        self.attention = AttentionSettings(num_heads, factor * image_to_text_scale, factor * text_to_image_scale)
+        self.local = CrossAttention() if local is None else local
+        self.local.check_width(embed_dim)
         if global_fusion != "none":
             self.image_fusion = ContextFusion(embed_dim, gated=True)
             self.text_fusion = ContextFusion(embed_dim, gated=text_gate)
@@ -282,14 +288,12 @@ class FusedSimilarity(nn.Module):
 
     def _score_tile(self, images: _Part, texts: _Part, local_weight: float) -> Tensor:
         (regions, image), (words, text) = images, texts
-        pairwise = image is not None and text is not None
-        over_words, over_regions = attend_both_ways(regions, words, self.attention, shares=pairwise)
-        local = local_weight * mean_similarity(over_words, over_regions)
-        if not pairwise:
-            return local
+        if image is None or text is None:
+            return local_weight * self.local(regions, words, self.attention)
+        local, over_words, over_regions = self.local.with_shares(regions, words, self.attention)
         image_vectors = self.image_fusion(image, regions, over_regions.shares)
         text_vectors = self.text_fusion(text, words, over_words.shares)
-        return local + (1 - local_weight) * _cosine(image_vectors, text_vectors.transpose(0, 1))
+        return local_weight * local + (1 - local_weight) * _cosine(image_vectors, text_vectors.transpose(0, 1))
 
 
 def _parts(tokens: TokenSet, items: Fusable | None, size: int) -> list[_Part]:

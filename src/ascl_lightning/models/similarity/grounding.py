@@ -1,7 +1,7 @@
-"""Support of each word and region of an image-text pair, from the attention of the local score.
+"""Support of each word and region of an image-text pair, from the local level.
 
-Source: AsCL (arXiv 2405.10029), section III-C, local level. The local score of a pair is a mean of cosines; this module
-returns the cosines and the attention.
+Source: AsCL (arXiv 2405.10029), section III-C, local level. The local score of a pair aggregates cosines; this module
+returns the cosines and the attention. With `LateInteraction`, all attention of a token is on its best match.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec
 from ascl_lightning.models.similarity.fused import FusedSimilarity
-from ascl_lightning.models.similarity.tokens import TokenSet, inverse_norm, token_set
+from ascl_lightning.models.similarity.tokens import token_set
 
 
 @dataclass(frozen=True)
 class Grounding:
     """Attention and support of P pairs; entries of padding are 0.
 
-    The mean of `word_support` over the real words of a pair is its `s_t2i`, that of `region_support` over its real
-    regions `s_i2t` (docs/method.md#local-level).
+    The aggregate of `word_support` over the real words of a pair is its `s_t2i`, that of `region_support` over its real
+    regions `s_i2t`; both are means unless the local level says otherwise (docs/method.md#local-level).
     """
 
     word_to_region: Float[Tensor, "P L K"]
@@ -41,7 +41,7 @@ def ground(similarity: FusedSimilarity, images: Features, texts: Features) -> Gr
     Memory grows with P * (K * L * H + (K + L) * D), so pass many pairs in blocks.
 
     Args:
-        similarity: The similarity whose attention is used.
+        similarity: The similarity whose local level is used.
         images: Projected features of P images, with L2-normalised tokens (`ImageTextModel.encode_images`).
         texts: Projected features of P texts.
 
@@ -54,20 +54,10 @@ def ground(similarity: FusedSimilarity, images: Features, texts: Features) -> Gr
     with torch.no_grad(), torch.autocast(images.tokens.device.type, enabled=False):
         regions = token_set(images.tokens, images.mask, attention.num_heads)
         words = token_set(texts.tokens, texts.mask, attention.num_heads, normalize=similarity.normalize_words)
-        word_to_region, word_support = _attend(words, regions, attention.text_to_image_scale)
-        region_to_word, region_support = _attend(regions, words, attention.image_to_text_scale)
+        local = similarity.local
+        word_to_region, word_support = local.support(words, regions, attention.text_to_image_scale)
+        region_to_word, region_support = local.support(regions, words, attention.image_to_text_scale)
     return Grounding(word_to_region, region_to_word, word_support, region_support)
-
-
-def _attend(queries: TokenSet, context: TokenSet, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention (P, Q, T) of queries over a context, and their cosines (P, Q) with the attended vectors."""
-    dtype = torch.promote_types(queries.bias.dtype, context.bias.dtype)
-    query, keys = queries.heads.to(dtype), context.heads.to(dtype)
-    weights = (scale * query @ keys.mT + context.bias[:, None]).softmax(-1)
-    attended = weights @ keys
-    lengths = inverse_norm(query.square().sum((0, -1))) * inverse_norm(attended.square().sum((0, -1)))
-    is_real = (queries.share > 0)[..., None] & (context.share > 0)[:, None]
-    return weights.mean(0) * is_real, (query * attended).sum((0, -1)) * lengths
 
 
 def align_positions(positions: Int[Tensor, "P L"], mask: Bool[Tensor, "P T"]) -> Int[Tensor, "P T"]:

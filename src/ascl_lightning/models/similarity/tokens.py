@@ -29,6 +29,11 @@ class TokenSet:
     lengths: tuple[int, ...]
     """Position of each item's last real token, plus 1; at least 1."""
 
+    @property
+    def inverse_norms(self) -> Float[Tensor, "B T"]:
+        """1 / norm of each token; 0 for a zero vector and at padding."""
+        return self.weight * (self.share > 0).sum(-1, keepdim=True)
+
     def split(self, size: int) -> list["TokenSet"]:
         """Parts of at most `size` consecutive items, each without trailing padding."""
         by_item = (field.split(size) for field in (self.bias, self.share, self.weight))
