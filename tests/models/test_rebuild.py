@@ -12,6 +12,7 @@ from ascl_lightning.models import (
     ClipImageEncoder,
     ClipTextEncoder,
     FusedSimilarity,
+    GeneralizedPooling,
     ImageTextModel,
     LateInteraction,
     LearnedWeights,
@@ -57,8 +58,8 @@ def clip(path):
     return ImageTextModel(*towers, similarity, project=False), sections | {"similarity": similar, "project": False}
 
 
-def with_local_level(path):
-    """A pair of towers whose local level has weights."""
+def with_weights_elsewhere(path):
+    """A pair of towers with weights in the local level and in pooling."""
     write_clip(path)
     towers = ClipImageEncoder(str(path)), ClipTextEncoder(str(path))
     similarity = FusedSimilarity(8, 2, local=LateInteraction(over_words=LearnedWeights(8)))
@@ -69,10 +70,12 @@ def with_local_level(path):
         for name, tower in zip(TOWERS, towers, strict=True)
     }
     similar = {"class_path": "FusedSimilarity", "init_args": {"embed_dim": 8, "num_heads": 2, "local": local}}
-    return ImageTextModel(*towers, similarity), sections | {"similarity": similar}
+    pooling = {"class_path": "GeneralizedPooling", "init_args": {"hidden_dim": 4}}
+    model = ImageTextModel(*towers, similarity, image_pooling=GeneralizedPooling(hidden_dim=4))
+    return model, sections | {"similarity": similar, "image_pooling": pooling, "text_pooling": None}
 
 
-@pytest.mark.parametrize("make", [timm_and_bert, clip, with_local_level])
+@pytest.mark.parametrize("make", [timm_and_bert, clip, with_weights_elsewhere])
 def test_pretrained_towers_are_rebuilt_without_their_weights(tmp_path, monkeypatch, make):
     torch.manual_seed(0)
     source = tmp_path / "source"

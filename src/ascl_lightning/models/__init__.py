@@ -2,6 +2,7 @@
 
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import FeatureDropout, GaussianNoise, PerturbWords, ZeroOut
+from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.similarity.aggregation import Aggregation, LearnedWeights, LogSumExp, TopKMean
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.late_interaction import LateInteraction
@@ -25,6 +26,7 @@ __all__ = [
     "FeatureDropout",
     "FusedSimilarity",
     "GaussianNoise",
+    "GeneralizedPooling",
     "ImageEncoder",
     "ImageTextModel",
     "LateInteraction",

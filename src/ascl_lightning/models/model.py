@@ -4,6 +4,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ascl_lightning.data.batch import Features, TokenizedTexts
+from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.tokens import scoring_dtype, unit_vectors
 from ascl_lightning.models.towers.image import ImageEncoder
@@ -32,6 +33,8 @@ class ImageTextModel(nn.Module):
         similarity: Scores projected images with projected texts; its `embed_dim` is the width of the projections.
         project: False uses the towers' vectors without projection, which keeps a pretrained CLIP or SigLIP pair
             aligned.
+        image_pooling: Makes the global vectors of images from their projected tokens; None projects the tower's own.
+        text_pooling: The same for texts.
 
     Raises:
         ValueError: If `project` is False and a tower's width is not `similarity.embed_dim`.
@@ -43,6 +46,8 @@ class ImageTextModel(nn.Module):
         text_encoder: TextEncoder,
         similarity: FusedSimilarity,
         project: bool = True,
+        image_pooling: GeneralizedPooling | None = None,
+        text_pooling: GeneralizedPooling | None = None,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
@@ -50,6 +55,13 @@ class ImageTextModel(nn.Module):
         self.similarity = similarity
         self.image_projection = _projection(image_encoder, similarity.embed_dim, project)
         self.text_projection = _projection(text_encoder, similarity.embed_dim, project)
+        self.image_pooling = image_pooling
+        self.text_pooling = text_pooling
+
+    @property
+    def uses_tokens(self) -> bool:
+        """Whether scores or global vectors are made of local tokens."""
+        return self.similarity.uses_tokens or self.image_pooling is not None or self.text_pooling is not None
 
     def encode_images(self, images: UInt8[Tensor, "N 3 S S"] | Features) -> Features:
         """Projected image features: pooled (N, D), and tokens (N, K, D), L2-normalised.
@@ -57,15 +69,14 @@ class ImageTextModel(nn.Module):
         `Features` instead of pictures are output of the tower (extracted regions, or a frozen tower's stored output).
         """
         features = images if isinstance(images, Features) else self.image_encoder(images)
-        projected = self.image_projection(features)
+        projected = _pooled(self.image_projection(features), self.image_pooling)
         tokens = projected.tokens.to(scoring_dtype(projected.tokens))
         return Features(projected.pooled, unit_vectors(tokens), projected.mask)
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
         """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (docs/method.md#encoders)."""
         features = texts if isinstance(texts, Features) else self.text_encoder(texts)
-        projected: Features = self.text_projection(features)
-        return projected
+        return _pooled(self.text_projection(features), self.text_pooling)
 
     def score(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
         """The fused score of every encoded image with every encoded text."""
@@ -79,13 +90,15 @@ class ImageTextModel(nn.Module):
             uses_global: Whether the loss reads global vectors, in the fused score or separately.
         """
         similarity = self.similarity
-        for projection, uses_pooled in (
-            (self.image_projection, uses_global),
-            (self.text_projection, uses_global and similarity.uses_text_pooled),
+        for projection, pooling, uses_pooled in (
+            (self.image_projection, self.image_pooling, uses_global),
+            (self.text_projection, self.text_pooling, uses_global and similarity.uses_text_pooled),
         ):
             if isinstance(projection, Projection):
-                projection.pooled.requires_grad_(uses_pooled)
-                projection.tokens.requires_grad_(similarity.uses_tokens)
+                projection.pooled.requires_grad_(uses_pooled and pooling is None)
+                projection.tokens.requires_grad_(similarity.uses_tokens or (uses_pooled and pooling is not None))
+            if pooling is not None:
+                pooling.requires_grad_(uses_pooled)
         similarity.local.requires_grad_(similarity.local_weight > 0)
         if similarity.global_fusion != "none":
             similarity.image_fusion.requires_grad_(uses_global)
@@ -95,6 +108,10 @@ class ImageTextModel(nn.Module):
         """Compiles both towers in place, at their first call; names of weights do not change."""
         self.image_encoder.compile()
         self.text_encoder.compile()
+
+
+def _pooled(items: Features, pooling: GeneralizedPooling | None) -> Features:
+    return items if pooling is None else Features(pooling(items.tokens, items.mask), items.tokens, items.mask)
 
 
 def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool) -> nn.Module:

@@ -17,7 +17,7 @@ from ascl_lightning.renamed import current_config
 PACKAGE = "ascl_lightning."
 TOWERS = ("image_encoder", "text_encoder")
 """Towers in a configuration; also the folders with their settings next to exported weights."""
-SECTIONS = (*TOWERS, "similarity", "project")
+SECTIONS = (*TOWERS, "similarity", "project", "image_pooling", "text_pooling")
 """Parts of a model; the rest of a configuration concerns training and is not read."""
 _PREFIX = "model."  # of the model's weights among those of `RetrievalModule`
 _DEEPEST, _MOST_VALUES = 20, 10_000

@@ -17,6 +17,7 @@ from ascl_lightning.metrics.gallery import Level
 from ascl_lightning.metrics.retrieval import RetrievalMetrics
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
+from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.towers.image import ImageEncoder
 from ascl_lightning.models.towers.text import TextEncoder
@@ -62,6 +63,8 @@ class RetrievalModule(LightningModule):
         chunk_size: Images or texts that a tower encodes at a time in training. Saves activation memory at the cost of
             a second forward pass; the gradient stays that of the whole batch. None: all at once.
         project: False uses the towers' own vectors without projection, as for a pretrained CLIP or SigLIP pair.
+        image_pooling: Makes the global vectors of images from their projected tokens; None projects the tower's own.
+        text_pooling: The same for texts.
         compile_towers: Compile both towers with `torch.compile` at their first batch.
         optimizer: Called with the parameter groups.
         schedule: Learning rate of each step.
@@ -80,13 +83,15 @@ class RetrievalModule(LightningModule):
         first_stage_weight: NonNegativeFloat = 0.0,
         chunk_size: PositiveInt | None = None,
         project: bool = True,
+        image_pooling: GeneralizedPooling | None = None,
+        text_pooling: GeneralizedPooling | None = None,
         compile_towers: bool = False,
         optimizer: OptimizerFactory = AdamW,
         schedule: WarmupCosine = WarmupCosine(),
         fold_size: PositiveInt | None = None,
     ) -> None:
         super().__init__()
-        self.model = ImageTextModel(image_encoder, text_encoder, similarity, project)
+        self.model = ImageTextModel(image_encoder, text_encoder, similarity, project, image_pooling, text_pooling)
         if compile_towers:
             self.model.compile_towers()
         self.loss = loss
@@ -119,8 +124,8 @@ class RetrievalModule(LightningModule):
 
     @property
     def uses_tokens(self) -> bool:
-        """Whether scores or T- need local tokens; otherwise only pooled vectors are loaded."""
-        return self.model.similarity.uses_tokens or self.word_features is not None
+        """Whether scores, global vectors or T- need local tokens; otherwise only pooled vectors are loaded."""
+        return self.model.uses_tokens or self.word_features is not None
 
     def setup(self, stage: str) -> None:
         """Drops the findings of an earlier run."""
