@@ -33,7 +33,8 @@ def results(run: Path) -> dict:
 
 def test_every_score_has_every_figure_with_an_interval_around_it(evaluated):
     found = results(evaluated / "test" / "version_0")
-    assert list(found["scores"]) == ["fused", "local", "global", "independent", "two_stage", "reranked"]
+    scores = ["fused", "local", "global", "independent", "two_stage", "reranked", "standardized"]
+    assert list(found["scores"]) == scores
     for figures in found["scores"].values():
         assert {"rsum", "text_to_image/recall_at_10", "image_to_text/median_rank"} <= figures.keys()
         assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())

@@ -7,6 +7,7 @@ from ascl_lightning.evaluation import side_by_side
 from ascl_lightning.evaluation.side_by_side import fold_queries, protocol_queries, queries_by_score
 from ascl_lightning.metrics import RetrievalMetrics
 from ascl_lightning.metrics.coco_positives import ProtocolPositives
+from ascl_lightning.metrics.gallery import Level, Score
 from ascl_lightning.metrics.precision import Positives
 from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.search.rerank import reranked_ranks
@@ -58,6 +59,33 @@ def test_every_score_ranks_as_its_definition_says() -> None:
         assert queries[name].text_to_image.rank.tolist() == expected[1].tolist(), name
         assert (queries[name].image_to_text.map_at_r is None) == (name in ("two_stage", "reranked"))
     assert (queries["two_stage"].text_to_image.rank != queries["fused"].text_to_image.rank).any()
+
+
+def test_levels_are_joined_by_their_z_scores() -> None:
+    generator = torch.Generator().manual_seed(2)
+    tables = {name: torch.randn(9, 30, generator=generator) for name in ("local", "global")}
+    owner, weights = torch.arange(30) % 9, {"local": 0.3, "global": 0.7}
+
+    def looked_up(table: Tensor) -> Score:
+        return lambda i, t: table[i.pooled[:, 0].long()][:, t.pooled[:, 0].long()]
+
+    levels = {name: Level(weights[name], looked_up(table)) for name, table in tables.items()}
+    fused = sum(weights[name] * table for name, table in tables.items())
+    metric = RetrievalMetrics(looked_up(fused), None, levels)
+    embeds = torch.zeros(9, 2), torch.zeros(30, 2)
+    metric.update(numbered(9), torch.arange(9), numbered(30), torch.arange(30), owner, *embeds)
+
+    found = queries_by_score(metric.gallery(), list("abcdefghi"))["standardized"]
+
+    def joined(dim: int) -> Tensor:
+        parts = [
+            weights[name] * (table - table.mean(dim, keepdim=True)) / table.std(dim, correction=0, keepdim=True)
+            for name, table in tables.items()
+        ]
+        return sum(parts)
+
+    assert found.image_to_text.rank.tolist() == ranks_from_similarity(joined(1), owner)[0].tolist()
+    assert found.text_to_image.rank.tolist() == ranks_from_similarity(joined(0), owner)[1].tolist()
 
 
 def test_folds_rank_their_own_items_alone() -> None:

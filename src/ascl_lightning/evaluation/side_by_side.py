@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from ascl_lightning.metrics.coco_positives import PROTOCOLS, coco_positives
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.precision import own_positives, relevance_queries
 from ascl_lightning.metrics.query_results import Queries
-from ascl_lightning.metrics.ranks import ScoreBlock, ranks_from_similarity
+from ascl_lightning.metrics.ranks import ScoreBlock, best_true_ranks, ranks_from_similarity
 from ascl_lightning.search.rerank import reranked_ranks
+from ascl_lightning.search.standardized import standardized_sum
 from ascl_lightning.search.two_stage import shortlist, two_stage_ranks
 
 SHORTLISTED = 0.05
@@ -25,10 +27,11 @@ _Ranks = tuple[Int[Tensor, " N"], Int[Tensor, " M"]]
 
 
 def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[str, Queries]:
-    """Query results for each score of the gallery, and for `two_stage` and `reranked` search.
+    """Query results for each score of the gallery, and for `two_stage`, `reranked` and `standardized` search.
 
     `two_stage` re-scores a shortlist by embeddings with the fused score; `reranked` sorts the best candidates of the
-    fused score by reciprocal ranks.
+    fused score by reciprocal ranks; `standardized` joins the levels of a score that has several by their z-scores over
+    the candidates of a query.
 
     Args:
         gallery: The encoded split.
@@ -46,6 +49,9 @@ def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[str, Qu
         "two_stage": two_stage_of(fused, gallery.images.embeds.cpu(), gallery.texts.embeds.cpu(), owner),
         "reranked": _reranked(fused, owner),
     }
+    levels = [(weight, matrices[name]) for name, weight in gallery.level_weights.items()]
+    if levels:
+        searches["standardized"] = _standardized(levels, owner)
     for name, (images, texts) in searches.items():
         queries[name] = Queries.from_ranks(images.numpy(), texts.numpy(), owner.numpy(), image_ids)
     return queries
@@ -122,3 +128,16 @@ def two_stage_of(
 def _reranked(fused: Float[Tensor, "N M"], owner: Int[Tensor, " M"]) -> _Ranks:
     numbers = torch.arange(len(fused))
     return reranked_ranks(fused, numbers, owner, RERANKED), reranked_ranks(fused.T, owner, numbers, RERANKED)
+
+
+def _standardized(levels: Sequence[tuple[float, Float[Tensor, "N M"]]], owner: Int[Tensor, " M"]) -> _Ranks:
+    numbers = torch.arange(len(levels[0][1]))
+
+    def joined(queries: Tensor, *, of_texts: bool) -> Tensor:
+        rows = ((weight, matrix[:, queries].T if of_texts else matrix[queries]) for weight, matrix in levels)
+        return standardized_sum(list(rows))
+
+    return (
+        best_true_ranks(partial(joined, of_texts=False), numbers, owner),
+        best_true_ranks(partial(joined, of_texts=True), owner, numbers),
+    )

@@ -56,6 +56,11 @@ class Gallery:
         self.scoring_seconds = 0.0
         """Duration of `matrices`."""
 
+    @property
+    def level_weights(self) -> dict[str, float]:
+        """Weights of the levels whose sum is the score; empty if it has one level."""
+        return {name: level.weight for name, level in self._levels.items() if level.weight < 1}
+
     def with_texts(self, texts: "Items", image_of_text: Int[Tensor, " M"]) -> "Gallery":
         """A gallery of the same images with other texts."""
         return Gallery(self.images, texts, image_of_text, self._score, self._levels)
@@ -80,7 +85,7 @@ class Gallery:
         """
         if not self._matrices:
             start = time.perf_counter()
-            levels = {name: self._level(name) for name, level in self._levels.items() if level.weight < 1}
+            levels = {name: self._level(name) for name in self.level_weights}
             fused = self._weighted_sum(levels) if levels else self._tiled(self.compute)
             self._matrices = {"fused": fused, **levels}
             if "independent" not in self._levels:
