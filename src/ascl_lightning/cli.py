@@ -26,6 +26,7 @@ from ascl_lightning.evaluation.evidence import Evidence
 from ascl_lightning.evaluation.leaks.guard import LeakGuard
 from ascl_lightning.evaluation.leaks.record import RecordProvenance
 from ascl_lightning.evaluation.page.page import write_report
+from ascl_lightning.evaluation.query_bank import HubnessBank
 from ascl_lightning.evaluation.report_card.callback import ReportCard
 from ascl_lightning.evaluation.results import EvaluationResults
 from ascl_lightning.evaluation.run_files import RESULTS
@@ -147,6 +148,7 @@ class AsclCLI(LightningCLI):
         parser.link_arguments("model", "data.with_tokens", lambda m: m.uses_tokens, apply_on="instantiate")
         parser.add_lightning_class_args(FrozenFeatures, "frozen_features")
         parser.add_lightning_class_args(ReportCard, "report_card")
+        parser.add_lightning_class_args(HubnessBank, "hubness")
         parser.add_argument("--help_all", action=ShowAllHelp, help="Show this help with Lightning's flags and exit.")
         parser.add_argument(
             "--retrieval",

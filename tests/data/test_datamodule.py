@@ -124,6 +124,20 @@ def test_evaluation_brings_every_image_with_all_its_captions(tmp_path):
     assert [row for batch in batches for row in batch.text_ids.tolist()] == list(range(len(expected)))
 
 
+def test_a_sample_is_the_same_for_any_number_of_processes(tmp_path):
+    datamodule = karpathy(tmp_path, eval_batch_size=2)
+    total = len(datamodule.view("train").split)
+
+    def rows(count: int, rank: int = 0, world_size: int = 1) -> list[int]:
+        datamodule._rank = lambda: (rank, world_size)
+        return [row for batch in datamodule.sample_dataloader("train", count) for row in batch.image_ids.tolist()]
+
+    alone = rows(3)
+    assert len(set(alone)) == 3
+    assert sorted(rows(3, 0, 2) + rows(3, 1, 2)) == sorted(alone)
+    assert sorted(rows(total + 5)) == list(range(total))
+
+
 def test_images_without_captions_can_fill_a_batch(tmp_path):
     datamodule = karpathy(tmp_path, captions=[1, 1, 1, 1, 1, 0, 0, 0, 2], eval_batch_size=1)
     sizes = [len(batch.texts.input_ids) for batch in datamodule.val_dataloader()]

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tests.helpers.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
+from ascl_lightning.api import Retriever
 from ascl_lightning.metrics.query_results import read_queries
 
 TINY = str(Path(__file__).parents[1] / "configs" / "tiny.yaml")
@@ -140,3 +142,31 @@ def test_settings_that_differ_from_those_of_the_training_are_named(evaluated):
     assert "local_weight 0.8 -&gt; 0.9" in (root / "test" / "version_0" / "report.html").read_text()
     weights = root / "fit" / "version_0" / "weights"
     assert json.loads((weights / "config_changes.json").read_text()) == found["training"]
+
+
+def test_hubness_is_measured_by_the_training_split(evaluated):
+    data, root = evaluated.parent / "data", evaluated.parent / "corrected"
+    best = str(evaluated / "fit" / "version_0" / "checkpoints" / "best.ckpt")
+    flags = ["--config", TINY, "--trainer.default_root_dir", str(root), "--data.root", str(data), "--ckpt_path", best]
+    assert main(["validate", *flags, "--hubness.images", "100", "--hubness.k", "3", "--hubness.weight", "0.5"]) == 0
+    (run,) = root.glob("validate/*")
+    assert "hubness_corrected" in results(run)["scores"]
+
+    described = json.loads((data / "dataset_flickr8k.json").read_text())["images"]
+    retriever, embeds, owner = Retriever.from_checkpoint(best), {}, []
+    for split in ("train", "val"):
+        images = [image for image in described if image["split"] == split]
+        captions = [sentence["raw"] for image in images for sentence in image["sentences"]]
+        owner = [number for number, image in enumerate(images) for _ in image["sentences"]]
+        pictures = [next(data.rglob(image["filename"])) for image in images]
+        embeds[split] = retriever.encode_images(pictures).embeds, retriever.encode_texts(captions).embeds
+
+    found = read_queries(run / "queries.parquet")["hubness_corrected", "own"]
+    for side, direction in enumerate((found.image_to_text, found.text_to_image)):
+        queries, items, bank = embeds["val"][side], embeds["val"][1 - side], embeds["train"][side]
+        scores = queries @ items.T - 0.5 * (items @ bank.T).sort(1, descending=True).values[:, :3].mean(1)
+        own = torch.tensor(owner)[None] == torch.arange(len(embeds["val"][0]))[:, None]
+        own = own if side == 0 else own.T
+        best_own = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
+        ranks = 1 + ((scores >= best_own) & ~own).sum(1)
+        assert direction.rank.tolist() == ranks[own.any(1)].tolist()

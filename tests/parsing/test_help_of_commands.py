@@ -13,6 +13,7 @@ FLAGS = {
     "recovery.keep": {"fit"},
     "non_finite.max_in_a_row": {"fit"},
     "report_card.commands": {"validate", "test"},
+    "hubness.images": {"validate", "test"},
     "timeout": {"fit", "validate", "test", "predict"},
     "ckpt_path": {"fit", "validate", "test", "predict", "triage", "advise", "interpolate"},
     "data.root": CONFIGURED,

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -245,6 +246,14 @@ class RetrievalDataModule(LightningDataModule):
         sampler = EpochSampler(len(view.split), self.seed, False, rank, world_size)
         collate = self._collate(view).evaluation
         return self._loader(EvalDataset(view), collate, sampler=sampler, batch_size=self._eval_batch_size)
+
+    def sample_dataloader(self, split: str, count: int) -> DataLoader[ImageTextBatch]:
+        """As `evaluation_dataloader`, of `count` random images or all: the same for a seed and any number of ranks."""
+        view, (rank, world_size) = self.view(split), self._rank()
+        rows = np.random.default_rng(self.seed).permutation(len(view.split))[:count]
+        keys = [(int(row), 0) for row in rows[rank::world_size]]
+        collate = self._collate(view).evaluation
+        return self._loader(EvalDataset(view), collate, sampler=keys, batch_size=self._eval_batch_size)
 
     def pictures_dataloader(self, split: str, batches: Sequence[Sequence[int]]) -> DataLoader[PictureBatch]:
         """The images of given rows of a split in given batches, without captions."""

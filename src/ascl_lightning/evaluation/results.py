@@ -37,7 +37,7 @@ from ascl_lightning.training.accessors import (
     run_folder,
 )
 from ascl_lightning.training.config_changes import changes_of_evaluation, config_behind, read_changes
-from ascl_lightning.training.findings import LeakCheck
+from ascl_lightning.training.findings import LeakCheck, QueryBank
 
 _Figures = dict[str, Interval]
 
@@ -72,7 +72,8 @@ class EvaluationResults(Callback):
         ceiling = data.ceiling(split)
         module.log_dict({f"{split}/ceiling/{name}": value for name, value in ceiling.items()}, rank_zero_only=True)
         gallery = module.evaluation.gallery()
-        self._measured = _measured(gallery, data.view(split).split, module.evaluation.fold_size)
+        bank = module.findings.query_bank
+        self._measured = _measured(gallery, data.view(split).split, module.evaluation.fold_size, bank)
         self._measured.ceiling = ceiling
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -101,11 +102,11 @@ class EvaluationResults(Callback):
     on_validation_end = on_test_end
 
 
-def _measured(gallery: Gallery, split: Split, fold_size: int | None) -> _Measured:
+def _measured(gallery: Gallery, split: Split, fold_size: int | None, bank: QueryBank | None) -> _Measured:
     gallery.matrices()
     start = time.perf_counter()
     ids = [split.image_ids[row] for row in gallery.images.ids.tolist()]
-    queries = {(score, OWN): of_score for score, of_score in queries_by_score(gallery, ids).items()}
+    queries = {(score, OWN): of_score for score, of_score in queries_by_score(gallery, ids, bank).items()}
     queries |= _other_positives(gallery, ids, split)
     ranked = time.perf_counter()
     scores: dict[str, dict[str, _Figures]] = {}

@@ -14,9 +14,11 @@ from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.precision import own_positives, relevance_queries
 from ascl_lightning.metrics.query_results import Queries
 from ascl_lightning.metrics.ranks import ScoreBlock, best_true_ranks, ranks_from_similarity
+from ascl_lightning.search.hubness import hubness_bias
 from ascl_lightning.search.rerank import reranked_ranks
 from ascl_lightning.search.standardized import standardized_sum
 from ascl_lightning.search.two_stage import shortlist, two_stage_ranks
+from ascl_lightning.training.findings import QueryBank
 
 SHORTLISTED = 0.05
 """Length of the shortlist as a fraction of the gallery."""
@@ -26,16 +28,17 @@ RERANKED = 15
 _Ranks = tuple[Int[Tensor, " N"], Int[Tensor, " M"]]
 
 
-def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[str, Queries]:
-    """Query results for each score of the gallery, and for `two_stage`, `reranked` and `standardized` search.
+def queries_by_score(gallery: Gallery, image_ids: Sequence[str], bank: QueryBank | None = None) -> dict[str, Queries]:
+    """Query results for each score of the gallery, and for several ways to search by them.
 
     `two_stage` re-scores a shortlist by embeddings with the fused score; `reranked` sorts the best candidates of the
     fused score by reciprocal ranks; `standardized` joins the levels of a score that has several by their z-scores over
-    the candidates of a query.
+    the candidates of a query; `hubness_corrected` subtracts the bias of each candidate from its independent scores.
 
     Args:
         gallery: The encoded split.
         image_ids: Id of each image of the gallery, N.
+        bank: Training queries for `hubness_corrected`; None: no such search.
 
     Returns:
         Ranks by score; for scores of all pairs also mAP@R and R-Precision. Positives are an image and its own texts.
@@ -52,6 +55,8 @@ def queries_by_score(gallery: Gallery, image_ids: Sequence[str]) -> dict[str, Qu
     levels = [(weight, matrices[name]) for name, weight in gallery.level_weights.items()]
     if levels:
         searches["standardized"] = _standardized(levels, owner)
+    if bank is not None:
+        searches["hubness_corrected"] = _hubness_corrected(gallery, bank)
     for name, (images, texts) in searches.items():
         queries[name] = Queries.from_ranks(images.numpy(), texts.numpy(), owner.numpy(), image_ids)
     return queries
@@ -140,4 +145,19 @@ def _standardized(levels: Sequence[tuple[float, Float[Tensor, "N M"]]], owner: I
     return (
         best_true_ranks(partial(joined, of_texts=False), numbers, owner),
         best_true_ranks(partial(joined, of_texts=True), owner, numbers),
+    )
+
+
+def _hubness_corrected(gallery: Gallery, bank: QueryBank) -> _Ranks:
+    images, texts = gallery.images.embeds, gallery.texts.embeds
+    owner = gallery.image_of_text
+    numbers = torch.arange(len(images), device=owner.device)
+
+    def ranks(queries: Tensor, items: Tensor, own_bank: Tensor, of_query: Tensor, of_item: Tensor) -> Tensor:
+        bias = hubness_bias(items, own_bank, bank.k, bank.weight)
+        return best_true_ranks(lambda chosen: queries[chosen] @ items.T - bias, of_query, of_item).cpu()
+
+    return (
+        ranks(images, texts, bank.image_embeds, numbers, owner),
+        ranks(texts, images, bank.text_embeds, owner, numbers),
     )

@@ -23,6 +23,7 @@ SECTIONS = {
     "checkpoint": "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
     "frozen_features": "ascl_lightning.training.callbacks.frozen_features.FrozenFeatures",
     "report_card": "ascl_lightning.evaluation.report_card.callback.ReportCard",
+    "hubness": "ascl_lightning.evaluation.query_bank.HubnessBank",
     "recovery": "ascl_lightning.training.callbacks.recovery.RecoveryCheckpoints",
     "non_finite": "ascl_lightning.training.callbacks.non_finite.NonFiniteSteps",
 }

@@ -33,6 +33,7 @@ _FLAGS_OF = {
     "non_finite": {"fit"},
     "retrieval": {"validate", "test"},
     "report_card": {"validate", "test"},
+    "hubness": {"validate", "test"},
     "allow_leak": {"test"},
     "timeout": _LIGHTNINGS_COMMANDS,
     "frozen_features": {*_LIGHTNINGS_COMMANDS, "interpolate", "triage", "advise"},

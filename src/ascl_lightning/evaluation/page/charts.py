@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # based on the colour-blind safe palette of Okabe and Ito
-_COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#A3458B", "#8A5A00", "#333333")
-_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1)), (0, (1, 1)))
-_MARKERS = ("o", "s", "^", "D", "v", "X")
+_COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#A3458B", "#8A5A00", "#333333", "#5B4FA8", "#7A1F1F")
+_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*")
 _HATCHES = ("//", "..")
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -73,13 +73,14 @@ def line_chart(
     """
     figure, axes = _figure()
     for number, line in enumerate(series):
-        look: dict[str, Any] = {"color": _COLOURS[number % 6], "linestyle": _LINES[number % 6], "linewidth": 1.6}
+        own = number % len(_COLOURS)
+        look: dict[str, Any] = {"color": _COLOURS[own], "linestyle": _LINES[own], "linewidth": 1.6}
         if markers:
-            look |= {"marker": _MARKERS[number % 6], "markersize": 4}
+            look |= {"marker": _MARKERS[own], "markersize": 4}
         axes.plot(line.x, line.y, label=line.name, **look)
         if line.low is not None and line.high is not None:
-            axes.vlines(line.x, line.low, line.high, color=_COLOURS[number % 6], linewidth=1)
-            axes.fill_between(line.x, line.low, line.high, color=_COLOURS[number % 6], alpha=0.1, linewidth=0)
+            axes.vlines(line.x, line.low, line.high, color=_COLOURS[own], linewidth=1)
+            axes.fill_between(line.x, line.low, line.high, color=_COLOURS[own], alpha=0.1, linewidth=0)
     if log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
@@ -183,7 +184,7 @@ def _label_ends(axes: "Axes", series: Sequence[Series]) -> None:
         places[number] = min(places[number], highest)
         highest = places[number] - _LABEL_ROOM
     for place, (_, number) in zip(places, ends, strict=True):
-        colour, marker = _COLOURS[number % 6], _MARKERS[number % 6]
+        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_COLOURS)]
         axes.plot([1.03], [place], marker, transform=axes.transAxes, color=colour, markersize=4, clip_on=False)
         axes.text(1.05, place, f" {series[number].name}", transform=axes.transAxes, color=colour, va="center")
 
