@@ -37,6 +37,11 @@ def flickr8k(root: Path) -> list[str]:
     return [*small_timm(), *bert(root), "--data.root", str(root)]
 
 
+def flickr8k_upper(root: Path) -> list[str]:
+    cuts = ("--model.image_encoder.init_args.cut", "stages.2", "--model.text_encoder.init_args.cut", "1")
+    return [*flickr8k(root), *cuts]
+
+
 def flickr30k(root: Path) -> list[str]:
     write_karpathy(root, SPLITS, filename="dataset_flickr30k.json", folder="flickr30k-images")
     return [*small_timm(), *bert(root), "--data.root", str(root), "--data.num_workers", "0"]
@@ -82,6 +87,7 @@ SMALL = {
     "scenes": scenes,
     "own_data": own_data,
     "flickr8k": flickr8k,
+    "flickr8k_upper": flickr8k_upper,
     "flickr30k": flickr30k,
     "coco": coco,
     "coco_regions": coco_regions,
@@ -131,6 +137,20 @@ def test_a_siglip_pair_takes_the_place_of_clip(tmp_path):
 def test_towers_are_tuned_from_the_command_line(tuning, tmp_path):
     flags = (f"--model.{side}_encoder.init_args.tuning.{option}" for side in ("image", "text") for option in tuning)
     assert run("fit", "clip", tmp_path, [*clip(tmp_path), *flags]) == 0
+
+
+def test_the_upper_parts_of_towers_are_trained_from_their_stored_activations(tmp_path):
+    """From extraction to a test on the pictures."""
+    small = flickr8k_upper(tmp_path)
+    config = ["--config", str(CONFIGS / "flickr8k_upper.yaml"), "--trainer.accelerator", "cpu", *small]
+    features = str(tmp_path / "features")
+    assert main(["extract", *config, "--out", features]) == 0
+    stored = ["--data.source", "ExtractedFeatures", "--data.root", features]
+    runs = ["--trainer.default_root_dir", str(tmp_path / "runs"), "--trainer.max_epochs", "3"]
+    assert main(["fit", *config, *runs, *stored]) == 0
+    assert main(["test", *config, *runs, *stored, "--ckpt_path", "best"]) == 0
+    assert main(["test", *config, *runs, "--ckpt_path", "best"]) == 0
+    assert len(list((tmp_path / "runs" / "test").rglob("results.json"))) == 2
 
 
 @pytest.mark.parametrize("config", SMALL)

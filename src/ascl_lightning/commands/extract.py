@@ -44,7 +44,7 @@ class ExtractCLI(CommandCLI):
             "--variants",
             type=NonNegativeInt,
             default=1,
-            help="Number of T+, T- and (T+)- to make from each training caption if the text encoder is frozen. "
+            help="Number of T+, T- and (T+)- to make from each training caption if the text encoder is frozen or cut. "
             "Epochs cycle through them.",
         )
 
@@ -77,7 +77,7 @@ class ExtractCLI(CommandCLI):
                 self.datamodule.view(split)
             except MissingSplitError:
                 continue
-            texts = model.text_encoder.tuning.frozen
+            texts = model.text_encoder.is_storable
             # a text tower trained from scratch needs the vocabulary of the training captions in any split
             if split == "train" or (texts and model.text_encoder.spec.tokenizer is None):
                 self.datamodule.prepare_texts()

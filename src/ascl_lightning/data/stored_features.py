@@ -1,4 +1,4 @@
-"""Tables of the outputs of frozen towers on disk, read by row, so that nothing is encoded twice."""
+"""Tables of the outputs of frozen towers, or of their lower layers, on disk; read by row."""
 
 import json
 import shutil
@@ -40,6 +40,7 @@ class Manifest:
         rows: Number of rows.
         dtype: Storage type of numbers.
         made_with: The operations that made the texts, if the table has T+ or T-.
+        cut: The layer of the tower that the stored activations enter; empty for the tower's output.
     """
 
     encoder: str
@@ -47,6 +48,7 @@ class Manifest:
     rows: int
     dtype: Precision = "float16"
     made_with: str = ""
+    cut: str = ""
 
     @property
     def num_shards(self) -> int:
@@ -164,7 +166,9 @@ class FeatureTable:
         return [path for number in numbers for path in damaged_arrays(self.folder / _name(number), arrays)]
 
     def pooled_alone(self) -> "FeatureTable":
-        """The same table without tokens."""
+        """The same table without tokens; those of activations are kept, as they make global vectors too."""
+        if self.manifest.cut:
+            return self
         table = copy(self)
         table._with_tokens = False
         return table

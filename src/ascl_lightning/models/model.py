@@ -66,17 +66,15 @@ class ImageTextModel(nn.Module):
     def encode_images(self, images: UInt8[Tensor, "N 3 S S"] | Features) -> Features:
         """Projected image features: pooled (N, D), and tokens (N, K, D), L2-normalised.
 
-        `Features` instead of pictures are output of the tower (extracted regions, or a frozen tower's stored output).
+        `Features` instead of pictures are what the tower stores (`Encoder.to_store`), or extracted regions.
         """
-        features = images if isinstance(images, Features) else self.image_encoder(images)
-        projected = _pooled(self.image_projection(features), self.image_pooling)
+        projected = _pooled(self.image_projection(_features(self.image_encoder, images)), self.image_pooling)
         tokens = projected.tokens.to(scoring_dtype(projected.tokens))
         return Features(projected.pooled, unit_vectors(tokens), projected.mask)
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
         """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (docs/method.md#encoders)."""
-        features = texts if isinstance(texts, Features) else self.text_encoder(texts)
-        return _pooled(self.text_projection(features), self.text_pooling)
+        return _pooled(self.text_projection(_features(self.text_encoder, texts)), self.text_pooling)
 
     def score(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
         """The fused score of every encoded image with every encoded text."""
@@ -112,6 +110,14 @@ class ImageTextModel(nn.Module):
 
 def _pooled(items: Features, pooling: GeneralizedPooling | None) -> Features:
     return items if pooling is None else Features(pooling(items.tokens, items.mask), items.tokens, items.mask)
+
+
+def _features(encoder: ImageEncoder | TextEncoder, inputs: Tensor | TokenizedTexts | Features) -> Features:
+    """Features of a tower; stored ones are complete, unless the tower is cut."""
+    if isinstance(inputs, Features) and encoder.cut is None:
+        return inputs
+    features: Features = encoder(inputs)
+    return features
 
 
 def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool) -> nn.Module:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, MadeText
@@ -34,6 +34,8 @@ from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.towers.base import hash_of_weights
+from ascl_lightning.models.towers.image import ImageEncoder
+from ascl_lightning.models.towers.text import TextEncoder
 from ascl_lightning.runtime.files import atomic_file, write_file
 
 CAPTIONS = "captions.jsonl"
@@ -94,11 +96,19 @@ class SplitExtraction:
         self._manifests: dict[Literal["images", "texts"], Manifest] = {}
         if images:
             ids = self._view.split.image_ids
-            self._manifests["images"] = Manifest(fingerprint(model.image_encoder), _hash(ids), len(ids), dtype)
+            self._manifests["images"] = Manifest(
+                fingerprint(model.image_encoder), _hash(ids), len(ids), dtype, cut=model.image_encoder.cut or ""
+            )
         if texts:
             self._texts, self._rows = _distinct_texts(datamodule, split, variants)
-            encoder, made_with = fingerprint(model.text_encoder), datamodule.made_with if variants else ""
-            self._manifests["texts"] = Manifest(encoder, _hash(self._texts), len(self._texts), dtype, made_with)
+            self._manifests["texts"] = Manifest(
+                fingerprint(model.text_encoder),
+                _hash(self._texts),
+                len(self._texts),
+                dtype,
+                made_with=datamodule.made_with if variants else "",
+                cut=model.text_encoder.cut or "",
+            )
 
     def prepare(self) -> None:
         """Writes manifests, captions and rows; removes features of other towers or data."""
@@ -153,7 +163,7 @@ class SplitExtraction:
         for batch in self._datamodule.pictures_dataloader(self._split, batches):
             if batch.faults and self._split != "train":
                 raise UserError(f"{len(batch.faults)} images cannot be read: {'; '.join(batch.faults.values())}")
-            features = self.model.image_encoder(batch.images.to(device))
+            features = self.model.image_encoder.to_store(batch.images.to(device))
             # an image without tokens is one that training skips
             features.mask[list(batch.faults)] = False
             yield features
@@ -162,7 +172,7 @@ class SplitExtraction:
         """Features of one text at a time, in order."""
         texts = self._datamodule.tokenizer()(self._texts[rows.start : rows.stop])[0]
         encoded: dict[int, Features] = {}
-        for chosen, features in encoded_by_length(self.model.text_encoder, texts, device):
+        for chosen, features in encoded_by_length(self.model.text_encoder.to_store, texts, device):
             for i, row in enumerate(chosen.tolist()):
                 fields = (features.pooled, features.tokens, features.mask)
                 encoded[row] = Features(*(field[i : i + 1].cpu() for field in fields))
@@ -186,21 +196,21 @@ def foreign_entries(out: Path) -> list[str]:
 
 
 def encoded_by_length(
-    encoder: nn.Module, texts: TokenizedTexts, device: torch.device
+    encode: Callable[[TokenizedTexts], Features], texts: TokenizedTexts, device: torch.device
 ) -> Iterator[tuple[Tensor, Features]]:
     """Encodes texts in batches of similar length, which reduces padding.
 
     Args:
-        encoder: The text tower.
+        encode: Encodes a batch, as `TextEncoder.to_store`.
         texts: Texts to encode.
-        device: Device of the tower.
+        device: Device of the text tower.
 
     Yields:
         The rows of a batch, and their features.
     """
     lengths = texts.attention_mask.sum(dim=1)
     for chosen in lengths.argsort(stable=True).split(_TEXTS_PER_PASS):
-        yield chosen, encoder(_select(texts, chosen, int(lengths[chosen].max()), device))
+        yield chosen, encode(_select(texts, chosen, int(lengths[chosen].max()), device))
 
 
 class FeatureExtraction(LightningModule):
@@ -237,9 +247,10 @@ class FeatureExtraction(LightningModule):
         job.extraction.run(job, self.device)
 
 
-def fingerprint(encoder: nn.Module) -> str:
-    """A hash of a tower's class, input specification and weights."""
-    return hash_of_weights(encoder, f"{type(encoder).__name__} {encoder.spec}")
+def fingerprint(encoder: ImageEncoder | TextEncoder) -> str:
+    """A hash of a tower's class, input specification and weights; of a tower with a cut, of what lies below it."""
+    cut = "" if encoder.cut is None else f" cut at {encoder.cut}"
+    return hash_of_weights(encoder, f"{type(encoder).__name__} {encoder.spec}{cut}", without=encoder.above)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

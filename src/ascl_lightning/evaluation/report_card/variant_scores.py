@@ -138,7 +138,7 @@ class TextItems:
         """Encodes at least one text; items have the numbers of the texts."""
         tokenized, _ = self._tokenizer(texts)
         order, encoded, embeds = [], [], []
-        for rows, features in encoded_by_length(self._model.text_encoder, tokenized, self._device):
+        for rows, features in encoded_by_length(self._model.text_encoder.to_store, tokenized, self._device):
             items = self._model.encode_texts(features if self._stored is None else self._stored.as_stored(features))
             order.append(rows)
             encoded.append(items)

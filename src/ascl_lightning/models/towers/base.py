@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import Signature, signature
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ascl_lightning.data.batch import Features
 from ascl_lightning.errors import UserError
+from ascl_lightning.models.towers.cut import is_within, largest_parts_outside
 from ascl_lightning.models.towers.tuning import Tuning, add_adapters
 
 
@@ -40,6 +42,11 @@ class Encoder(nn.Module, metaclass=_TunedWhenBuilt):
     The constructor of a subclass calls `super().__init__()`, builds the layers, and sets `spec`, `pooled_dim` and
     `token_dim`.
 
+    A tower with a `cut` is frozen below it: these layers require no gradient, compute no graph and stay in evaluation
+    mode. The layers above are trained; their batch normalisation keeps its statistics. What enters the cut can be
+    stored, and `forward` takes it instead of inputs. A subclass that can be cut sets `cut` and `above` and implements
+    `_below` and `_above`.
+
     Args:
         tuning: How the tower is trained.
     """
@@ -50,6 +57,10 @@ class Encoder(nn.Module, metaclass=_TunedWhenBuilt):
     """Width T of the tokens."""
     pretrained: bool = False
     """Whether its weights are pretrained."""
+    cut: str | None = None
+    """Name of the layer that the stored activations enter; None for a tower that is not cut."""
+    above: Sequence[str] = ()
+    """Names of the modules above the cut, in the tower."""
 
     def __init__(self, tuning: Tuning = Tuning()) -> None:
         super().__init__()
@@ -79,15 +90,37 @@ class Encoder(nn.Module, metaclass=_TunedWhenBuilt):
         """
 
     def forward(self, inputs: Any) -> Features:
-        """Unprojected features: pooled (B, P), tokens (B, K, T) and their mask (B, K)."""
+        """Unprojected features: pooled (B, P), tokens (B, K, T) and their mask (B, K).
+
+        Args:
+            inputs: As `spec` says; or, for a tower with a cut, what `to_store` returned for them.
+        """
         with_graph = torch.is_grad_enabled()
+        if self.cut is not None and not isinstance(inputs, Features):
+            inputs = self.to_store(inputs)
         with torch.set_grad_enabled(with_graph and not (self.tuning.frozen or self.resting)):
-            features = self._encode(inputs)
+            features = self._encode(inputs) if self.cut is None else self._above(inputs)
         return self._with_zero_gradients(features) if self.resting and with_graph else features
 
+    @property
+    def is_storable(self) -> bool:
+        """Whether `to_store` returns the same for the whole training."""
+        return self.tuning.frozen or self.cut is not None
+
+    @torch.no_grad()
+    def to_store(self, inputs: Any) -> Features:
+        """What feature tables hold: what enters the cut, (B, 0) and (B, K, C), or the tower's features without one."""
+        return self(inputs) if self.cut is None else self._below(inputs)
+
     def train(self, mode: bool = True) -> "Encoder":
-        """As `nn.Module.train`; a frozen or resting tower stays in evaluation mode."""
+        """As `nn.Module.train`; a frozen or resting tower, and what is below a cut, stay in evaluation mode."""
         super().train(mode and not (self.tuning.frozen or self.resting))
+        if self.cut is not None:
+            for part in largest_parts_outside(self, self.above):
+                part.eval()
+            for part in self.modules():
+                if isinstance(part, _BatchNorm):
+                    part.eval()
         return self
 
     def rest(self, resting: bool) -> None:
@@ -120,6 +153,14 @@ class Encoder(nn.Module, metaclass=_TunedWhenBuilt):
     def _encode(self, inputs: Any) -> Features:
         """Computes the features that `forward` returns."""
 
+    def _below(self, inputs: Any) -> Features:
+        """Activations that enter the cut, as tokens; `pooled` has width 0."""
+        raise UserError(f"{type(self).__name__} cannot be cut")
+
+    def _above(self, activations: Features) -> Features:
+        """The features of activations that `_below` returned."""
+        raise UserError(f"{type(self).__name__} cannot be cut")
+
     def _checkpoint_activations(self) -> None:
         """Switches activation checkpointing on."""
         raise UserError(f"{type(self).__name__} cannot recompute activations: set checkpointing to false")
@@ -128,9 +169,13 @@ class Encoder(nn.Module, metaclass=_TunedWhenBuilt):
         if self.tuning.checkpointing:
             self._checkpoint_activations()
         if self.tuning.lora is not None:
-            add_adapters(self, self.tuning.lora)
+            add_adapters(self, self.tuning.lora, self.above)
         if self.tuning.frozen:
             self.requires_grad_(False)
+        if self.cut is not None:
+            for name, parameter in self.named_parameters():
+                if not is_within(name, self.above):
+                    parameter.requires_grad_(False)
         # pretrained models are loaded in evaluation mode, and Lightning does not change modes
         self.train()
 
@@ -140,10 +185,18 @@ class Encoder(nn.Module, metaclass=_TunedWhenBuilt):
         return Features(pooled, tokens, features.mask)
 
 
-def hash_of_weights(module: nn.Module, settings: str) -> str:
-    """Hash of a module's parameters, buffers and settings, which distinguish modules with equal weights."""
+def hash_of_weights(module: nn.Module, settings: str, without: Sequence[str] = ()) -> str:
+    """Hash of a module's parameters, buffers and settings.
+
+    Args:
+        module: The module.
+        settings: Distinguish modules with equal weights.
+        without: Names of parts whose weights are left out.
+    """
     digest = hashlib.sha256(settings.encode())
     for name, value in module.state_dict().items():
+        if is_within(name, without):
+            continue
         digest.update(f"{name} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -36,7 +36,11 @@ class PixelEncoder(ImageEncoder):
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
 
     def _encode(self, pixels: UInt8[Tensor, "N 3 S S"]) -> Features:
-        return self._encode_pixels((pixels.to(self.mean.dtype) / 255 - self.mean) / self.std)
+        return self._encode_pixels(self._normalised(pixels))
+
+    def _normalised(self, pixels: UInt8[Tensor, "N 3 S S"]) -> Float[Tensor, "N 3 S S"]:
+        normalised: Tensor = (pixels.to(self.mean.dtype) / 255 - self.mean) / self.std
+        return normalised
 
     @abstractmethod
     def _encode_pixels(self, pixels: Float[Tensor, "N 3 S S"]) -> Features:

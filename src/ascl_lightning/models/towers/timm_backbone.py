@@ -1,16 +1,18 @@
 """Image towers from the `timm` library."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ascl_lightning.data.batch import Features, PixelSpec
 from ascl_lightning.errors import UserError, first_line
+from ascl_lightning.models.towers.cut import from_part_on, same_features, without_parts
 from ascl_lightning.models.towers.image import PixelEncoder, grid_features
 from ascl_lightning.models.towers.pretrained import (
     cached_file,
@@ -37,12 +39,14 @@ class TimmImageEncoder(PixelEncoder):
             entries must fit, except those of the classifier, which is not used.
         image_size: Height and width of the pictures; None: those that the backbone was trained on.
         token_grid: Average-pool the grid of tokens to this many rows and columns; fewer tokens are scored faster.
+        cut: Freeze everything below this layer (`blocks.5`, `layer4`), so that the activations which enter it can be
+            stored; what lies above is trained as `tuning` says, with fixed batch statistics.
         model_args: Further arguments of `timm.create_model`, such as `drop_path_rate`.
         tuning: How the tower is trained.
 
     Raises:
         UserError: If timm has no such model, the weights are not available or do not fit, or the backbone does not
-            support the image size, the token grid or the tuning.
+            support the image size, the token grid, the cut or the tuning.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class TimmImageEncoder(PixelEncoder):
         weights: str | None = None,
         image_size: PositiveInt | None = None,
         token_grid: PositiveInt | None = None,
+        cut: str | None = None,
         model_args: dict[str, Any] | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
@@ -69,11 +74,13 @@ class TimmImageEncoder(PixelEncoder):
         # halves the time of convolutions on a CPU, does not slow them on tensor cores, no effect on transformers
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self._token_grid = None
-        probe = self._probe(name)
+        self._recomputes = False
+        probe = self._probe(name, self)
         self.pooled_dim, self.token_dim = probe.pooled.shape[-1], probe.tokens.shape[-1]
-        self._grid_side = isqrt(probe.tokens.shape[1])
         if token_grid is not None:
             _check_token_grid(name, token_grid, probe.tokens.shape[1])
+        if cut is not None:
+            self._cut_at(cut, name, probe)
         self._token_grid = token_grid
 
     @classmethod
@@ -102,34 +109,110 @@ class TimmImageEncoder(PixelEncoder):
         return super().without_weight_decay() | {f"backbone.{name}" for name in named}
 
     def _checkpoint_activations(self) -> None:
+        if self.cut is not None:
+            self._recomputes = True
+            return
         try:
             self.backbone.set_grad_checkpointing(True)
         except AssertionError:  # timm raises it for models without support
             super()._checkpoint_activations()
 
     def _encode_pixels(self, pixels: Float[Tensor, "N 3 S S"]) -> Features:
-        features = self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+        return self._features_of(self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last)))
+
+    def _below(self, pixels: UInt8[Tensor, "N 3 S S"]) -> Features:
+        (below,) = self._lower
+        pixels = self._normalised(pixels).contiguous(memory_format=torch.channels_last)
+        tokens = self._as_sequence(below.forward_features(pixels))
+        return grid_features(tokens.new_zeros(len(tokens), 0), tokens)
+
+    def _above(self, activations: Features) -> Features:
+        """See `Encoder._above`; pictures of the same size are encoded together."""
+        lengths = activations.mask.sum(dim=1)
+        # a picture that could not be read has no tokens
+        sizes = torch.where(lengths > 0, lengths, lengths.max().clamp(min=1))
+        groups = [(sizes == size).nonzero()[:, 0] for size in sizes.unique().tolist()]
+        parts = [self._above_grid(activations.tokens[rows, : int(sizes[rows[0]])]) for rows in groups]
+        order = torch.cat(groups).argsort()
+        features = Features.join(parts)
+        return Features(features.pooled[order], features.tokens[order], features.mask[order] & (lengths > 0)[:, None])
+
+    def _above_grid(self, tokens: Float[Tensor, "N K C"]) -> Features:
+        grid = tokens if self._is_sequence else tokens.unflatten(1, (isqrt(tokens.shape[1]), -1))
+        if not (self._is_sequence or self._channels_last):
+            # a view of channels-last memory
+            grid = grid.permute(0, 3, 1, 2)
+        for layer in self._chain:
+            recomputes = self._recomputes and torch.is_grad_enabled()
+            grid = checkpoint(layer, grid, use_reentrant=False) if recomputes else layer(grid)
+        return self._features_of(grid)
+
+    def _features_of(self, features: Tensor) -> Features:
+        """Global vectors and tokens of the backbone's feature maps."""
         pooled = self.backbone.forward_head(features, pre_logits=True)
-        tokens = self._to_tokens(features)
+        tokens = self._as_sequence(features)
+        if features.ndim == 3:
+            tokens = tokens[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
         if self._token_grid is not None:
-            grid = tokens.mT.unflatten(2, (self._grid_side, self._grid_side))
+            side = isqrt(tokens.shape[1])
+            grid = tokens.mT.unflatten(2, (side, side))
             tokens = F.adaptive_avg_pool2d(grid, self._token_grid).flatten(2).mT
         return grid_features(pooled, tokens)
 
-    def _to_tokens(self, features: Tensor) -> Float[Tensor, "N K T"]:
-        """Tokens of a feature map (N, T, h, w) or (N, h, w, T), or of a sequence (N, prefix + K, T)."""
+    def _as_sequence(self, features: Tensor) -> Float[Tensor, "N K T"]:
+        """A feature map (N, T, h, w) or (N, h, w, T) row by row; a sequence (N, K, T) as it is."""
         if features.ndim == 3:
-            return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-        channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
-        return features.flatten(1, 2) if channels_last else features.flatten(2).mT
+            return features
+        return features.flatten(1, 2) if self._channels_last else features.flatten(2).mT
 
-    def _probe(self, name: str) -> Features:
-        """Features of a black picture, for the shapes: timm does not describe all of them."""
+    @property
+    def _channels_last(self) -> bool:
+        return bool(getattr(self.backbone, "output_fmt", "NCHW") == "NHWC")
+
+    def _cut_at(self, cut: str, name: str, whole: Features) -> None:
+        """Cuts the backbone, and checks that both parts together compute what the whole backbone does."""
+        try:
+            above = from_part_on(self.backbone, cut)
+        except KeyError as error:
+            raise UserError(f"backbone '{name}' has no layer '{cut}' to cut at{_places(self.backbone)}") from error
+        # twins of registered modules, in tuples so that they are not registered again
+        self._lower: tuple[Any, ...] = (without_parts(self.backbone, above),)
+        self._chain = tuple(map(self.backbone.get_submodule, self._called(above)))
+        self.above = [f"backbone.{part}" for part in above]
+        self.cut = cut
+        try:
+            below = self._probe(name, lambda pixels: self._lower[0].forward_features(self._normalised(pixels)))
+            self._is_sequence = below.ndim == 3
+            fits = same_features(whole, self._probe(name, self))
+        except UserError:
+            fits = False
+        if not fits:
+            raise UserError(
+                f"backbone '{name}' cannot be cut at '{cut}', because the layers above it need more than the "
+                f"activations that enter it{_places(self.backbone)}"
+            )
+
+    def _called(self, names: Sequence[str]) -> list[str]:
+        """Which of some parts the backbone calls before its head."""
+        called: set[nn.Module] = set()
+        hooks = [part.register_forward_hook(lambda part, *_: called.add(part)) for part in self.backbone.modules()]
         size = self.spec.size
-        self.eval()
         try:
             with torch.no_grad():
-                return self(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+                self.backbone.forward_features(torch.zeros(1, 3, size, size))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [name for name in names if not called.isdisjoint(self.backbone.get_submodule(name).modules())]
+
+    def _probe(self, name: str, encode: Callable[[Tensor], Any]) -> Any:
+        """What a function makes of a picture of noise; for the shapes, of which timm does not describe all."""
+        size = self.spec.size
+        self.eval()
+        noise = torch.randint(256, (1, 3, size, size), generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.no_grad():
+                return encode(noise.to(torch.uint8))
         except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise _unsuited(name, size, error) from error
 
@@ -202,6 +285,15 @@ def _resize(backbone: Any, name: str, image_size: int) -> None:
         backbone.set_input_size(img_size=(image_size, image_size))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise _unsuited(name, image_size, error) from error
+
+
+def _places(backbone: nn.Module) -> str:
+    """The layers at which a backbone may be cut, for messages."""
+    names = []
+    for name, part in backbone.named_children():
+        listed = isinstance(part, nn.Sequential | nn.ModuleList) and len(part) > 1
+        names.append(f"{name}.0 to {name}.{len(part) - 1}" if listed else name)  # type: ignore[arg-type]
+    return f"; its layers: {', '.join(names)}"
 
 
 def _unsuited(name: str, size: int, error: Exception) -> UserError:

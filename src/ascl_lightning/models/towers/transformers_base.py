@@ -29,7 +29,7 @@ class TransformersTower(Encoder):
 
     def layer_numbers(self) -> dict[str, int]:
         """Parts before the layers, such as embeddings, have number 0; parts after them, that of the last layer."""
-        prefix, layers = _layers(self)
+        prefix, layers = layer_list(self)
         embeddings = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, nn.Embedding))
         numbers, current = {}, 0
         for name, _ in self.named_parameters():
@@ -55,7 +55,7 @@ class TransformersTower(Encoder):
                 return
 
 
-def _layers(tower: nn.Module) -> tuple[str, nn.ModuleList]:
+def layer_list(tower: nn.Module) -> tuple[str, nn.ModuleList]:
     """The longest ModuleList that is in no other ModuleList, and the prefix of its parameter names."""
     lists: dict[str, nn.ModuleList] = {}
     for name, module in tower.named_modules():

@@ -1,11 +1,13 @@
 """How a tower is trained: learning rates, freezing, low-rank adapters, activation checkpointing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.models.towers.cut import is_within
 from ascl_lightning.runtime.number_types import PositiveFloat
 
 
@@ -81,8 +83,13 @@ class Tuning:
             )
 
 
-def add_adapters(tower: nn.Module, lora: Lora) -> None:
+def add_adapters(tower: nn.Module, lora: Lora, above: Sequence[str] = ()) -> None:
     """Adds adapters to a tower's linear maps and freezes everything else.
+
+    Args:
+        tower: The tower; changed in place.
+        lora: The adapters.
+        above: Names of the modules above the tower's cut, which alone are adapted; empty without a cut.
 
     Raises:
         UserError: If `peft` is not installed, the tower has batch statistics, which would change although the weights
@@ -92,7 +99,7 @@ def add_adapters(tower: nn.Module, lora: Lora) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("lora needs peft: pip install 'ascl-lightning[lora]'") from error
-    if any(isinstance(module, _BatchNorm) for module in tower.modules()):
+    if not above and any(isinstance(module, _BatchNorm) for module in tower.modules()):
         raise UserError(
             "lora freezes a tower's weights, but this tower has batch statistics, which would change: remove lora"
         )
@@ -101,12 +108,12 @@ def add_adapters(tower: nn.Module, lora: Lora) -> None:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules="all-linear" if lora.targets is None else lora.targets,
-        exclude_modules=_unreachable(tower),
+        exclude_modules=_unreachable(tower) + (_linear_maps_outside(tower, above) if above else []),
     )
     try:
         inject_adapter_in_model(config, tower)
     except ValueError as error:
-        maps = {name.rpartition(".")[2] for name, module in tower.named_modules() if isinstance(module, nn.Linear)}
+        maps = {name.rpartition(".")[2] for name in _linear_maps_outside(tower, ())}
         raise UserError(f"lora.targets {lora.targets}: the linear maps of this tower are {sorted(maps)}") from error
 
 
@@ -114,3 +121,8 @@ def _unreachable(tower: nn.Module) -> list[str]:
     """Linear maps whose weights torch's attention reads without calling them: an adapter would have no effect."""
     attentions = [name for name, module in tower.named_modules() if isinstance(module, nn.MultiheadAttention)]
     return [f"{name}.out_proj" for name in attentions]
+
+
+def _linear_maps_outside(tower: nn.Module, parts: Sequence[str]) -> list[str]:
+    named = tower.named_modules()
+    return [name for name, module in named if isinstance(module, nn.Linear) and not is_within(name, parts)]

@@ -11,7 +11,8 @@ from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.stored_features import FeatureTable, SplitFeatures
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.model import ImageTextModel
-from ascl_lightning.models.towers.base import Encoder
+from ascl_lightning.models.towers.image import ImageEncoder
+from ascl_lightning.models.towers.text import TextEncoder
 from ascl_lightning.training.accessors import retrieval_data, retrieval_module
 from ascl_lightning.training.extraction import SplitExtraction, fingerprint
 
@@ -20,8 +21,9 @@ class FrozenFeatures(Callback):
     """Encodes the training and validation split with every frozen tower before the first epoch.
 
     Images are encoded if the image tower is frozen and images are not augmented; captions, if the text tower is frozen.
-    Texts made during training (T+, T-) still go through the text tower at each step. A streamed training split is not
-    encoded. Features of the source (from `ascl extract`) must come from the model's own towers.
+    Of a tower with a cut, what enters the cut is kept. Texts made during training (T+, T-) still go through the whole
+    text tower at each step. A streamed training split is not encoded. Features of the source (from `ascl extract`) must
+    come from the model's own towers.
 
     Args:
         folder: Folder that keeps the features for later runs with the same towers and data. None: a temporary folder
@@ -62,8 +64,8 @@ class FrozenFeatures(Callback):
         model, datamodule = retrieval_module(pl_module).model, retrieval_data(trainer)
         view = datamodule.view(split)
         pixels = isinstance(model.image_encoder.spec, PixelSpec) and not datamodule.augmentation
-        images = pixels and model.image_encoder.tuning.frozen and view.features.images is None
-        texts = model.text_encoder.tuning.frozen and view.features.texts is None
+        images = pixels and model.image_encoder.is_storable and view.features.images is None
+        texts = model.text_encoder.is_storable and view.features.texts is None
         if not (images or texts):
             return
         folder = Path(trainer.strategy.broadcast(self._make_folder(trainer)))
@@ -114,13 +116,19 @@ def check_features(datamodule: RetrievalDataModule, model: ImageTextModel, train
         _check_table(None if texts is None else texts.table, model.text_encoder, "text", training)
 
 
-def _check_table(table: FeatureTable | None, encoder: Encoder, kind: str, training: bool) -> None:
+def _check_table(table: FeatureTable | None, encoder: ImageEncoder | TextEncoder, kind: str, training: bool) -> None:
     if table is None:
         return
-    if training and not encoder.tuning.frozen:
+    if training and not encoder.is_storable:
         raise UserError(
             f"the {kind} encoder is not frozen, but the data are its extracted features ({table.folder}): "
             f"set its `tuning.frozen` to true, or train on the original data"
+        )
+    if table.manifest.cut != (encoder.cut or ""):
+        stored = f"activations that enter '{table.manifest.cut}'" if table.manifest.cut else "features of a whole tower"
+        raise UserError(
+            f"{table.folder}: holds {stored}, but `cut` of the {kind} encoder is {encoder.cut or 'null'}: set it to "
+            f"{table.manifest.cut or 'null'}, or run `ascl extract` with this config"
         )
     if table.manifest.encoder != fingerprint(encoder):
         raise UserError(
