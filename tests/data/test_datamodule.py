@@ -7,20 +7,18 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers.datasets import write_karpathy, write_picture
+from tests.helpers.numbered_features import numbered_table
 
 from ascl_lightning.data.augment.image_operations import Blur, CropPart, SideBySide
 from ascl_lightning.data.augment.negatives import DropWord, ReplaceWord
 from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
-from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec, TextSpec
+from ascl_lightning.data.batch import PixelSpec, RegionSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import JsonLines, KarpathyJson, Scenes
 from ascl_lightning.data.stored_features import (
-    FeatureTable,
-    Manifest,
     SplitFeatures,
     TextFeatures,
     TextRows,
-    write_shard,
 )
 from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.errors import UserError
@@ -189,20 +187,12 @@ def test_stored_features_take_the_place_of_pictures_and_captions(tmp_path, with_
     datamodule = karpathy(tmp_path / "data", captions=2, with_tokens=with_tokens)
     view = datamodule.view("train")
     none = np.zeros((10, 0), np.int64)
-    texts = TextFeatures(table(tmp_path / "texts", 10), TextRows(np.arange(10), none, none, none))
-    view.use(SplitFeatures(table(tmp_path / "images", 5), texts))
+    texts = TextFeatures(numbered_table(tmp_path / "texts", 10), TextRows(np.arange(10), none, none, none))
+    view.use(SplitFeatures(numbered_table(tmp_path / "images", 5), texts))
     for batch in epoch(datamodule):
         assert {batch.images.tokens.shape[1], batch.texts.tokens.shape[1]} == {int(with_tokens)}
         assert batch.images.pooled[:, 0].tolist() == batch.image_ids.tolist()
         assert batch.texts.pooled[:, 0].tolist() == batch.text_ids.tolist()
-
-
-def table(folder: Path, rows: int) -> FeatureTable:
-    """A table whose pooled vector is the row's number."""
-    Manifest("tower", "items", rows).write(folder)
-    features = Features(torch.arange(float(rows))[:, None], torch.ones(rows, 1, 2), torch.ones(rows, 1).bool())
-    write_shard(folder, 0, [features], "float16")
-    return FeatureTable(folder)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

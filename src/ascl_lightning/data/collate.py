@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, MadeText
+from ascl_lightning.data.augment.pair_mixing import Partner
 from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.data.datasets import EvalItem, TrainItem
 from ascl_lightning.data.stored_features import TextFeatures
 from ascl_lightning.data.text import Tokenizer
 from ascl_lightning.data.views import SplitView, collate_pictures
+from ascl_lightning.errors import UserError
 
 
 @dataclass
@@ -59,6 +63,9 @@ class Collate:
             self._add_texts(batch, samples)
         elif self._stored is not None:
             _add_stored(batch, self._stored, items[0].epoch)
+        partners = [item.partner for item in items if item.partner is not None and item.partner.of_features]
+        if partners:
+            self._mix(batch, partners)
         return batch
 
     def evaluation(self, items: Sequence[EvalItem]) -> ImageTextBatch:
@@ -87,6 +94,17 @@ class Collate:
     @property
     def _stored(self) -> TextFeatures | None:
         return None if self.view is None else self.view.features.texts
+
+    def _mix(self, batch: ImageTextBatch, partners: Sequence[Partner]) -> None:
+        """Mixes the features of each pair with those of its partner."""
+        stored = self._stored
+        if self.view is None or self.view.features.images is None or stored is None:
+            raise UserError("features of images and captions are mixed: freeze both towers, or train on extracted ones")
+        shares = torch.tensor([[partner.share] for partner in partners])
+        images = self.view.collate(torch.tensor([partner.image_row for partner in partners]), [])
+        texts = stored.captions(torch.tensor([partner.text_row for partner in partners]))
+        batch.images = _interpolated(batch.images, images, shares)
+        batch.texts = _interpolated(batch.texts, texts, shares)
 
     def _add_texts(self, batch: ImageTextBatch, samples: Sequence[AsymmetrySample]) -> None:
         batch.texts, cut = self._captions(batch.text_ids, [s.text for s in samples])
@@ -119,6 +137,12 @@ class Collate:
             pairs = zip(valid, texts.keys(), originals.keys(), strict=True)
             valid = [made and tokens != of_original for made, tokens, of_original in pairs]
         return MadeTexts(texts, torch.tensor(valid)), cut
+
+
+def _interpolated(first: Any, second: Any, shares: Float[Tensor, "B 1"]) -> Features:
+    """Interpolated global vectors; there are no tokens (`PairMixing.check_features`)."""
+    pooled = shares * first.pooled + (1 - shares) * second.pooled
+    return Features(pooled.to(first.pooled.dtype), first.tokens, first.mask)
 
 
 def _add_stored(batch: ImageTextBatch, stored: TextFeatures, epoch: int) -> None:

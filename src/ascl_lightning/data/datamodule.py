@@ -1,7 +1,7 @@
 """The data module: from a source of images with captions to batches for a model."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, Asymm
 from ascl_lightning.data.augment.caption_corpus import CaptionCorpus
 from ascl_lightning.data.augment.image_operations import ImageOperation, check_shares
 from ascl_lightning.data.augment.operation import TextOperation
+from ascl_lightning.data.augment.pair_mixing import PairMixing
 from ascl_lightning.data.bad_images import BadImages
 from ascl_lightning.data.batch import ImageSpec, ImageTextBatch, TextSpec
 from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
@@ -50,6 +51,7 @@ class RetrievalDataModule(LightningDataModule):
         positives: Operations that make T+ (types II and III), one per caption and step. Empty for no T+.
         negatives: Operations that make T- at word level (type I). Empty for no T-.
         image_operations: Operations on training pictures; at most one is applied to a picture, each to its share.
+        mixing: Mixes training pairs with others; None: not.
         captions_per_image: None visits every (image, caption) pair once per epoch; a number visits every image that
             often per epoch, each time with another caption.
         batch_size: Maximum number of pairs per training step and device; sizes within an epoch differ by at most one.
@@ -77,6 +79,7 @@ class RetrievalDataModule(LightningDataModule):
         positives: Sequence[TextOperation] = (),
         negatives: Sequence[TextOperation] = (),
         image_operations: Sequence[ImageOperation] = (),
+        mixing: PairMixing | None = None,
         captions_per_image: PositiveInt | None = None,
         batch_size: PositiveInt = 64,
         eval_batch_size: PositiveInt = 128,
@@ -98,6 +101,9 @@ class RetrievalDataModule(LightningDataModule):
             raise UserError(f"there is no folder '{self.root}': set --data.root to the folder that holds the data")
         self.asymmetry = AsymmetrySampler(positives, negatives)
         self.augmentation = Augmentation(augment, tuple(image_operations))
+        self.mixing = mixing
+        if mixing is not None:
+            mixing.check(made_texts=bool(self.asymmetry), augmented=bool(self.augmentation))
         self.vocabulary: Vocabulary | None = None
         self.image_spec = image_spec
         self.text_spec = text_spec
@@ -214,7 +220,7 @@ class RetrievalDataModule(LightningDataModule):
             return self._loader(streamed, Collate(None, self.tokenizer()).train, batch_sampler=stretches)
         view = self.view("train")
         pairs = self._pairs()
-        dataset = TrainDataset(view, pairs, self.text_maker(), self.augmentation)
+        dataset = TrainDataset(view, pairs, self.text_maker(), self.augmentation, self.mixing)
         sampler = EpochSampler(len(pairs), self.seed, True, rank, world_size)
         lengths = dataset.caption_length if self._bucket_by_length else None
         batches = EpochBatches(sampler, self._batch_size, lengths)
@@ -311,13 +317,19 @@ class RetrievalDataModule(LightningDataModule):
     def _setup_training(self) -> None:
         shards = self.source.shards(self.root, "train")
         if shards is not None:
+            if self.mixing is not None:
+                raise UserError("a streamed source holds few pairs at a time: do not stream it, or omit --data.mixing")
             if self._exclude is not None:
                 raise UserError("a streamed source has no image ids: do not stream it, or omit --data.exclude")
             if self._captions_per_image != 1:
                 raise UserError("a streamed source visits each image once an epoch: set --data.captions_per_image 1")
             self._stream = Stream.count(shards, self.seed)
         else:
-            self._use_made_texts(self.view("train"))
+            view = self.view("train")
+            view.use_made_texts(self.made_with if self.asymmetry else None, bool(self.augmentation))
+            if self.mixing is not None and not self.mixing.mixes_features:
+                stored = (view.features.images is not None, view.features.texts is not None)
+                self.mixing.check_features(*stored, tokens=self.with_tokens)
         num_images, _ = self.size("train")
         if num_images < 2:
             raise UserError(
@@ -328,21 +340,6 @@ class RetrievalDataModule(LightningDataModule):
         if self._stream is not None:
             self._digests["train"] = SplitDigest.of_stream(self._stream.captions)
             self._stream.captions.clear()
-
-    def _use_made_texts(self, view: SplitView) -> None:
-        """Uses stored T+ and T- if the configuration's operations made them."""
-        texts = view.features.texts
-        if view.features.images is not None and self.augmentation:
-            raise UserError("features were extracted of whole pictures: remove augment and image_operations")
-        if texts is None or not texts.num_variants:
-            return
-        if not self.asymmetry:
-            view.use(replace(view.features, texts=texts.captions_alone()))
-        elif texts.table.manifest.made_with != self.made_with:
-            raise UserError(
-                f"{texts.table.folder}: its texts were made by other operations or another seed than the config's: "
-                f"extract again, or with --variants 0 to make texts while training"
-            )
 
     def _train_captions(self) -> Sequence[tuple[str, ...]]:
         if self._stream is not None:

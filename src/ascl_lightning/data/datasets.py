@@ -10,6 +10,7 @@ from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, Asymm
 from ascl_lightning.data.augment.caption_corpus import CaptionCorpus
 from ascl_lightning.data.augment.image_operations import ImageOperation
 from ascl_lightning.data.augment.operation import TextContext, TextOperation
+from ascl_lightning.data.augment.pair_mixing import PairMixing, Partner
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.samplers import MixedPairs
 from ascl_lightning.data.text import Vocabulary, clean_caption
@@ -36,6 +37,8 @@ class TrainItem:
     """The operation that changed the picture, if any."""
     faults: tuple[str, ...] = ()
     """Errors of the unreadable pictures that this item replaces."""
+    partner: Partner | None = None
+    """The pair that this one is mixed with, if any; features are mixed by `Collate`."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,22 @@ class TrainDataset(Dataset[TrainItem]):
         pairs: The pair at each index of an epoch.
         texts: Makes T+ and T-.
         augmentation: Changes of pictures.
+        mixing: Mixes pairs with others; None: not.
     """
 
-    def __init__(self, view: SplitView, pairs: MixedPairs, texts: TextMaker, augmentation: Augmentation) -> None:
+    def __init__(
+        self,
+        view: SplitView,
+        pairs: MixedPairs,
+        texts: TextMaker,
+        augmentation: Augmentation,
+        mixing: PairMixing | None = None,
+    ) -> None:
         self.view = view
         self.pairs = pairs
         self._texts = texts
         self._augmentation = augmentation
+        self._mixing = mixing
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -101,6 +113,9 @@ class TrainDataset(Dataset[TrainItem]):
             try:
                 rng = keyed_rng(self._texts.seed, epoch, index, Series.PICTURE)
                 picture, operation = self.view.training_picture(image, self._augmentation, rng)
+                partner = self._partner(index, epoch)
+                if partner is not None and not partner.of_features and picture is not None:
+                    picture = self._blended(picture, partner, index, epoch)
             except UserError as error:
                 faults.append(str(error))
                 draw = keyed_rng(self._texts.seed, epoch, index, Series.REPLACEMENT, attempt)
@@ -110,11 +125,12 @@ class TrainDataset(Dataset[TrainItem]):
                     image_row=image,
                     text_row=self.view.text_rows(image)[caption],
                     picture=picture,
-                    texts=self._made(image, caption, epoch, index),
+                    texts=self._made(image, caption, epoch, index, partner),
                     key=sampling_key(self._texts.seed, epoch, index),
                     epoch=epoch,
                     image_operation=operation,
                     faults=tuple(faults),
+                    partner=partner,
                 )
         raise UserError(f"{len(faults)} pictures in a row cannot be read; run `ascl check`. The first: {faults[0]}")
 
@@ -123,11 +139,36 @@ class TrainDataset(Dataset[TrainItem]):
         image, caption = self.pairs.pair(index, epoch)
         return self.view.split.captions[image][caption].count(" ") + 1
 
-    def _made(self, image: int, caption: int, epoch: int, index: int) -> AsymmetrySample | None:
+    def _partner(self, index: int, epoch: int) -> Partner | None:
+        if self._mixing is None:
+            return None
+        rng = keyed_rng(self._texts.seed, epoch, index, Series.MIXING)
+        share, other = self._mixing.share(rng), int(rng.integers(len(self)))
+        if share is None:
+            return None
+        image, caption = self.pairs.pair(other, epoch)
+        row = self.view.text_rows(image)[caption]
+        return Partner(image, caption, row, share, self._mixing.mixes_features)
+
+    def _blended(self, picture: np.ndarray, partner: Partner, index: int, epoch: int) -> np.ndarray:
+        rng = keyed_rng(self._texts.seed, epoch, index, Series.PARTNER_PICTURE)
+        other, _ = self.view.training_picture(partner.image_row, self._augmentation, rng)
+        assert other is not None
+        mixed = partner.share * picture.astype(np.float32) + (1 - partner.share) * other
+        blended: np.ndarray = np.rint(mixed).astype(np.uint8)
+        return blended
+
+    def _made(
+        self, image: int, caption: int, epoch: int, index: int, partner: Partner | None
+    ) -> AsymmetrySample | None:
         stored = self.view.features.texts
         if stored is not None and (stored.num_variants or not self._texts.sampler):
             return None
-        return self._texts.make(self.view.split.captions[image], caption, image, epoch, index)
+        made = self._texts.make(self.view.split.captions[image], caption, image, epoch, index)
+        if partner is None or partner.of_features:
+            return made
+        other = clean_caption(self.view.split.captions[partner.image_row][partner.caption])
+        return replace(made, text=f"{made.text} {other}")
 
 
 @dataclass

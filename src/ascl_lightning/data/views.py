@@ -1,7 +1,7 @@
 """One split as encoders take it: pictures and captions by row, or their extracted features."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,29 @@ class SplitView:
         if self.split.images is None:
             raise UserError("the source has captions only: set its `images`, or use an encoder of region features")
         return self.split.images
+
+    def use_made_texts(self, made_with: str | None, augmented: bool) -> None:
+        """Uses stored T+ and T- if the configuration's operations made them.
+
+        Args:
+            made_with: Identifies the operations and the seed of the configuration; None if it has no operations.
+            augmented: Whether pictures are augmented.
+
+        Raises:
+            UserError: If they were made by others, or images are stored but pictures would be augmented.
+        """
+        texts = self.features.texts
+        if self.features.images is not None and augmented:
+            raise UserError("features were extracted of whole pictures: remove augment and image_operations")
+        if texts is None or not texts.num_variants:
+            return
+        if made_with is None:
+            self.use(replace(self.features, texts=texts.captions_alone()))
+        elif texts.table.manifest.made_with != made_with:
+            raise UserError(
+                f"{texts.table.folder}: its texts were made by other operations or another seed than the config's: "
+                f"extract again, or with --variants 0 to make texts while training"
+            )
 
     def check_images(self) -> None:
         """Checks that the split has input for the image encoder.

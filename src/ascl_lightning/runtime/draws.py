@@ -28,9 +28,11 @@ class Series(IntEnum):
     PART = 6
     SHARD = 7
     WINDOW = 8
+    MIXING = 9
     PICTURE = 1_000
     REPLACEMENT = 1_001
     STREAMED_PICTURE = 1_002
+    PARTNER_PICTURE = 1_003
 
 
 def keyed_rng(*key: int) -> np.random.Generator:

@@ -22,6 +22,7 @@ from ascl_lightning.data.augment.negatives import (
     SwapVerb,
 )
 from ascl_lightning.data.augment.operation import AsymmetryType, TextContext, TextOperation
+from ascl_lightning.data.augment.pair_mixing import FuseMix, MixGen, PairMixing
 from ascl_lightning.data.augment.positives import DeleteWords, FirstHalf, JoinCaptions, SwapWords, SynonymWords
 
 __all__ = [
@@ -37,10 +38,13 @@ __all__ = [
     "DropRelation",
     "DropWord",
     "FirstHalf",
+    "FuseMix",
     "ImageOperation",
     "JoinCaptions",
     "MadeText",
+    "MixGen",
     "Occlude",
+    "PairMixing",
     "ReplaceWord",
     "ShuffleWords",
     "SideBySide",

@@ -22,8 +22,8 @@ class FrozenFeatures(Callback):
 
     Images are encoded if the image tower is frozen and images are not augmented; captions, if the text tower is frozen.
     Of a tower with a cut, what enters the cut is kept. Texts made during training (T+, T-) still go through the whole
-    text tower at each step. A streamed training split is not encoded. Features of the source (from `ascl extract`) must
-    come from the model's own towers.
+    text tower at each step. A streamed training split, and one whose pictures and captions are mixed, is not encoded.
+    Features of the source (from `ascl extract`) must come from the model's own towers.
 
     Args:
         folder: Folder that keeps the features for later runs with the same towers and data. None: a temporary folder
@@ -38,7 +38,10 @@ class FrozenFeatures(Callback):
         """Encodes the splits and passes the features to the data module."""
         self._check(trainer, pl_module)
         datamodule = retrieval_data(trainer)
-        splits = ["val"] if datamodule.streams else ["train", "val"]
+        self._check_mixing(retrieval_module(pl_module).model, datamodule)
+        # pictures and captions that are mixed differ in each epoch
+        changing = datamodule.mixing is not None and not datamodule.mixing.mixes_features
+        splits = ["val"] if datamodule.streams or changing else ["train", "val"]
         for split in splits:
             self._encode(trainer, pl_module, split)
 
@@ -87,6 +90,18 @@ class FrozenFeatures(Callback):
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_features(retrieval_data(trainer), retrieval_module(pl_module).model, trainer.state.fn == "fit")
+
+    def _check_mixing(self, model: ImageTextModel, datamodule: RetrievalDataModule) -> None:
+        """Checks that features will exist if they are to be mixed."""
+        if datamodule.mixing is None or not datamodule.mixing.mixes_features:
+            return
+        stored, towers = datamodule.view("train").features, (model.image_encoder, model.text_encoder)
+        # what a tower with a cut stores are activations, without a global vector
+        images, texts = (
+            tower.cut is None and (tower.tuning.frozen or table is not None)
+            for tower, table in zip(towers, (stored.images, stored.texts), strict=True)
+        )
+        datamodule.mixing.check_features(images, texts, tokens=datamodule.with_tokens)
 
     def _make_folder(self, trainer: Trainer) -> str:
         if self._folder is not None:
