@@ -56,8 +56,12 @@ def share(batch: ImageTextBatch, counts: Sequence[int], rank: int) -> ImageTextB
 def make_objective(
     similarity: dict[str, Any], first_stage_weight: float = 0.0, chunk_size: int | None = None, dropout: float = 0.0
 ) -> tuple[nn.Module, Objective]:
-    """A model with its loss in float64, always the same; and the objective that they serve."""
+    """A model with its loss in float64, always the same; and the objective that they serve.
+
+    `similarity` has a function that makes `local`, if any: the level is part of the model.
+    """
     torch.manual_seed(0)
+    similarity = {name: value() if name == "local" else value for name, value in similarity.items()}
     text_encoder = WordTransformer(VOCABULARY, max_length=11, width=8, depth=1, num_heads=2, dropout=dropout)
     fused = FusedSimilarity(WIDTH, num_heads=2, **similarity)
     model = ImageTextModel(RegionEncoder(REGIONS, WIDTH), text_encoder, fused).double()

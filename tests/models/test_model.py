@@ -7,6 +7,7 @@ from torch._dynamo.utils import counters
 
 from ascl_lightning.data.batch import Features, TokenizedTexts
 from ascl_lightning.models.model import ImageTextModel
+from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.similarity.aggregation import LearnedWeights
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.late_interaction import LateInteraction
@@ -35,6 +36,30 @@ def test_stored_tower_output_equals_the_tower():
     seen = built.image_encoder.pictures_seen
     torch.testing.assert_close(built.encode_images(stored).tokens, built.encode_images(pictures).tokens)
     assert built.image_encoder.pictures_seen == seen + 2  # the picture went through the tower, the stored output not
+
+
+@pytest.mark.parametrize("pooling", [False, True])
+def test_a_pooling_head_that_nothing_reads_gets_zeros_and_the_rest_its_gradient(pooling):
+    def gradients(unread: bool) -> dict[str, torch.Tensor | None]:
+        torch.manual_seed(0)
+        towers = ConvImageEncoder(image_size=32), WordTransformer(width=16, num_heads=2, depth=1)
+        similarity = FusedSimilarity(4, 2, 0.0 if pooling else 1.0, global_fusion="none")
+        poolings = (GeneralizedPooling(), GeneralizedPooling()) if pooling else ()
+        built = ImageTextModel(*towers, similarity, True, *poolings)
+        if unread:
+            built.freeze_unread(uses_global=pooling)
+        pictures, mask = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), torch.ones(3, 5, dtype=torch.bool)
+        texts = built.encode_texts(TokenizedTexts(torch.randint(2, 99, (3, 5)), mask, ~mask))
+        built.score(built.encode_images(pictures), texts).square().sum().backward()
+        return {name: each.grad for name, each in built.named_parameters() if each.requires_grad}
+
+    found, plain = gradients(unread=True), gradients(unread=False)
+    for name, gradient in found.items():
+        if name.startswith("image_encoder.pool."):
+            assert plain[name] is None
+            assert not gradient.any()
+        else:
+            assert torch.equal(gradient, plain[name]), name
 
 
 @pytest.mark.parametrize("local_weight", [0.0, 0.5])

@@ -7,11 +7,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.helpers.processes import run_ranks
-from tests.helpers.training_steps import gradients, make_batch, make_objective, share
+from tests.helpers.training_steps import WIDTH, gradients, make_batch, make_objective, share
 from torch.nn.parallel import DistributedDataParallel
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.perturb import NoiseStream, ZeroOut
+from ascl_lightning.models.similarity.aggregation import LearnedWeights, TopKMean
+from ascl_lightning.models.similarity.late_interaction import LateInteraction
 from ascl_lightning.models.towers.convolutional import ConvImageEncoder
 from ascl_lightning.runtime.draws import keyed_uniform
 
@@ -21,6 +23,13 @@ SCORES = {
     "independent": {"similarity": {"local_weight": 0.3, "global_fusion": "independent", "normalize_words": True}},
     "global": {"similarity": {"local_weight": 0.0, "global_fusion": "none"}, "first_stage_weight": 0.2},
     "local": {"similarity": {"local_weight": 1.0, "global_fusion": "independent"}},
+    "late": {
+        "similarity": {
+            "local_weight": 0.7,
+            "global_fusion": "pairwise",
+            "local": lambda: LateInteraction(over_regions=TopKMean(2), over_words=LearnedWeights(WIDTH)),
+        }
+    },
 }
 COUNTS = [(3, 3), (4, 1), (2, 3, 1)]
 SIZE = 6

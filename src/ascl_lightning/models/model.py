@@ -1,7 +1,11 @@
 """The model: towers, projections and the fused similarity."""
 
+from typing import Any
+
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from ascl_lightning.data.batch import Features, TokenizedTexts
 from ascl_lightning.models.pooling import GeneralizedPooling
@@ -57,6 +61,8 @@ class ImageTextModel(nn.Module):
         self.text_projection = _projection(text_encoder, similarity.embed_dim, project)
         self.image_pooling = image_pooling
         self.text_pooling = text_pooling
+        # whether anything reads the towers' own global vectors; see `freeze_unread`
+        self._reads_image_pooled = self._reads_text_pooled = True
 
     @property
     def uses_tokens(self) -> bool:
@@ -68,13 +74,15 @@ class ImageTextModel(nn.Module):
 
         `Features` instead of pictures are what the tower stores (`Encoder.to_store`), or extracted regions.
         """
-        projected = _pooled(self.image_projection(_features(self.image_encoder, images)), self.image_pooling)
+        features = _features(self.image_encoder, images, self._reads_image_pooled)
+        projected = _pooled(self.image_projection(features), self.image_pooling)
         tokens = projected.tokens.to(scoring_dtype(projected.tokens))
         return Features(projected.pooled, unit_vectors(tokens), projected.mask)
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
         """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (docs/method.md#encoders)."""
-        return _pooled(self.text_projection(_features(self.text_encoder, texts)), self.text_pooling)
+        features = _features(self.text_encoder, texts, self._reads_text_pooled)
+        return _pooled(self.text_projection(features), self.text_pooling)
 
     def score(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
         """The fused score of every encoded image with every encoded text."""
@@ -83,6 +91,9 @@ class ImageTextModel(nn.Module):
 
     def freeze_unread(self, uses_global: bool) -> None:
         """Freezes parameters that no score reads; distributed training fails if they get no gradient.
+
+        Parameters of a tower that only its own global vector depends on, such as a pooling head, get a gradient of
+        zeros if nothing reads that vector.
 
         Args:
             uses_global: Whether the loss reads global vectors, in the fused score or separately.
@@ -97,6 +108,8 @@ class ImageTextModel(nn.Module):
                 projection.tokens.requires_grad_(similarity.uses_tokens or (uses_pooled and pooling is not None))
             if pooling is not None:
                 pooling.requires_grad_(uses_pooled)
+        self._reads_image_pooled = uses_global and self.image_pooling is None
+        self._reads_text_pooled = uses_global and similarity.uses_text_pooled and self.text_pooling is None
         similarity.local.requires_grad_(similarity.local_weight > 0)
         if similarity.global_fusion != "none":
             similarity.image_fusion.requires_grad_(uses_global)
@@ -112,12 +125,30 @@ def _pooled(items: Features, pooling: GeneralizedPooling | None) -> Features:
     return items if pooling is None else Features(pooling(items.tokens, items.mask), items.tokens, items.mask)
 
 
-def _features(encoder: ImageEncoder | TextEncoder, inputs: Tensor | TokenizedTexts | Features) -> Features:
+def _features(
+    encoder: ImageEncoder | TextEncoder, inputs: Tensor | TokenizedTexts | Features, reads_pooled: bool
+) -> Features:
     """Features of a tower; stored ones are complete, unless the tower is cut."""
     if isinstance(inputs, Features) and encoder.cut is None:
         return inputs
     features: Features = encoder(inputs)
-    return features
+    if reads_pooled or not features.pooled.requires_grad:
+        return features
+    return Features(features.pooled, _TokensWithPooled.apply(features.tokens, features.pooled), features.mask)
+
+
+class _TokensWithPooled(torch.autograd.Function):
+    """Returns tokens unchanged, and gives a global vector that nothing reads a gradient of zeros."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, tokens: Tensor, pooled: Tensor) -> Tensor:
+        ctx.save_for_backward(pooled)
+        return tokens.view_as(tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (pooled,) = ctx.saved_tensors
+        return gradients[0], torch.zeros_like(pooled)
 
 
 def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool) -> nn.Module:
