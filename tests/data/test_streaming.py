@@ -20,6 +20,7 @@ from tests.helpers.layouts import add_member, write_hub_arrow, write_image_folde
 from ascl_lightning.data import streaming
 from ascl_lightning.data.augment.image_operations import SideBySide
 from ascl_lightning.data.augment.negatives import ShuffleWords
+from ascl_lightning.data.augment.pair_mixing import MixGen
 from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
@@ -185,6 +186,11 @@ def test_operations_draw_other_pictures_from_what_is_held(tmp_path):
 def test_streams_need_one_caption_an_image(tmp_path):
     with pytest.raises(UserError, match="captions_per_image 1"):
         streamed(tmp_path, 5, captions_per_image=None)
+
+
+def test_pairs_of_a_stream_cannot_be_mixed(tmp_path):
+    with pytest.raises(UserError, match=r"do not stream it, or omit --data\.mixing"):
+        streamed(tmp_path, 5, mixing=MixGen())
 
 
 def test_pairs_of_a_stream_cannot_be_excluded(tmp_path):
