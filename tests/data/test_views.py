@@ -59,7 +59,7 @@ def test_stored_features_take_the_pictures_place(tmp_path: Path) -> None:
     write_shard(tmp_path, 0, [features], "float16")
     view = SplitView(split(), PIXELS, features=SplitFeatures(FeatureTable(tmp_path)))
     assert view.picture(0) is None
-    assert view.collate(torch.tensor([2, 0]), [None, None]).pooled[:, 0].tolist() == [2, 0]
+    assert view.collate(torch.tensor([2, 0]), [None, None], [0, 0]).pooled[:, 0].tolist() == [2, 0]
 
 
 def test_an_operation_replaces_the_random_crop() -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ascl_lightning.commands.base import CommandCLI
+from ascl_lightning.data.image_views import ViewKind, views_of
 from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.data.stored_features import Precision
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import require_writable_folder
 from ascl_lightning.runtime.number_types import NonNegativeInt
-from ascl_lightning.training.extraction import FeatureExtraction, SplitExtraction, foreign_entries
+from ascl_lightning.training.extraction import FeatureExtraction, SplitExtraction, check_views, foreign_entries
 
 SPLITS = ("train", "val", "test")
 
@@ -48,6 +49,14 @@ class ExtractCLI(CommandCLI):
             "Epochs cycle through them.",
         )
 
+        parser.add_argument(
+            "--views",
+            type=list[ViewKind],
+            default=[],
+            help="Views of each image to store besides the plain one: flip (mirrored), crops (the four corners and the "
+            "center), larger (10/7 of the size). Training draws one view per image and epoch.",
+        )
+
     def before_instantiate_classes(self) -> None:
         """Checks the output folder before any tower is built.
 
@@ -71,6 +80,8 @@ class ExtractCLI(CommandCLI):
         """
         model, store = self.model.model.eval(), self.config_init.regions
         regions = None if store is None else store.open(self.datamodule.root)
+        views = views_of(self.config.views)
+        check_views(model.image_encoder, views)
         found = []
         for split in self.config.splits:
             try:
@@ -84,7 +95,9 @@ class ExtractCLI(CommandCLI):
             variants = self.config.variants if split == "train" else 0
             out = Path(self.config.out) / split
             dtype = self.config.dtype
-            found.append(SplitExtraction(model, self.datamodule, split, out, True, texts, variants, dtype, regions))
+            found.append(
+                SplitExtraction(model, self.datamodule, split, out, True, texts, variants, dtype, regions, views)
+            )
         if not found:
             raise UserError(f"the data has none of the splits {', '.join(self.config.splits)}; set --splits")
         return found

@@ -114,6 +114,16 @@ class Features:
 
 
 @dataclass
+class ImageViews:
+    """Stored features of N images in several views, of which the first is the plain one; in evaluation only."""
+
+    views: tuple[Features, ...]
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+
+@dataclass
 class MadeTexts:
     """T+, T- or (T+)-: texts made from the texts in the same rows."""
 
@@ -130,7 +140,7 @@ class ImageTextBatch:
     The made texts exist in training only, row by row with `texts`.
     """
 
-    images: UInt8[Tensor, "N 3 S S"] | Features
+    images: UInt8[Tensor, "N 3 S S"] | Features | ImageViews
     image_ids: Int[Tensor, " N"]
     texts: TokenizedTexts | Features
     text_ids: Int[Tensor, " M"]
@@ -157,6 +167,8 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Applies a function to every tensor of a value of any type of this module."""
     if isinstance(value, Tensor):
         return change(value)
+    if isinstance(value, tuple):
+        return tuple(map_tensors(item, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
         return replace(
             value, **{field.name: map_tensors(getattr(value, field.name), change) for field in fields(value)}

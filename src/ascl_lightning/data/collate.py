@@ -48,9 +48,9 @@ class Collate:
         """Collates training pairs; row i of every field is item i."""
         image_ids = torch.tensor([item.image_row for item in items])
         text_ids = torch.tensor([item.text_row for item in items])
-        pictures = [item.picture for item in items]
+        pictures, views = [item.picture for item in items], [item.image_view for item in items]
         batch = ImageTextBatch(
-            images=collate_pictures(pictures) if self.view is None else self.view.collate(image_ids, pictures),
+            images=collate_pictures(pictures) if self.view is None else self.view.collate(image_ids, pictures, views),
             image_ids=image_ids,
             texts=TokenizedTexts.none(),
             text_ids=text_ids,
@@ -65,7 +65,7 @@ class Collate:
             _add_stored(batch, self._stored, items[0].epoch)
         partners = [item.partner for item in items if item.partner is not None and item.partner.of_features]
         if partners:
-            self._mix(batch, partners)
+            self._mix(batch, partners, views)
         return batch
 
     def evaluation(self, items: Sequence[EvalItem]) -> ImageTextBatch:
@@ -82,7 +82,7 @@ class Collate:
         text_ids = torch.tensor(rows, dtype=torch.long)
         texts, cut = self._captions(text_ids, [caption for item in items for caption in item.captions])
         return ImageTextBatch(
-            images=self.view.collate(image_ids, [item.picture for item in items]),
+            images=self.view.collate_evaluation(image_ids, [item.picture for item in items]),
             image_ids=image_ids,
             texts=texts,
             text_ids=text_ids,
@@ -95,13 +95,13 @@ class Collate:
     def _stored(self) -> TextFeatures | None:
         return None if self.view is None else self.view.features.texts
 
-    def _mix(self, batch: ImageTextBatch, partners: Sequence[Partner]) -> None:
-        """Mixes the features of each pair with those of its partner."""
+    def _mix(self, batch: ImageTextBatch, partners: Sequence[Partner], views: Sequence[int]) -> None:
+        """Mixes the features of each pair with those of its partner, whose image is shown in the same view."""
         stored = self._stored
         if self.view is None or self.view.features.images is None or stored is None:
             raise UserError("features of images and captions are mixed: freeze both towers, or train on extracted ones")
         shares = torch.tensor([[partner.share] for partner in partners])
-        images = self.view.collate(torch.tensor([partner.image_row for partner in partners]), [])
+        images = self.view.collate(torch.tensor([partner.image_row for partner in partners]), [], views)
         texts = stored.captions(torch.tensor([partner.text_row for partner in partners]))
         batch.images = _interpolated(batch.images, images, shares)
         batch.texts = _interpolated(batch.texts, texts, shares)

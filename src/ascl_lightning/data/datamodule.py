@@ -22,6 +22,7 @@ from ascl_lightning.data.collate import Collate, PictureBatch, collate_images
 from ascl_lightning.data.datasets import EvalDataset, TextMaker, TrainDataset, TrainItem
 from ascl_lightning.data.exclusion import leave_out
 from ascl_lightning.data.fingerprint import SplitDigest
+from ascl_lightning.data.image_views import PLAIN, ImageView
 from ascl_lightning.data.position import Position
 from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.data.samplers import EpochBatches, EpochSampler, MixedPairs, ResumableBatches, num_steps
@@ -261,10 +262,12 @@ class RetrievalDataModule(LightningDataModule):
         collate = self._collate(view).evaluation
         return self._loader(EvalDataset(view), collate, sampler=keys, batch_size=self._eval_batch_size)
 
-    def pictures_dataloader(self, split: str, batches: Sequence[Sequence[int]]) -> DataLoader[PictureBatch]:
-        """The images of given rows of a split in given batches, without captions."""
+    def pictures_dataloader(
+        self, split: str, batches: Sequence[Sequence[int]], view: ImageView = PLAIN
+    ) -> DataLoader[PictureBatch]:
+        """The images of given rows of a split in given batches and in one view, without captions."""
         keys = [[(row, 0) for row in batch] for batch in batches]
-        return self._loader(EvalDataset(self.view(split), with_captions=False), collate_images, batch_sampler=keys)
+        return self._loader(EvalDataset(self.view(split), False, view), collate_images, batch_sampler=keys)
 
     def on_before_batch_transfer(self, batch: ImageTextBatch, dataloader_idx: int) -> ImageTextBatch:
         """Counts unreadable pictures.

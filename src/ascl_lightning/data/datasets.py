@@ -12,6 +12,7 @@ from ascl_lightning.data.augment.image_operations import ImageOperation
 from ascl_lightning.data.augment.operation import TextContext, TextOperation
 from ascl_lightning.data.augment.pair_mixing import PairMixing, Partner
 from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.image_views import PLAIN, ImageView
 from ascl_lightning.data.samplers import MixedPairs
 from ascl_lightning.data.text import Vocabulary, clean_caption
 from ascl_lightning.data.views import Augmentation, Picture, SplitView
@@ -39,6 +40,8 @@ class TrainItem:
     """Errors of the unreadable pictures that this item replaces."""
     partner: Partner | None = None
     """The pair that this one is mixed with, if any; features are mixed by `Collate`."""
+    image_view: int = 0
+    """Number of the stored view of the image; 0 is the plain one."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class TrainDataset(Dataset[TrainItem]):
                     image_operation=operation,
                     faults=tuple(faults),
                     partner=partner,
+                    image_view=self.view.draw_view(image, self._texts.seed, epoch),
                 )
         raise UserError(f"{len(faults)} pictures in a row cannot be read; run `ascl check`. The first: {faults[0]}")
 
@@ -188,11 +192,13 @@ class EvalDataset(Dataset[EvalItem]):
     Args:
         view: The split.
         with_captions: Whether items have captions.
+        image_view: The view of the pictures.
     """
 
-    def __init__(self, view: SplitView, with_captions: bool = True) -> None:
+    def __init__(self, view: SplitView, with_captions: bool = True, image_view: ImageView = PLAIN) -> None:
         self.view = view
         self._with_captions = with_captions
+        self._image_view = image_view
 
     def __len__(self) -> int:
         return len(self.view.split)
@@ -202,9 +208,10 @@ class EvalDataset(Dataset[EvalItem]):
         texts: Sequence[str] = self.view.split.captions[row] if self._with_captions else ()
         captions = [clean_caption(caption) for caption in texts]
         try:
-            return EvalItem(row, self.view.picture(row), captions)
+            return EvalItem(row, self.view.picture(row, self._image_view), captions)
         except UserError as error:
             if not isinstance(self.view.spec, PixelSpec):
                 raise
-            black = np.zeros((3, self.view.spec.size, self.view.spec.size), np.uint8)
+            size = self._image_view.spec(self.view.spec).size
+            black = np.zeros((3, size, size), np.uint8)
             return EvalItem(row, black, captions, str(error))

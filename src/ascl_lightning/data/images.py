@@ -16,6 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch.nn import functional as F
 
 from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.data.image_views import PLAIN, ImageView
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import require_regular
 
@@ -125,7 +126,7 @@ def ends_of_part(file: Any, start: int, size: int) -> bytes:
 
 
 def open_square(
-    source: Path | ImageBytes, spec: PixelSpec, rng: np.random.Generator | None = None
+    source: Path | ImageBytes, spec: PixelSpec, rng: np.random.Generator | None = None, view: ImageView = PLAIN
 ) -> UInt8[np.ndarray, "3 S S"]:
     """`to_square` of `open_image`, faster.
 
@@ -137,18 +138,19 @@ def open_square(
     """
     with _opened(source) as image:
         if not isinstance(image, JpegImageFile):
-            return to_square(_decode(image), spec, rng)
-        box = _box(_seen_size(image), spec, rng)
+            return to_square(_decode(image), spec, rng, view)
+        box = _box(_seen_size(image), spec, rng, view)
+        spec = view.spec(spec)
         room = min(box[2] - box[0], box[3] - box[1]) // spec.size
         scale = next(scale for scale in (8, 4, 2, 1) if scale <= max(1, room))
         image.draft(None, (image.width // scale, image.height // scale))
         # edges to the nearest pixel
         left, top, right, bottom = ((edge + scale // 2) // scale for edge in box)
-        return _cut(_decode(image), (left, top, right, bottom), spec)
+        return view.orient(_cut(_decode(image), (left, top, right, bottom), spec))
 
 
 def to_square(
-    image: Image.Image, spec: PixelSpec, rng: np.random.Generator | None = None
+    image: Image.Image, spec: PixelSpec, rng: np.random.Generator | None = None, view: ImageView = PLAIN
 ) -> UInt8[np.ndarray, "3 S S"]:
     """Crops and resizes a picture for an encoder.
 
@@ -157,11 +159,12 @@ def to_square(
         spec: Input of the encoder: size, filter and how pictures become square.
         rng: Draws a random crop for training with `CROP_AREA` (less if it does not fit) and `CROP_ASPECT`. Pictures are
             never mirrored, as captions say left and right. None prepares the picture for evaluation.
+        view: What to show of the picture without `rng`.
 
     Returns:
         Pixels in 0..255, (3, S, S).
     """
-    return _cut(image, _box(image.size, spec, rng), spec)
+    return view.orient(_cut(image, _box(image.size, spec, rng, view), view.spec(spec)))
 
 
 @contextmanager
@@ -234,16 +237,9 @@ def _value_range(values: np.ndarray, mode: str) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator | None) -> _Box:
-    """The box to crop from a picture: a random one for training, or the one of evaluation without `rng`."""
-    if rng is not None:
-        return _random_box(size, spec, rng)
-    width, height = size
-    if spec.crop == "squash":
-        return 0, 0, width, height
-    side = min(size)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
+def _box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator | None, view: ImageView) -> _Box:
+    """The box to crop from a picture: a random one for training, or that of the view without `rng`."""
+    return view.box(size, spec.crop) if rng is None else _random_box(size, spec, rng)
 
 
 def _random_box(size: tuple[int, int], spec: PixelSpec, rng: np.random.Generator) -> _Box:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ascl_lightning.data.arrays import damaged_arrays, load_array, save_arrays
-from ascl_lightning.data.batch import Features, MadeTexts
+from ascl_lightning.data.batch import Features, ImageViews, MadeTexts
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import remove_partials, write_file
 
@@ -41,6 +41,7 @@ class Manifest:
         dtype: Storage type of numbers.
         made_with: The operations that made the texts, if the table has T+ or T-.
         cut: The layer of the tower that the stored activations enter; empty for the tower's output.
+        view: The view of the pictures; empty for the plain one, and for texts.
     """
 
     encoder: str
@@ -49,6 +50,7 @@ class Manifest:
     dtype: Precision = "float16"
     made_with: str = ""
     cut: str = ""
+    view: str = ""
 
     @property
     def num_shards(self) -> int:
@@ -319,12 +321,44 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class SplitFeatures:
-    """Stored features of a split; None for a tower that has to be run."""
+    """Stored features of a split; None for a tower that has to be run.
+
+    Args:
+        images: Features of the images as evaluation shows them.
+        texts: Features of the captions and of texts made from them.
+        views: Features of the images in other views.
+    """
 
     images: FeatureTable | None = field(default=None)
     texts: TextFeatures | None = field(default=None)
+    views: tuple[FeatureTable, ...] = ()
+
+    @property
+    def num_views(self) -> int:
+        """Number of stored views of an image, the plain one included."""
+        return len(self.image_tables)
+
+    @property
+    def image_tables(self) -> tuple[FeatureTable, ...]:
+        """All tables of images, the plain view first."""
+        return () if self.images is None else (self.images, *self.views)
+
+    def drawn(self, rows: Int[Tensor, " B"], views: Int[Tensor, " B"]) -> Features:
+        """The features of some images, each in a view of its own, by number."""
+        groups = [(int(view), (views == view).nonzero()[:, 0]) for view in views.unique()]
+        if len(groups) == 1:
+            return self.image_tables[groups[0][0]].gather(rows)
+        joined = Features.join([self.image_tables[view].gather(rows[places]) for view, places in groups])
+        order = torch.cat([places for _, places in groups]).argsort()
+        return Features(joined.pooled[order], joined.tokens[order], joined.mask[order])
+
+    def every_view(self, rows: Int[Tensor, " B"]) -> Features | ImageViews:
+        """The features of some images in all views."""
+        found = tuple(table.gather(rows) for table in self.image_tables)
+        return ImageViews(found) if len(found) > 1 else found[0]
 
     def pooled_alone(self) -> "SplitFeatures":
         """The same features without tokens."""
-        images = None if self.images is None else self.images.pooled_alone()
-        return SplitFeatures(images, None if self.texts is None else self.texts.pooled_alone())
+        tables = [table.pooled_alone() for table in self.image_tables]
+        texts = None if self.texts is None else self.texts.pooled_alone()
+        return SplitFeatures(tables[0] if tables else None, texts, tuple(tables[1:]))

@@ -13,11 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from ascl_lightning.data.augment.image_operations import ImageOperation, choose_operation
-from ascl_lightning.data.batch import Features, ImageSpec, PixelSpec, RegionSpec
+from ascl_lightning.data.batch import Features, ImageSpec, ImageViews, PixelSpec, RegionSpec
+from ascl_lightning.data.image_views import PLAIN, ImageView
 from ascl_lightning.data.images import ImageBytes, open_image, open_square, to_square
 from ascl_lightning.data.sources import Split
 from ascl_lightning.data.stored_features import SplitFeatures
 from ascl_lightning.errors import UserError
+from ascl_lightning.runtime.draws import Series, keyed_rng
 
 Picture = np.ndarray | None
 """Pixels of one image, (3, S, S); None if its features are stored."""
@@ -66,10 +68,12 @@ def load_picture(
     return to_square(made, spec), operation
 
 
-def _square(image: Path | ImageBytes | np.ndarray, spec: PixelSpec, rng: np.random.Generator | None) -> np.ndarray:
+def _square(
+    image: Path | ImageBytes | np.ndarray, spec: PixelSpec, rng: np.random.Generator | None, view: ImageView = PLAIN
+) -> np.ndarray:
     if isinstance(image, np.ndarray):
-        return to_square(Image.fromarray(image), spec, rng)
-    return open_square(image, spec, rng)
+        return to_square(Image.fromarray(image), spec, rng, view)
+    return open_square(image, spec, rng, view)
 
 
 def decode(image: Path | ImageBytes | np.ndarray, spec: PixelSpec) -> Image.Image:
@@ -161,15 +165,15 @@ class SplitView:
         if self.features.images is None:
             _ = self.images
 
-    def picture(self, row: int) -> Picture:
-        """One image as evaluation passes it to the encoder.
+    def picture(self, row: int, view: ImageView = PLAIN) -> Picture:
+        """One image as evaluation passes it to the encoder, or in another view.
 
         Raises:
             UserError: If it cannot be read, or the source has no pictures and no features.
         """
         if self.features.images is not None or isinstance(self.spec, RegionSpec):
             return None
-        return _square(self.images[row], self.spec, None)
+        return _square(self.images[row], self.spec, None, view)
 
     def training_picture(
         self, row: int, augmentation: Augmentation, rng: np.random.Generator
@@ -183,9 +187,22 @@ class SplitView:
             return None, None
         return load_picture(self.images[row], self.spec, augmentation, self.images, rng)
 
-    def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]) -> Tensor | Features:
-        """Collates the pictures, uint8 (N, 3, S, S), or the features of a batch."""
-        return collate_pictures(pictures) if self.features.images is None else self.features.images.gather(rows)
+    def draw_view(self, row: int, seed: int, epoch: int) -> int:
+        """Number of the stored view that training shows of an image in an epoch; 0 is the plain one."""
+        num_views = self.features.num_views
+        return int(keyed_rng(seed, epoch, row, Series.VIEW).integers(num_views)) if num_views > 1 else 0
+
+    def collate(self, rows: Int[Tensor, " N"], pictures: Sequence[Picture], views: Sequence[int]) -> Tensor | Features:
+        """Collates the pictures of a training batch, uint8 (N, 3, S, S), or their features in the drawn views."""
+        if self.features.images is None:
+            return collate_pictures(pictures)
+        return self.features.drawn(rows, torch.tensor(views, dtype=torch.long))
+
+    def collate_evaluation(
+        self, rows: Int[Tensor, " N"], pictures: Sequence[Picture]
+    ) -> Tensor | Features | ImageViews:
+        """Collates the pictures of an evaluation batch, or their features in all views."""
+        return collate_pictures(pictures) if self.features.images is None else self.features.every_view(rows)
 
 
 def collate_pictures(pictures: Sequence[Picture]) -> Tensor:

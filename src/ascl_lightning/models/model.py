@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from ascl_lightning.data.batch import Features, TokenizedTexts
+from ascl_lightning.data.batch import Features, ImageViews, TokenizedTexts
 from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.tokens import scoring_dtype, unit_vectors
@@ -69,11 +69,16 @@ class ImageTextModel(nn.Module):
         """Whether scores or global vectors are made of local tokens."""
         return self.similarity.uses_tokens or self.image_pooling is not None or self.text_pooling is not None
 
-    def encode_images(self, images: UInt8[Tensor, "N 3 S S"] | Features) -> Features:
+    def encode_images(self, images: UInt8[Tensor, "N 3 S S"] | Features | ImageViews) -> Features:
         """Projected image features: pooled (N, D), and tokens (N, K, D), L2-normalised.
 
-        `Features` instead of pictures are what the tower stores (`Encoder.to_store`), or extracted regions.
+        `Features` instead of pictures are what the tower stores (`Encoder.to_store`), or extracted regions. Of several
+        views, the pooled vector is the mean, and the tokens are those of the first.
         """
+        if isinstance(images, ImageViews):
+            views = [self.encode_images(view) for view in images.views]
+            pooled = torch.stack([view.pooled for view in views]).mean(dim=0)
+            return Features(pooled, views[0].tokens, views[0].mask)
         features = _features(self.image_encoder, images, self._reads_image_pooled)
         projected = _pooled(self.image_projection(features), self.image_pooling)
         tokens = projected.tokens.to(scoring_dtype(projected.tokens))

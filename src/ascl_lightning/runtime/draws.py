@@ -29,6 +29,7 @@ class Series(IntEnum):
     SHARD = 7
     WINDOW = 8
     MIXING = 9
+    VIEW = 10
     PICTURE = 1_000
     REPLACEMENT = 1_001
     STREAMED_PICTURE = 1_002

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, MadeText
-from ascl_lightning.data.batch import Features, RegionSpec, TokenizedTexts
+from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec, TokenizedTexts
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.image_views import PLAIN, ImageView
 from ascl_lightning.data.regions import OpenRegions
-from ascl_lightning.data.sources.extracted import NUMBERS, PICTURES
+from ascl_lightning.data.sources.extracted import NUMBERS, PICTURES, VIEW_FOLDERS, view_folder
 from ascl_lightning.data.stored_features import (
     FeatureTable,
     Manifest,
@@ -46,10 +47,16 @@ _TOKENIZED_TOGETHER = 4096
 
 @dataclass(frozen=True)
 class Job:
-    """A shard of the image or text features of a split."""
+    """A shard of a table of a split.
+
+    Args:
+        extraction: The extraction of the split.
+        table: Folder of the table in that of the split: `texts`, or that of a view of the images.
+        number: Number of the shard.
+    """
 
     extraction: "SplitExtraction"
-    kind: Literal["images", "texts"]
+    table: str
     number: int
 
 
@@ -66,6 +73,7 @@ class SplitExtraction:
         variants: Number of epochs for which to make T+, T- and (T+)- of each caption.
         dtype: Data type of stored features.
         regions: Region features that another program extracted, for an image encoder that takes them.
+        views: Views of the images to extract too, besides the plain one.
 
     Raises:
         UserError: If the image encoder takes region features and none are given, or the other way round.
@@ -82,6 +90,7 @@ class SplitExtraction:
         variants: int = 0,
         dtype: Precision = "float16",
         regions: OpenRegions | None = None,
+        views: Sequence[ImageView] = (),
     ) -> None:
         if images and isinstance(model.image_encoder.spec, RegionSpec) != (regions is not None):
             raise UserError(
@@ -93,12 +102,14 @@ class SplitExtraction:
         self._datamodule = datamodule
         self._split = split
         self._view = datamodule.view(split)
-        self._manifests: dict[Literal["images", "texts"], Manifest] = {}
+        self._manifests: dict[str, Manifest] = {}
+        self._image_views = {view_folder(view): view for view in (PLAIN, *views)} if images else {}
         if images:
             ids = self._view.split.image_ids
-            self._manifests["images"] = Manifest(
-                fingerprint(model.image_encoder), _hash(ids), len(ids), dtype, cut=model.image_encoder.cut or ""
-            )
+            cut = model.image_encoder.cut or ""
+            plain = Manifest(fingerprint(model.image_encoder), _hash(ids), len(ids), dtype, cut=cut)
+            for table, view in self._image_views.items():
+                self._manifests[table] = plain if view == PLAIN else replace(plain, view=view.name)
         if texts:
             self._texts, self._rows = _distinct_texts(datamodule, split, variants)
             self._manifests["texts"] = Manifest(
@@ -112,8 +123,9 @@ class SplitExtraction:
 
     def prepare(self) -> None:
         """Writes manifests, captions and rows; removes features of other towers or data."""
-        for kind, manifest in self._manifests.items():
-            manifest.write(self.folder / kind)
+        for table, manifest in self._manifests.items():
+            manifest.write(self.folder / table)
+        self._remove_outdated_views()
         if "texts" in self._manifests:
             self._rows.save(self.folder / "texts" / "rows")
         split = self._view.split
@@ -128,9 +140,9 @@ class SplitExtraction:
     def jobs(self) -> list[Job]:
         """The missing shards."""
         return [
-            Job(self, kind, number)
-            for kind, manifest in self._manifests.items()
-            for number in missing_shards(self.folder / kind, manifest)
+            Job(self, table, number)
+            for table, manifest in self._manifests.items()
+            for number in missing_shards(self.folder / table, manifest)
         ]
 
     @torch.no_grad()
@@ -140,27 +152,36 @@ class SplitExtraction:
         Raises:
             UserError: If images of a split other than `train` cannot be read; in `train` they are skipped.
         """
-        manifest = self._manifests[job.kind]
+        manifest = self._manifests[job.table]
         rows = manifest.shard_rows(job.number)
-        parts = self._encode_images(rows, device) if job.kind == "images" else self._encode_texts(rows, device)
-        write_shard(self.folder / job.kind, job.number, list(parts), manifest.dtype)
+        view = self._image_views.get(job.table)
+        parts = self._encode_texts(rows, device) if view is None else self._encode_images(rows, device, view)
+        write_shard(self.folder / job.table, job.number, list(parts), manifest.dtype)
 
     def features(self) -> SplitFeatures:
         """The extracted features, after all jobs have run."""
-        images = FeatureTable(self.folder / "images") if "images" in self._manifests else None
+        tables = [FeatureTable(self.folder / table) for table in self._image_views]
         texts = None
         if "texts" in self._manifests:
             texts = TextFeatures(FeatureTable(self.folder / "texts"), TextRows.load(self.folder / "texts" / "rows"))
-        return SplitFeatures(images, texts)
+        return SplitFeatures(tables[0] if tables else None, texts, tuple(tables[1:]))
 
-    def _encode_images(self, rows: range, device: torch.device) -> Iterator[Features]:
+    def _remove_outdated_views(self) -> None:
+        """Removes views of other pictures or towers, which were extracted before and are not extracted now."""
+        current = self._manifests.get(view_folder(PLAIN))
+        for folder in (self.folder / VIEW_FOLDERS).glob("*"):
+            kept = Manifest.read(folder)
+            if current is not None and kept is not None and replace(kept, view="", dtype=current.dtype) != current:
+                shutil.rmtree(folder)
+
+    def _encode_images(self, rows: range, device: torch.device, view: ImageView) -> Iterator[Features]:
         batches = [list(rows[start : start + _IMAGES_PER_PASS]) for start in range(0, len(rows), _IMAGES_PER_PASS)]
         spec = self.model.image_encoder.spec
         if self._regions is not None and isinstance(spec, RegionSpec):
             for batch in batches:
                 yield self._regions.load([self._view.split.image_ids[row] for row in batch], spec)
             return
-        for batch in self._datamodule.pictures_dataloader(self._split, batches):
+        for batch in self._datamodule.pictures_dataloader(self._split, batches, view):
             if batch.faults and self._split != "train":
                 raise UserError(f"{len(batch.faults)} images cannot be read: {'; '.join(batch.faults.values())}")
             features = self.model.image_encoder.to_store(batch.images.to(device))
@@ -185,14 +206,37 @@ def foreign_entries(out: Path) -> list[str]:
     Args:
         out: The folder of the splits; need not exist.
     """
-    known = {"images", "texts", CAPTIONS, PICTURES, NUMBERS}
+    known = {"images", "texts", CAPTIONS, PICTURES, NUMBERS, VIEW_FOLDERS}
     entries = sorted(out.iterdir()) if out.is_dir() else []
     splits = [entry for entry in entries if entry.is_dir()]
     files = [entry for entry in entries if not entry.is_dir()]
     inside = [path for split in splits for path in split.iterdir()]
     files += [path for path in inside if path.name not in known]
     files += [path for path in inside if path.name in ("images", "texts") and holds_other_files(path)]
+    tables = [table for split in splits for table in (split / VIEW_FOLDERS).glob("*")]
+    files += [table for table in tables if holds_other_files(table)]
     return [str(path.relative_to(out)) for path in files if not path.name.startswith(".")]
+
+
+def check_views(encoder: ImageEncoder, views: Sequence[ImageView]) -> None:
+    """Checks that an encoder takes pictures in some views.
+
+    Raises:
+        UserError: If it takes region features, or pictures of a single size although a view is larger.
+    """
+    spec = encoder.spec
+    if views and not isinstance(spec, PixelSpec):
+        raise UserError("--views: region features have no views; remove the flag")
+    size = max((view.spec(spec).size for view in views if isinstance(spec, PixelSpec)), default=0)
+    if not isinstance(spec, PixelSpec) or size <= spec.size:
+        return
+    try:
+        with torch.no_grad():
+            encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=next(encoder.parameters()).device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--views: the image encoder takes no pictures of {size} x {size} pixels; remove 'larger'"
+        ) from error
 
 
 def encoded_by_length(

@@ -36,7 +36,8 @@ class ViewEntries:
         stored = view.features.texts
         self.stored_texts: FeatureTable | None = None if stored is None else stored.table
         """Stored features of the text tower, if any."""
-        tables = [table for table in (view.features.images, self.stored_texts) if table is not None]
+        texts = [] if self.stored_texts is None else [self.stored_texts]
+        tables = [*view.features.image_tables, *texts]
         self.num_shards = sum(table.manifest.num_shards for table in tables)
         for table in tables:
             for path in table.damaged():

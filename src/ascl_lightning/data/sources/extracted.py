@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ascl_lightning.data.arrays import load_array
+from ascl_lightning.data.image_views import PLAIN, VIEWS, ImageView, ViewKind, views_of
 from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.files import data_folder
 from ascl_lightning.data.sources.tabular import JsonLines
@@ -15,6 +16,8 @@ from ascl_lightning.errors import UserError
 _CAPTIONS = "captions.jsonl"
 PICTURES = "pictures.npy"
 """Hashes of the encoded pictures."""
+VIEW_FOLDERS = "views"
+"""Folder of the views other than the plain one."""
 NUMBERS = "caption_ids.npy"
 """The data set's own numbers of captions, if it has any."""
 
@@ -22,8 +25,16 @@ NUMBERS = "caption_ids.npy"
 class ExtractedFeatures(Source):
     """The output folder of `ascl extract`, as `--data.root`.
 
-    Training pictures that extraction could not read have no captions and are not visited.
+    Training pictures that extraction could not read have no captions and are not visited. Of several stored views of a
+    picture, training draws one for each epoch; in evaluation, global vectors are the mean over the views, and tokens
+    are those of the plain view.
+
+    Args:
+        views: Kinds of views to use besides the plain one, or an empty list for that alone; None: all that are stored.
     """
+
+    def __init__(self, views: list[ViewKind] | None = None) -> None:
+        self.views = views
 
     def read(self, root: Path | None, split: str) -> Split:
         """Read one split; see `Source.read`."""
@@ -33,11 +44,12 @@ class ExtractedFeatures(Source):
             found = [path.parent for path in sorted(root.glob(f"*/{_CAPTIONS}"))]
             raise missing_split(split, {path.name: len(_captions(path)) for path in found}, str(root))
         captions = _captions(folder)
-        features = SplitFeatures(_images(folder), _texts(folder))
+        features = SplitFeatures(_images(folder), _texts(folder), self._views(folder))
         if features.images is None:
             raise UserError(f"{folder}: holds no features of images; run `ascl extract` with an image encoder")
-        if len(features.images) != len(captions):
-            raise UserError(f"{folder}: {len(captions)} images and {len(features.images)} rows; extract again")
+        for table in features.image_tables:
+            if len(table) != len(captions):
+                raise UserError(f"{table.folder}: {len(captions)} images and {len(table)} rows; extract again")
         digests = _saved(folder / PICTURES, len(captions), np.uint64)
         numbers = _saved(folder / NUMBERS, int(captions.num_captions.sum()), np.int64)
         empty = features.images.is_empty
@@ -49,6 +61,20 @@ class ExtractedFeatures(Source):
             numbers = None if numbers is None else numbers[np.repeat(~empty, captions.num_captions)]
             captions = replace(captions, captions=kept)
         return replace(captions, images=None, features=features, picture_digests=digests, caption_ids=numbers)
+
+    def _views(self, folder: Path) -> tuple[FeatureTable, ...]:
+        wanted = views_of(list(VIEWS) if self.views is None else self.views)
+        stored = [view for view in wanted if (folder / view_folder(view)).is_dir()]
+        if self.views is not None and stored != wanted:
+            raise UserError(
+                f"{folder}: not all views of {', '.join(self.views)} are stored; run `ascl extract` with these --views"
+            )
+        return tuple(FeatureTable(folder / view_folder(view)) for view in stored)
+
+
+def view_folder(view: ImageView) -> str:
+    """The folder of a view's features in that of the split."""
+    return "images" if view == PLAIN else f"{VIEW_FOLDERS}/{view.name}"
 
 
 def _captions(folder: Path) -> Split:

@@ -1,6 +1,7 @@
 """Encodes data with frozen towers once per training instead of once per epoch; checks stored features."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,7 +9,7 @@ from rich.progress import track
 
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
-from ascl_lightning.data.stored_features import FeatureTable, SplitFeatures
+from ascl_lightning.data.stored_features import FeatureTable
 from ascl_lightning.errors import UserError
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.towers.image import ImageEncoder
@@ -86,7 +87,8 @@ class FrozenFeatures(Callback):
                 extraction.run(job, pl_module.device)
         trainer.strategy.barrier()
         found = extraction.features()
-        view.use(SplitFeatures(found.images or view.features.images, found.texts or view.features.texts))
+        stored = view.features
+        view.use(replace(stored, images=found.images or stored.images, texts=found.texts or stored.texts))
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_features(retrieval_data(trainer), retrieval_module(pl_module).model, trainer.state.fn == "fit")
@@ -127,13 +129,13 @@ def check_features(datamodule: RetrievalDataModule, model: ImageTextModel, train
     """
     for view in datamodule.views.values():
         texts = view.features.texts
-        _check_table(view.features.images, model.image_encoder, "image", training)
-        _check_table(None if texts is None else texts.table, model.text_encoder, "text", training)
+        for table in view.features.image_tables:
+            _check_table(table, model.image_encoder, "image", training)
+        if texts is not None:
+            _check_table(texts.table, model.text_encoder, "text", training)
 
 
-def _check_table(table: FeatureTable | None, encoder: ImageEncoder | TextEncoder, kind: str, training: bool) -> None:
-    if table is None:
-        return
+def _check_table(table: FeatureTable, encoder: ImageEncoder | TextEncoder, kind: str, training: bool) -> None:
     if training and not encoder.is_storable:
         raise UserError(
             f"the {kind} encoder is not frozen, but the data are its extracted features ({table.folder}): "
