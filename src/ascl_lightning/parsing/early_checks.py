@@ -72,6 +72,11 @@ def check_number(name: str, value: Any) -> None:
     """
     if name == "seed_everything" and (value is True or (_is_number(value) and not 0 <= value <= MAX_SEED)):
         raise UserError(f"--{name} {str(value).lower()}: give a whole number from 0 to {MAX_SEED}")
+    if name == "trainer.overfit_batches" and value != 0:
+        raise UserError(
+            f"--{name} {value}: Lightning would replace the samplers, on which reproducible draws rest; "
+            "use --trainer.limit_train_batches and --trainer.limit_val_batches"
+        )
     allowed = _ALLOWED.get(name.removeprefix("trainer."))
     if allowed is None or not name.startswith("trainer.") or not _is_number(value):
         return
@@ -95,7 +100,6 @@ _ALLOWED = {
     "limit_val_batches": (0, False, True),
     "limit_test_batches": (1, False, True),
     "limit_predict_batches": (1, False, True),
-    "overfit_batches": (0, False, True),
     "accumulate_grad_batches": (1, False, False),
     "check_val_every_n_epoch": (1, False, False),
     "val_check_interval": (1, False, True),
