@@ -88,7 +88,7 @@ def test_an_unfinished_table_is_not_opened(tmp_path):
     with pytest.raises(UserError, match="there are no extracted features"):
         FeatureTable(tmp_path)
     Manifest("tower", "items", SHARD_ROWS + 1).write(tmp_path)
-    write_shard(tmp_path, 0, [features(*[1] * SHARD_ROWS)], "float16")
+    write_shard(tmp_path, 0, [features(*[1] * SHARD_ROWS)], "bfloat16")
     assert missing_shards(tmp_path, Manifest("tower", "items", SHARD_ROWS + 1)) == [1]
     with pytest.raises(UserError, match="1 of 2 shards are missing"):
         FeatureTable(tmp_path)
@@ -195,6 +195,16 @@ def test_texts_are_found_by_caption_and_epoch(tmp_path):
     assert texts.made("negatives", asked, 1).valid.tolist() == [True, False]
     assert texts.made("positive_negatives", asked, 0) is None
     assert texts.captions_alone().num_variants == 0
+
+
+def test_numbers_beyond_float16_are_refused(tmp_path):
+    """Its largest number is 65,504; bfloat16 has the range of float32."""
+    large = Features(torch.zeros(1, 0), torch.full((1, 2, 3), 70_000.0), torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(UserError, match="too large for float16: run `ascl extract` with --dtype bfloat16"):
+        table(tmp_path / "half", large)
+    kept = table(tmp_path / "brain", large, dtype="bfloat16").gather(torch.tensor([0]))
+    torch.testing.assert_close(kept.tokens, large.tokens, rtol=2**-8, atol=0)
+    assert kept.pooled.shape == (1, 0)
 
 
 def test_missing_rows_are_named(tmp_path):

@@ -225,7 +225,11 @@ def missing_shards(folder: Path, manifest: Manifest) -> list[int]:
 
 
 def write_shard(folder: Path, number: int, parts: Sequence[Features], dtype: Precision) -> None:
-    """Writes a shard atomically; the same rows give the same bytes."""
+    """Writes a shard atomically; the same rows give the same bytes.
+
+    Raises:
+        UserError: If numbers are too large for the data type, as activations inside a tower can be for float16.
+    """
     arrays = (
         np.concatenate([_bits(part.pooled, dtype) for part in parts]),
         np.concatenate([_bits(part.tokens[part.mask], dtype) for part in parts]),
@@ -237,7 +241,10 @@ def write_shard(folder: Path, number: int, parts: Sequence[Features], dtype: Pre
 def _bits(values: Tensor, dtype: Precision) -> np.ndarray:
     """Numbers reinterpreted as integers of the same width, as NumPy has no bfloat16."""
     width = torch.int32 if dtype == "float32" else torch.int16
-    bits: np.ndarray = values.detach().to(_DTYPES[dtype]).cpu().view(width).numpy()
+    stored = values.detach().to(_DTYPES[dtype]).cpu()
+    if bool(stored.isinf().any()) and not bool(values.isinf().any()):
+        raise UserError(f"features are too large for {dtype}: run `ascl extract` with --dtype bfloat16")
+    bits: np.ndarray = stored.view(width).numpy()
     return bits
 
 
