@@ -34,5 +34,43 @@ def image_to_text(
 
 
 def text_to_image(similarity: Matrix, temperature: float, image_ids: Sequence[int] | None = None) -> float:
-    transposed = [list(column) for column in zip(*similarity, strict=True)]
-    return image_to_text(transposed, None, temperature, image_ids)
+    return image_to_text(transpose(similarity), None, temperature, image_ids)
+
+
+def sigmoid(similarity: Matrix, temperature: float, bias: float, image_ids: Sequence[int]) -> float:
+    """-log sigmoid over all pairs, except other texts of the same image; divided by the number of rows."""
+    total = 0.0
+    for i, row in enumerate(similarity):
+        for j, score in enumerate(row):
+            logit = score / temperature + bias
+            if i == j:
+                total += math.log1p(math.exp(-logit))
+            elif image_ids[i] != image_ids[j]:
+                total += math.log1p(math.exp(logit))
+    return total / len(similarity)
+
+
+def triplet(similarity: Matrix, margin: float, mining: str, image_ids: Sequence[int]) -> float:
+    """Hinges of one direction, averaged over rows."""
+    total = 0.0
+    for i, row in enumerate(similarity):
+        costs = [
+            max(0.0, margin - row[i] + score) for j, score in enumerate(row) if i != j and image_ids[i] != image_ids[j]
+        ]
+        total += (sum(costs) if mining == "sum" else max(costs)) if costs else 0.0
+    return total / len(similarity)
+
+
+def multi_positive(similarity: Matrix, temperature: float, image_ids: Sequence[int]) -> float:
+    """Mean over the positives of a row of -log softmax, averaged over rows."""
+    total = 0.0
+    for i, row in enumerate(similarity):
+        denominator = sum(math.exp(score / temperature) for score in row)
+        positives = [score for j, score in enumerate(row) if image_ids[i] == image_ids[j]]
+        terms = [math.log(math.exp(score / temperature) / denominator) for score in positives]
+        total -= sum(terms) / len(terms)
+    return total / len(similarity)
+
+
+def transpose(similarity: Matrix) -> Matrix:
+    return [list(column) for column in zip(*similarity, strict=True)]

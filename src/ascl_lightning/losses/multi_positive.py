@@ -1,0 +1,47 @@
+"""InfoNCE in which all texts of an image are its positives."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ascl_lightning.losses.base import ContrastiveLoss, PairScores
+from ascl_lightning.losses.info_nce import Direction, both_directions
+
+
+class MultiPositiveInfoNCE(ContrastiveLoss):
+    """The mean of -log softmax over all texts of an image in the batch, and likewise over the pictures of a text.
+
+    Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (the sum outside the logarithm),
+    with images as classes. `InfoNCE` takes other texts of an image out of the denominator instead. It ignores
+    perturbed texts.
+
+    Args:
+        temperature: Divisor of the similarities; its initial value if it is learned.
+        learn_temperature: Make the temperature a parameter, kept in [0.01, 1].
+
+    Raises:
+        ValueError: If the temperature is not positive, or is learned and starts outside its bounds.
+
+    Example:
+        >>> import torch
+        >>> loss = MultiPositiveInfoNCE(temperature=1.0, learn_temperature=False)
+        >>> loss(PairScores(torch.zeros(4, 4), image_ids=torch.tensor([0, 0, 1, 2]))).exp().round().item()
+        4.0
+    """
+
+    uses_negatives: bool = False
+
+    def __init__(self, temperature: float = 0.07, learn_temperature: bool = True) -> None:
+        super().__init__(temperature, learn_temperature)
+
+    def forward(self, scores: PairScores) -> Float[Tensor, ""]:
+        """(L_i2t + L_t2i) / 2."""
+        images, texts = both_directions(scores)
+        return (self._terms(images).mean() + self._terms(texts).mean()) / 2
+
+    def _terms(self, rows: Direction) -> Float[Tensor, " b"]:
+        log_shares = (rows.similarity / self.temperature()).log_softmax(1)
+        own = log_shares.gather(1, rows.targets[:, None])[:, 0]
+        if rows.masked is None:
+            return -own
+        others = log_shares.masked_fill(~rows.masked, 0.0).sum(1)
+        return -(own + others) / (1 + rows.masked.sum(1))
