@@ -23,6 +23,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.asymmetry_shares import AsymmetryShares
 from ascl_lightning.evaluation.embeddings import EmbeddingWriter
 from ascl_lightning.evaluation.evidence import Evidence
+from ascl_lightning.evaluation.hard_negatives import HardNegativeResults
 from ascl_lightning.evaluation.leaks.guard import LeakGuard
 from ascl_lightning.evaluation.leaks.record import RecordProvenance
 from ascl_lightning.evaluation.page.page import write_report
@@ -126,6 +127,7 @@ class AsclCLI(LightningCLI):
                     RunSummary(),
                     TrainingProgress(),
                     EvaluationResults(),
+                    HardNegativeResults(),
                     Evidence(),
                     EmbeddingWriter(),
                     WeightsExport(),

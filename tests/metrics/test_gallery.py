@@ -89,3 +89,19 @@ def test_scores_keep_their_precision_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         under_autocast = make_gallery(Lookup(0), {}).matrices()["independent"]
     assert torch.equal(under_autocast, plain)
+
+
+@pytest.mark.parametrize("weights", [{}, {"local": 1.0}, {"independent": 1.0}, {"local": 0.25, "global": 0.75}])
+def test_scores_of_pairs_are_those_of_the_matrices(weights):
+    levels = {name: Level(weight, Lookup(number)) for number, (name, weight) in enumerate(weights.items(), start=1)}
+    gallery = make_gallery(Lookup(0), levels)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(NUM_IMAGES, (500,), generator=generator)
+    texts = torch.randint(NUM_TEXTS, (500,), generator=generator)
+    found = gallery.pair_scores(images, texts)
+    # a block has the texts of at most eight images: far from all pairs
+    assert all(level.score.asked <= 8 * 500 for level in levels.values())
+    matrices = gallery.matrices()
+    assert list(found) == list(matrices)
+    for name, matrix in matrices.items():
+        torch.testing.assert_close(found[name], matrix[images, texts])

@@ -24,8 +24,8 @@ from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.search.latency import QueryTime, time_full_search, time_two_stage_search
 from ascl_lightning.training.accessors import (
-    evaluated_split,
     is_fast_dev_run,
+    ranked_split,
     retrieval_data,
     retrieval_module,
     run_folder,
@@ -52,7 +52,7 @@ class Evidence(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collects the content on all ranks, before the module discards the encoded split."""
-        split = evaluated_split(trainer)
+        split = ranked_split(trainer)
         if split is None or is_fast_dev_run(trainer):
             return
         module, data = retrieval_module(pl_module), retrieval_data(trainer)

@@ -32,6 +32,7 @@ from ascl_lightning.runtime.files import write_file
 from ascl_lightning.training.accessors import (
     evaluated_split,
     is_fast_dev_run,
+    ranked_split,
     retrieval_data,
     retrieval_module,
     run_folder,
@@ -57,7 +58,8 @@ class _Measured:
 class EvaluationResults(Callback):
     """Evaluates a split with all scores of the model, in `ascl validate` and `ascl test` but not during training.
 
-    Each rank evaluates the whole split; rank 0 writes the files.
+    Each rank evaluates the whole split; rank 0 writes the files. A benchmark of hard negatives is not ranked: its
+    `results.json` has no scores.
     """
 
     def __init__(self) -> None:
@@ -67,6 +69,9 @@ class EvaluationResults(Callback):
         """Computes the results before the module discards the encoded split."""
         split = evaluated_split(trainer)
         if split is None:
+            return
+        if ranked_split(trainer) is None:
+            self._measured = _Measured({}, {}, {}, {})
             return
         module, data = retrieval_module(pl_module), retrieval_data(trainer)
         ceiling = data.ceiling(split)
@@ -86,9 +91,11 @@ class EvaluationResults(Callback):
         if not trainer.is_global_zero:
             return
         results = _results(trainer, measured, split, folder)
-        write_queries(folder / QUERIES, measured.queries)
         write_file(folder / RESULTS, json.dumps(results, indent=2) + "\n")
         write_file(folder / METRICS_OF_SPLIT[split], json.dumps(results["metrics"], indent=2) + "\n")
+        if not measured.scores:
+            return
+        write_queries(folder / QUERIES, measured.queries)
         console = Console()
         title = "Validation split" if split == "val" else "Test split"
         if results["leaks"]:

@@ -16,6 +16,7 @@ RESULTS = "results.json"
 METRICS_OF_SPLIT = {"val": "validate_metrics.json", "test": "test_metrics.json"}
 """Files with the logged metrics as flat keys, such as `test/rsum`, for scripts."""
 CARD = "report_card.json"
+HARD_NEGATIVES = "hard_negatives.json"
 EXAMPLES = "examples.json"
 ATTENTION = "attention.json"
 HISTOGRAMS = "histograms.json"

@@ -76,6 +76,26 @@ def operation_table(card: Mapping[str, Any], score: str) -> Table:
     return table
 
 
+def hard_negatives_table(title: str, content: Mapping[str, Any]) -> Table:
+    """Accuracy by category with a column per score; intervals are in brackets below the values.
+
+    Args:
+        title: Title of the table.
+        content: Content of `hard_negatives.json`.
+    """
+    rows = content["rows"]
+    scores = list(rows[0]["scores"])
+    table = compact_table(f"{title}: hard negatives, %", "tests", "control", *map(in_words, scores))
+    table.columns[0].no_wrap = False
+    for row in rows:
+        name = in_words(row["category"]).replace("-", " ")
+        words = name if row["figure"] == "accuracy" else f"{name}, {row['figure']}"
+        control = "" if row["control"] is None else f"{row['control']['value']:.1f}"
+        cells = (_with_interval(Interval(**row["scores"][score])) for score in scores)
+        table.add_row(words, f"{row['n']:,}", control, *cells)
+    return table
+
+
 def _with_interval(figure: Interval) -> Text:
     return Text.assemble(f"{figure.value:.1f}", "\n", (f"[{_end(figure.low)},{_end(figure.high)}]", "dim"))
 

@@ -19,7 +19,7 @@ from ascl_lightning.metrics.recall import metrics_from_ranks
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.search.latency import time_full_search
 from ascl_lightning.search.two_stage import shortlist, two_stage_ranks
-from ascl_lightning.training.accessors import is_fast_dev_run, retrieval_module, run_folder
+from ascl_lightning.training.accessors import is_fast_dev_run, ranked_split, retrieval_module, run_folder
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Budgets of the second stage, as fractions of the gallery."""
@@ -40,12 +40,14 @@ class TwoStageFrontier(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Searches before the module discards the encoded split."""
+        if ranked_split(trainer) is None:
+            return
         with torch.no_grad():
             self._rows = frontier(retrieval_module(pl_module).evaluation.gallery())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes and prints the results on rank 0."""
-        if is_fast_dev_run(trainer):
+        if is_fast_dev_run(trainer) or not self._rows:
             return
         path = run_folder(trainer) / "two_stage.json"
         if not trainer.is_global_zero:

@@ -18,6 +18,8 @@ Score = Callable[[Features, Features], Tensor]
 """Scores n projected images with m projected texts on the same device, (n, m)."""
 
 _IMAGE_BLOCK, _TEXT_BLOCK = 256, 1024
+_IMAGES_OF_PAIRS = 8
+"""Images of a block of `pair_scores`: enough to use the processor, few enough to score few other pairs."""
 
 
 class Level(NamedTuple):
@@ -85,19 +87,53 @@ class Gallery:
         """
         if not self._matrices:
             start = time.perf_counter()
-            levels = {name: self._level(name) for name in self.level_weights}
+            others = {name: self._tiled(score) for name, score in self._scorers().items()}
+            levels = {name: others[name] for name in self.level_weights}
             fused = self._weighted_sum(levels) if levels else self._tiled(self.compute)
-            self._matrices = {"fused": fused, **levels}
-            if "independent" not in self._levels:
-                self._matrices["independent"] = self._level("independent")
+            self._matrices = {"fused": fused, **others}
             self.scoring_seconds = time.perf_counter() - start
         return self._matrices
 
-    def _level(self, name: str) -> Float[Tensor, "N M"]:
-        if name == "independent":
-            return self._tiled(lambda i, t: self.images.embeds[i] @ self.texts.embeds[t].T)
-        score = self._levels[name].score
-        return self._tiled(lambda i, t: score(self.images.select(i), self.texts.select(t)))
+    @torch.no_grad()
+    def pair_scores(
+        self, image_numbers: Int[Tensor, " P"], text_numbers: Int[Tensor, " P"]
+    ) -> dict[str, Float[Tensor, " P"]]:
+        """Scores of single pairs, by every score of `matrices` and without computing those.
+
+        Args:
+            image_numbers: Image of each pair, (P,).
+            text_numbers: Text of each pair, (P,).
+        """
+        scorers, weights = self._scorers(), self.level_weights
+        if not weights:
+            scorers = {"fused": self.compute, **scorers}
+        images, place = image_numbers.unique(return_inverse=True)
+        dtype = torch.promote_types(torch.float32, self.images.embeds.dtype)
+        scores = {name: torch.empty(len(place), dtype=dtype, device=images.device) for name in scorers}
+        with torch.autocast(images.device.type, enabled=False):
+            for start in range(0, len(images), _IMAGES_OF_PAIRS):
+                pairs = ((place >= start) & (place < start + _IMAGES_OF_PAIRS)).nonzero()[:, 0]
+                texts, column = text_numbers[pairs].unique(return_inverse=True)
+                for name, score in scorers.items():
+                    block = score(images[start : start + _IMAGES_OF_PAIRS], texts)
+                    scores[name][pairs] = block[place[pairs] - start, column].to(dtype)
+        if weights:
+            fused = torch.stack([weight * scores[name] for name, weight in weights.items()]).sum(0)
+            scores = {"fused": fused, **scores}
+        return scores
+
+    def _scorers(self) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+        """Scores of a block for each level, and for `independent`, unless that is the fused score."""
+        levels = {name: self._scorer(self._levels[name].score) for name in self.level_weights}
+        if "independent" not in self._levels or "independent" in levels:
+            levels["independent"] = self._independent
+        return levels
+
+    def _scorer(self, score: Score) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda images, texts: score(self.images.select(images), self.texts.select(texts))
+
+    def _independent(self, images: Tensor, texts: Tensor) -> Tensor:
+        return self.images.embeds[images] @ self.texts.embeds[texts].T
 
     def _weighted_sum(self, levels: dict[str, Tensor]) -> Tensor:
         total = _allocated(next(iter(levels.values())))

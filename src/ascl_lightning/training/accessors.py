@@ -47,6 +47,12 @@ def evaluated_split(trainer: Trainer) -> str | None:
     return {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(trainer.state.fn)  # type: ignore[arg-type]
 
 
+def ranked_split(trainer: Trainer) -> str | None:
+    """As `evaluated_split`; None also for a benchmark of hard negatives, which is not ranked."""
+    split = evaluated_split(trainer)
+    return None if split is None or retrieval_data(trainer).view(split).split.choices is not None else split
+
+
 def is_fast_dev_run(trainer: Trainer) -> bool:
     """Whether this is a `fast_dev_run`, which must not write files."""
     return bool(getattr(trainer, "fast_dev_run", False))

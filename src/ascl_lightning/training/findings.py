@@ -49,9 +49,11 @@ class Findings:
         made_scores: Fused scores of T+ and T- with their images, from the report card.
         query_bank: None if hubness is not corrected.
         comparisons: How often images score one kind of text above another, from the last validation.
+        is_ranked: Whether the split is ranked. A benchmark of hard negatives is not.
     """
 
     leaks: LeakCheck | None = None
     made_scores: dict[str, Tensor] = field(default_factory=dict)
     query_bank: QueryBank | None = None
     comparisons: list[Comparison] = field(default_factory=list)
+    is_ranked: bool = True

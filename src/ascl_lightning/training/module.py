@@ -171,8 +171,9 @@ class RetrievalModule(LightningModule):
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        """Scores the whole split."""
-        self._log_metrics("test")
+        """Scores the whole split, if it is ranked."""
+        if self.findings.is_ranked:
+            self._log_metrics("test")
 
     def predict_step(self, batch: ImageTextBatch, batch_idx: int) -> dict[str, Tensor]:
         """Independent embeddings of a batch's images and texts, with their rows in the split."""

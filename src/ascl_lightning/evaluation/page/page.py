@@ -15,12 +15,14 @@ from ascl_lightning.evaluation.page.evidence import (
     hard_section,
     histograms_section,
 )
+from ascl_lightning.evaluation.page.hard_negatives import hard_negatives_section
 from ascl_lightning.evaluation.page.scores import estimate, protocols_section, queries_section, scores_section
 from ascl_lightning.evaluation.page.training import training_section
 from ascl_lightning.evaluation.run_files import (
     ATTENTION,
     CARD,
     EXAMPLES,
+    HARD_NEGATIVES,
     HISTOGRAMS,
     METRICS,
     QUERIES,
@@ -55,7 +57,10 @@ def write_report(run: Path) -> Path:
     require_writable_file(run / PAGE)
     files = RunFiles(run)
     sections = []
+    is_ranked = not (run / HARD_NEGATIVES).is_file()
     for section, file in _SECTIONS:
+        if file in _OF_RANKED and not is_ranked:
+            continue
         with _readable(run / file):
             sections.append(section(files))
     with _readable(run / RESULTS):
@@ -108,7 +113,9 @@ def _name_of(part: Any) -> str:
 
 
 def _headlines(scores: Mapping[str, Any]) -> dict[str, Estimate]:
-    """Metrics of the score that the model ranks by."""
+    """Metrics of the score that the model ranks by; none of a benchmark of hard negatives, which is not ranked."""
+    if not scores:
+        return {}
     score = "fused" if "fused" in scores else next(iter(scores))
     return {
         label(name): estimate(scores[score][name], RESULTS, "scores", score, name)
@@ -166,6 +173,7 @@ def _provenance_section(files: RunFiles) -> Section:
 _SECTIONS: tuple[tuple[Callable[[RunFiles], Section], str], ...] = (
     (scores_section, RESULTS),
     (protocols_section, RESULTS),
+    (hard_negatives_section, HARD_NEGATIVES),
     (card_section, CARD),
     (training_section, METRICS),
     (histograms_section, HISTOGRAMS),
@@ -177,3 +185,5 @@ _SECTIONS: tuple[tuple[Callable[[RunFiles], Section], str], ...] = (
     (_provenance_section, RESULTS),
 )
 """The sections in order, each with its main file."""
+_OF_RANKED = (CARD, HISTOGRAMS, EXAMPLES, ATTENTION, QUERIES)
+"""Files that are not written for a benchmark of hard negatives."""

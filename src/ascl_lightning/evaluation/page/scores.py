@@ -25,6 +25,8 @@ def estimate(figure: Mapping[str, int | float], file: str, *keys: str | int, dig
 def scores_section(files: RunFiles) -> Section:
     """Metrics of all scores of the model, and of an oracle scorer."""
     scores = files.results["scores"]
+    if not scores:
+        return Section("scores", "Scores")
     table = _score_table("Metrics by score", scores, ("scores",), files.results.get("ceiling") or {})
     series = [
         Series(words, range(len(scores)), *_columns(scores.values(), f"{direction}/{_DRAWN}"))

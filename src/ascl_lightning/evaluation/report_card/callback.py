@@ -25,8 +25,8 @@ from ascl_lightning.metrics.gallery import Gallery, Items
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.runtime.number_types import Seed
 from ascl_lightning.training.accessors import (
-    evaluated_split,
     is_fast_dev_run,
+    ranked_split,
     retrieval_data,
     retrieval_module,
     run_folder,
@@ -110,7 +110,7 @@ class ReportCard(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Deletes the report card of an earlier run in the same folder."""
-        if evaluated_split(trainer) is None or is_fast_dev_run(trainer):
+        if ranked_split(trainer) is None or is_fast_dev_run(trainer):
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
@@ -119,7 +119,7 @@ class ReportCard(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures on all ranks, before the module discards the encoded split."""
-        split = evaluated_split(trainer)
+        split = ranked_split(trainer)
         if split is None or _COMMANDS[split] not in self._commands or not self._scores or is_fast_dev_run(trainer):
             return
         module = retrieval_module(pl_module)

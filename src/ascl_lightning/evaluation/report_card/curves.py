@@ -17,13 +17,12 @@ from pyarrow import parquet
 from torch import Tensor
 
 from ascl_lightning.data.variants.ladder import Ladder
+from ascl_lightning.metrics.choices import is_preferred
 from ascl_lightning.metrics.intervals import DRAWS, Drawn, Interval, Redraws
 from ascl_lightning.metrics.query_results import RECALL_AT
 from ascl_lightning.metrics.ranks import ranks_from_similarity
 from ascl_lightning.runtime.files import atomic_file
 
-TIE = 1e-5
-"""Scores with a difference up to this are equal: the rounding error of a cosine in single precision."""
 WORDS_OF_BIN, LAST_BIN = 4, 6
 """Bins of caption length: 1 to 4 words, 5 to 8 and so on; the last bin has 25 and more."""
 
@@ -214,8 +213,8 @@ class CardFigures:
     def _preferred(self, ladder: Ladder[Step], score: str) -> tuple[Drawn, int]:
         """Fraction of changed captions that score higher than their variant, and their number."""
         (step,) = ladder.steps
-        margin = self.unchanged[score].own_scores - step.outcomes[score].own_scores
-        wins = 100.0 * (margin[step.changed] > TIE)
+        preferred = is_preferred(self.unchanged[score].own_scores, step.outcomes[score].own_scores)
+        wins = 100.0 * preferred[step.changed]
         return self._redraws.means(wins[:, None], self._owner[step.changed])[:, 0], len(wins)
 
     def _mean_preferred(self, ladders: Sequence[Ladder[Step]], score: str) -> Interval:
