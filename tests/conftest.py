@@ -11,8 +11,10 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # no test needs a network: without it, a missing folder is looked up on the hub for 20 seconds
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# `nohup` ignores it for all child processes
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# a shell that starts this in the background, or `nohup`, ignores these for all child processes
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 install_import_hook("ascl_lightning", "beartype.beartype")
 
 
