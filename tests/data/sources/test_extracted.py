@@ -86,7 +86,7 @@ def test_features_of_texts_alone_are_not_enough(tmp_path: Path) -> None:
 
 def test_captions_and_features_of_other_extractions_are_refused(tmp_path: Path) -> None:
     write(tmp_path, images=(1, 2))
-    with pytest.raises(UserError, match="train: 3 images and 2 rows; extract again"):
+    with pytest.raises(UserError, match="images: 3 images and 2 rows; extract again"):
         ExtractedFeatures().read(tmp_path, "train")
 
 

@@ -14,7 +14,7 @@ from ascl_lightning.data.stored_features import SplitFeatures
 from ascl_lightning.data.variants.ladder import Ladder, VariantStep
 from ascl_lightning.errors import UserError
 
-Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "H W 3"]] | UInt8[np.ndarray, "N S S 3"]
+Images = Sequence[Path | ImageBytes | UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "N S S 3"]
 """Path, encoded bytes (read lazily) or pixels of each picture.
 
 A lazy sequence of encoded bytes has a method `ends(row)`, for `ends_of_picture`.
