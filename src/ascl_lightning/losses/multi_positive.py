@@ -3,23 +3,18 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from ascl_lightning.losses.base import ContrastiveLoss, PairScores
-from ascl_lightning.losses.info_nce import Direction, both_directions
+from ascl_lightning.losses.base import PairScores
+from ascl_lightning.losses.info_nce import Direction, InfoNCE, both_directions
 
 
-class MultiPositiveInfoNCE(ContrastiveLoss):
+class MultiPositiveInfoNCE(InfoNCE):
     """The mean of -log softmax over all texts of an image in the batch, and likewise over the pictures of a text.
 
     Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (the sum outside the logarithm),
     with images as classes. `InfoNCE` takes other texts of an image out of the denominator instead. It ignores
     perturbed texts.
 
-    Args:
-        temperature: Divisor of the similarities; its initial value if it is learned.
-        learn_temperature: Make the temperature a parameter, kept in [0.01, 1].
-
-    Raises:
-        ValueError: If the temperature is not positive, or is learned and starts outside its bounds.
+    The arguments are those of `InfoNCE`.
 
     Example:
         >>> import torch
@@ -27,11 +22,6 @@ class MultiPositiveInfoNCE(ContrastiveLoss):
         >>> loss(PairScores(torch.zeros(4, 4), image_ids=torch.tensor([0, 0, 1, 2]))).exp().round().item()
         4.0
     """
-
-    uses_negatives: bool = False
-
-    def __init__(self, temperature: float = 0.07, learn_temperature: bool = True) -> None:
-        super().__init__(temperature, learn_temperature)
 
     def forward(self, scores: PairScores) -> Float[Tensor, ""]:
         """(L_i2t + L_t2i) / 2."""
