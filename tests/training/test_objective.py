@@ -168,3 +168,14 @@ def test_a_perturbation_that_no_score_reads_is_not_a_valid_negative():
     whole_word = keyed_uniform(batch.sampling_keys, (1,), NoiseStream.KIND)[:, 0] < 0.5
     assert 0 < whole_word.sum() < SIZE
     assert torch.equal(loss.call_args.args[0].negative_valid, ~whole_word)
+
+
+def test_first_stage_scores_are_float32_under_autocast():
+    module, objective = make_objective(**SCORES["global"])
+    module.float()
+    batch, seen = make_batch(4), []
+    batch.images.pooled, batch.images.tokens = batch.images.pooled.float(), batch.images.tokens.float()
+    module["loss"].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].similarity.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        objective(batch)
+    assert set(seen) == {torch.float32}

@@ -124,7 +124,9 @@ class Objective:
         terms = self._contrast(images, groups, pairs)
         text_embeds = groups["type_i"].embeds
         if image_embeds is not None and text_embeds is not None:
-            similarity = image_embeds @ gather_rows(text_embeds, pairs.counts).T
+            # in half precision, close embeddings would have equal scores
+            with torch.autocast(image_embeds.device.type, enabled=False):
+                similarity = image_embeds @ gather_rows(text_embeds, pairs.counts).T
             terms["first_stage"] = self.loss(pairs.scores(similarity))
             weights["first_stage"] = self.first_stage_weight
         return Terms(terms, weights, pairs.scale)
