@@ -113,6 +113,16 @@ def test_the_terminal_shows_each_operation_too(capsys, karpathy):
     assert "train_000" in shown
 
 
+def test_operations_that_no_config_lists_are_shown(capsys, karpathy):
+    span = {"class_path": "RandomSpan", "init_args": {"least": 0.25, "most": 0.5}}
+    positives = json.dumps([span, {"class_path": "AppendOtherCaption"}])
+    assert main(["samples", *karpathy, "--count", "2", "--data.positives", positives]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "RandomSpan(" in shown
+    assert "AppendOtherCaption(" in shown
+    assert "least=0.25" in shown
+
+
 def test_an_image_of_two_pairs_is_shown_once(tmp_path, karpathy):
     """Every caption a pair: five images have two or three."""
     page = samples(tmp_path / "page.html", *karpathy, "--count", "18", "--data.captions_per_image", "null")

@@ -21,7 +21,7 @@ from ascl_lightning.data import streaming
 from ascl_lightning.data.augment.image_operations import SideBySide
 from ascl_lightning.data.augment.negatives import ShuffleWords
 from ascl_lightning.data.augment.pair_mixing import MixGen
-from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
+from ascl_lightning.data.augment.positives import AppendOtherCaption, FirstHalf, JoinCaptions, RandomSpan
 from ascl_lightning.data.batch import PixelSpec, TextSpec
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import Source, WebDataset
@@ -82,6 +82,24 @@ def test_every_image_once_an_epoch_and_the_same_again(tmp_path, workers, world_s
     # an image comes with the same caption and key on any rank and worker
     alone = {row[:3] for row in samples(on_rank(streamed(tmp_path, 43), 0, 1).train_dataloader(), 2)}
     assert {row[:3] for of_rank in epochs[2] for row in of_rank} == alone
+
+
+@pytest.mark.parametrize("operation", [AppendOtherCaption(), RandomSpan()])
+def test_positives_are_the_same_on_any_number_of_ranks_and_workers(tmp_path, operation):
+    def positives(workers: int, world_size: int) -> dict[int, tuple[str, str]]:
+        made = streamed(tmp_path, 23, num_workers=workers, positives=[operation])
+        loaders = [on_rank(made, rank, world_size).train_dataloader() for rank in range(world_size)]
+        keys = [(loader.dataset, key) for loader in loaders for batch in loader.batch_sampler for key in batch]
+        items = [dataset[key] for dataset, key in keys]
+        return {item.image_row: (item.texts.text, item.texts.positive.text) for item in items}
+
+    found = positives(0, 1)
+    assert positives(2, 3) == found
+    if isinstance(operation, AppendOtherCaption):
+        for row, (text, positive) in found.items():
+            # "image 7 caption 2 image 11 caption 0"
+            assert positive.startswith(f"{text} image ")
+            assert positive.split()[5] != str(row)
 
 
 def test_ranks_stay_in_step(tmp_path):

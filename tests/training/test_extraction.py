@@ -15,7 +15,7 @@ from tests.helpers.region_layouts import LAYOUTS
 
 from ascl_lightning.data import stored_features as storage
 from ascl_lightning.data.augment.negatives import DropWord, ReplaceWord, ShuffleWords
-from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
+from ascl_lightning.data.augment.positives import AppendOtherCaption, FirstHalf, JoinCaptions, RandomSpan
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.regions import RegionFolder
 from ascl_lightning.data.sources import ExtractedFeatures, KarpathyJson
@@ -27,7 +27,7 @@ from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.towers.regions import RegionEncoder
 from ascl_lightning.training.extraction import SplitExtraction, fingerprint
 
-POSITIVES = [JoinCaptions(), FirstHalf()]
+POSITIVES = [JoinCaptions(), AppendOtherCaption(), FirstHalf(), RandomSpan()]
 NEGATIVES = [ShuffleWords(), DropWord(), ReplaceWord()]
 
 

@@ -1,3 +1,6 @@
+from collections import Counter
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +40,21 @@ def test_candidates_are_bounded_and_those_of_rare_words(monkeypatch):
     monkeypatch.setattr(caption_corpus, "MAX_CANDIDATES", 2)
     corpus = CaptionCorpus([("a common",)] * 5 + [("a common rare",), ("a rare thing here",)])
     assert corpus.similar("a common rare word", None, 9) == ["a common rare", "a rare thing here"]
+
+
+@given(CAPTIONS, st.integers(-1, 8))
+def test_a_random_caption_is_of_another_image(captions, image):
+    corpus, rng = CaptionCorpus(captions), np.random.default_rng(0)
+    found = {corpus.draw_other(None if image < 0 else image, rng) for _ in range(300)}
+    others = {" ".join(t.split()) for row, of_image in enumerate(captions) if row != image for t in of_image}
+    assert found == (others or {None})
+
+
+def test_random_captions_are_equally_likely():
+    corpus, rng = CaptionCorpus([("a",), ("b", "c"), ("d",), ("e", "f", "g")]), np.random.default_rng(0)
+    counts = Counter(corpus.draw_other(1, rng) for _ in range(1000))
+    assert set(counts) == set("adefg")
+    assert all(abs(count - 200) < 5 * (1000 * 0.2 * 0.8) ** 0.5 for count in counts.values())
 
 
 def test_nothing_in_common():

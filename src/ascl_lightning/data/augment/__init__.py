@@ -23,9 +23,19 @@ from ascl_lightning.data.augment.negatives import (
 )
 from ascl_lightning.data.augment.operation import AsymmetryType, TextContext, TextOperation
 from ascl_lightning.data.augment.pair_mixing import FuseMix, MixGen, PairMixing
-from ascl_lightning.data.augment.positives import DeleteWords, FirstHalf, JoinCaptions, SwapWords, SynonymWords
+from ascl_lightning.data.augment.positives import (
+    AppendOtherCaption,
+    DeleteWords,
+    FirstHalf,
+    JoinCaptions,
+    NounPhrase,
+    RandomSpan,
+    SwapWords,
+    SynonymWords,
+)
 
 __all__ = [
+    "AppendOtherCaption",
     "AsymmetrySample",
     "AsymmetrySampler",
     "AsymmetryType",
@@ -43,8 +53,10 @@ __all__ = [
     "JoinCaptions",
     "MadeText",
     "MixGen",
+    "NounPhrase",
     "Occlude",
     "PairMixing",
+    "RandomSpan",
     "ReplaceWord",
     "ShuffleWords",
     "SideBySide",

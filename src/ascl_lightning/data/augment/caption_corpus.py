@@ -1,4 +1,4 @@
-"""Finds captions of other images that share many words with a caption."""
+"""Captions of other images: random ones, or those that share many words with a caption."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -55,6 +55,20 @@ class CaptionCorpus:
         best = candidates[np.lexsort((candidates, -overlap))]
         distinct = dict.fromkeys(self._texts[row] for row in best.tolist())
         return [found for found in distinct if found != text][:count]
+
+    def draw_other(self, image: int | None, rng: np.random.Generator) -> str | None:
+        """A random caption of another image; all are equally likely. None if there is none.
+
+        Args:
+            image: Row of the image whose captions are skipped; None if it is not in the corpus.
+            rng: Source of the draw.
+        """
+        start, end = (0, 0) if image is None else np.searchsorted(self._images, [image, image + 1])
+        others = len(self._texts) - int(end - start)
+        if not others:
+            return None
+        row = int(rng.integers(others))
+        return self._texts[row if row < start else row + int(end - start)]
 
     def _frequency(self, word: int) -> tuple[int, int]:
         return int(self._starts[word + 1] - self._starts[word]), word

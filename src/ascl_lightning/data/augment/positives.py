@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar
 
 import numpy as np
 
 from ascl_lightning.data.augment.operation import AsymmetryType, TextContext, TextOperation
+from ascl_lightning.data.augment.tagging import word_classes
 from ascl_lightning.data.augment.wordnet import synonyms
+from ascl_lightning.errors import UserError
 
 _EDITED_SHARE = 0.1
 
@@ -27,6 +30,29 @@ class JoinCaptions(TextOperation):
         """Join two captions of the image; see `TextOperation`."""
         first, second = rng.integers(len(context.siblings), size=2)
         return f"{context.siblings[first]} {context.siblings[second]}"
+
+
+@dataclass(frozen=True)
+class AppendOtherCaption(TextOperation):
+    """Type II, the text says more: the caption, followed by a random training caption of another image.
+
+    Source: ours (docs/method.md#positives-types-ii-and-iii). Only the first part is known to be true of the image.
+    Unchanged if no other image has a caption.
+
+    Raises:
+        ValueError: When called without the corpus of the training captions.
+    """
+
+    name: ClassVar[str] = "append_other_caption"
+    type: ClassVar[AsymmetryType] = "II"
+    needs_corpus: ClassVar[bool] = True
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Append a caption of another image; see `TextOperation`."""
+        if context.corpus is None:
+            raise ValueError(f"{self.name} needs the corpus of the training captions in its context")
+        other = context.corpus.draw_other(context.image, rng)
+        return caption if other is None else f"{caption} {other}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +83,79 @@ def first_words(caption: str, percent: int) -> str:
     """
     words = caption.split()
     return " ".join(words[: max(1, len(words) * percent // 100)])
+
+
+@dataclass(frozen=True)
+class RandomSpan(TextOperation):
+    """Type III, the text says less: consecutive words from a random place.
+
+    The share of the words is drawn uniformly between two bounds, and the place uniformly among those where the span
+    fits. At least one word stays.
+
+    Source: ours (docs/method.md#positives-types-ii-and-iii), after AsCL's first half.
+
+    Args:
+        probability: See `TextOperation`.
+        least: Smallest share of the words to keep.
+        most: Largest share of the words to keep.
+
+    Raises:
+        UserError: Unless 0 < least <= most <= 1.
+    """
+
+    name: ClassVar[str] = "random_span"
+    type: ClassVar[AsymmetryType] = "III"
+    least: float = 0.4
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.least <= self.most <= 1:
+            raise UserError(
+                f"the shares of the text operation {self.name!r} are least={self.least} and most={self.most}; give "
+                f"0 < least <= most <= 1"
+            )
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Keep a span of the words; see `TextOperation`."""
+        words = caption.split()
+        if not words:
+            return caption
+        length = max(1, round(rng.uniform(self.least, self.most) * len(words)))
+        start = int(rng.integers(len(words) - length + 1))
+        return " ".join(words[start : start + length])
+
+
+@dataclass(frozen=True)
+class NounPhrase(TextOperation):
+    """Type III, the text says less: one noun phrase, drawn from those of the caption.
+
+    A noun phrase is a longest run of adjectives and nouns, up to its last noun. Unchanged if there is none.
+
+    Source: ours (docs/method.md#positives-types-ii-and-iii).
+
+    Args:
+        probability: See `TextOperation`.
+        tagger: Name or folder of a spaCy model that tags words in context; None takes each word's most frequent class.
+        wordnet: Folder of NLTK data with WordNet; None searches NLTK's own folders.
+    """
+
+    name: ClassVar[str] = "noun_phrase"
+    type: ClassVar[AsymmetryType] = "III"
+    tagger: str | None = None
+    wordnet: str | None = None
+
+    def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
+        """Keep one noun phrase; see `TextOperation`."""
+        tagged = zip(caption.split(), word_classes(caption, self.tagger, self.wordnet), strict=True)
+        phrases = []
+        for is_inside, run in groupby(tagged, key=lambda pair: pair[1] in ("adjective", "noun")):
+            words = list(run)
+            while is_inside and words and words[-1][1] != "noun":
+                words.pop()
+            if is_inside and words:
+                phrases.append(" ".join(word for word, _ in words))
+        return phrases[int(rng.integers(len(phrases)))] if phrases else caption
 
 
 @dataclass(frozen=True)
