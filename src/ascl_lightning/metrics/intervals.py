@@ -31,8 +31,9 @@ DRAWS = 2000
 Drawn = Float[np.ndarray, " B"]
 """A metric of the original images, followed by its value in each draw."""
 
-_ENDS = (0.025, 0.975)
-_Z = NormalDist().inv_cdf(_ENDS[1])
+ENDS = (0.025, 0.975)
+"""Quantiles of the draws at the ends of an interval."""
+_Z = NormalDist().inv_cdf(ENDS[1])
 _TOLERANCE = 1e-9
 
 
@@ -161,7 +162,7 @@ def fold_intervals(folds: Sequence[Queries], *, draws: int = DRAWS, seed: int = 
         name: interval_of_draws(
             float(np.mean([fold[name] for fold in values])),
             np.mean([fold[name] for fold in drawn], axis=0),
-            _bounds(name),
+            figure_bounds(name),
             num_images,
         )
         for name in values[0]
@@ -203,7 +204,7 @@ def compare(a: Queries, b: Queries, *, draws: int = DRAWS, seed: int = 0) -> dic
     adjusted = holm(p_values)
     differences = {}
     for name in names:
-        low, high = np.nanquantile(drawn_b[name] - drawn_a[name], _ENDS)
+        low, high = np.nanquantile(drawn_b[name] - drawn_a[name], ENDS)
         differences[name] = Difference(
             a=values_a[name],
             b=values_b[name],
@@ -295,7 +296,7 @@ def spread(values: Sequence[float]) -> Spread:
     if len(values) < 2:
         raise ValueError("a spread needs at least two runs")
     mean, deviation = fmean(values), stdev(values)
-    reach = float(stdtrit(len(values) - 1, _ENDS[1])) * deviation / math.sqrt(len(values))
+    reach = float(stdtrit(len(values) - 1, ENDS[1])) * deviation / math.sqrt(len(values))
     return Spread(mean, deviation, mean - reach, mean + reach)
 
 
@@ -304,7 +305,7 @@ def interval_of_draws(
 ) -> Interval:
     """The confidence interval of a metric from its value in each draw; `bounds` as in `mean_interval`."""
     if bounds is None:
-        low, high = np.nanquantile(drawn, _ENDS)
+        low, high = np.nanquantile(drawn, ENDS)
         return Interval(value, float(low), float(high))
     least, most = bounds
     share = (value - least) / (most - least)
@@ -325,7 +326,8 @@ def _wilson(share: float, error: float, num_images: int) -> tuple[float, float]:
     return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))
 
 
-def _bounds(name: str) -> tuple[float, float] | None:
+def figure_bounds(name: str) -> tuple[float, float] | None:
+    """The smallest and largest possible value of a metric, by its name in `retrieval_metrics`; None for ranks."""
     if name == "rsum":
         return 0.0, 100.0 * len(RECALL_AT) * len(DIRECTIONS)
     return None if name.endswith(("median_rank", "mean_rank")) else (0.0, 100.0)

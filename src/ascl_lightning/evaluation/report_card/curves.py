@@ -199,13 +199,34 @@ class CardFigures:
 
     def figures(self) -> dict[str, dict[str, Interval]]:
         """The summary value of each type with operations, by score; see `DEFINITIONS`."""
-        figures: dict[str, dict[str, Interval]] = {}
+        return {
+            type_: {score: self._redraws.interval(drawn, is_share=type_ == "I") for score, drawn in of_scores.items()}
+            for type_, of_scores in self.drawn().items()
+        }
+
+    def drawn(self) -> dict[str, dict[str, Drawn]]:
+        """The summary value of each type by score, of the original images and in each bootstrap draw."""
+        found: dict[str, dict[str, Drawn]] = {}
         for type_ in DEFINITIONS:
             ladders = self._of_type(type_)
+            measure = self._mean_preferred if type_ == "I" else self._retained
             for score in self.scores if ladders else ():
-                interval = self._mean_preferred(ladders, score) if type_ == "I" else self._retained(ladders, score)
-                figures.setdefault(type_, {})[score] = interval
-        return figures
+                found.setdefault(type_, {})[score] = measure(ladders, score)
+        return found
+
+    def drawn_rsum(self, operation: str, level: float, score: str) -> Drawn | None:
+        """Sum of recalls at one level of an operation, as `drawn`; None if the card does not have it."""
+        for ladder in self.ladders:
+            levels = _levels(ladder).tolist()
+            if ladder.operation == operation and level in levels:
+                sums = [
+                    self._recalls(ladder, score, query, k)[:, levels.index(level)]
+                    for query in self._queries(ladder)
+                    for k in RECALL_AT
+                ]
+                total: Drawn = np.sum(sums, axis=0)
+                return total
+        return None
 
     def _of_type(self, type_: str) -> list[Ladder[Step]]:
         return [ladder for ladder in self.ladders if ladder.type == type_]
@@ -217,11 +238,11 @@ class CardFigures:
         wins = 100.0 * preferred[step.changed]
         return self._redraws.means(wins[:, None], self._owner[step.changed])[:, 0], len(wins)
 
-    def _mean_preferred(self, ladders: Sequence[Ladder[Step]], score: str) -> Interval:
-        drawn = [self._preferred(ladder, score)[0] for ladder in ladders]
-        return self._redraws.interval(np.mean(drawn, axis=0))
+    def _mean_preferred(self, ladders: Sequence[Ladder[Step]], score: str) -> Drawn:
+        mean: Drawn = np.mean([self._preferred(ladder, score)[0] for ladder in ladders], axis=0)
+        return mean
 
-    def _retained(self, ladders: Sequence[Ladder[Step]], score: str) -> Interval:
+    def _retained(self, ladders: Sequence[Ladder[Step]], score: str) -> Drawn:
         areas, wholes = [], []
         for ladder in ladders:
             x = _levels(ladder)
@@ -232,8 +253,8 @@ class CardFigures:
                     wholes.append(means[:, 0])
         area, whole = np.sum(areas, axis=0), np.sum(wholes, axis=0)
         # without any recall the share is 0
-        share = 100 * np.divide(area, whole, out=np.zeros_like(area), where=whole > 0)
-        return self._redraws.interval(share, is_share=False)
+        share: Drawn = 100 * np.divide(area, whole, out=np.zeros_like(area), where=whole > 0)
+        return share
 
     def _queries(self, ladder: Ladder[Step]) -> Iterator[_Query]:
         """Queries that an operation changes: texts, and images with such a text."""

@@ -1,0 +1,65 @@
+"""Reads the files of a report card back into its figures."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from ascl_lightning.data.variants.ladder import UNCHANGED, Variants
+from ascl_lightning.errors import UserError
+from ascl_lightning.evaluation.report_card.callback import ROWS, VARIANTS
+from ascl_lightning.evaluation.report_card.curves import SCHEMA, CardFigures, Outcome, Step
+from ascl_lightning.metrics.query_results import DIRECTIONS
+
+_KEY = ("score", "operation", "level", "direction")
+
+
+def read_card(folder: Path) -> CardFigures:
+    """The figures of a report card; images without texts are left out.
+
+    Args:
+        folder: Folder of a run that wrote a report card.
+
+    Raises:
+        UserError: If the files are missing or damaged.
+    """
+    variants = Variants.load(folder / VARIANTS)
+    path = folder / ROWS
+    try:
+        table = parquet.read_table(path).select(SCHEMA.names)
+        columns = {name: np.array(table.column(name).to_pylist()) for name in SCHEMA.names}
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{path}: no rows of a report card ({error}); validate again") from error
+    return _figures(variants, columns, path)
+
+
+def _figures(variants: Variants, columns: dict[str, np.ndarray], path: Path) -> CardFigures:
+    images, number = np.unique(columns["image"], return_inverse=True)
+    rows: dict[tuple[str, str, float, str], list[int]] = {}
+    for row, key in enumerate(zip(*(columns[name].tolist() for name in _KEY), strict=True)):
+        rows.setdefault(key, []).append(row)
+    scores = list(dict.fromkeys(columns["score"].tolist()))
+
+    def rows_of(score: str, operation: str, level: float, direction: str) -> np.ndarray:
+        found = np.array(rows.get((score, operation, level, direction), []), dtype=np.int64)
+        if direction == "text_to_image" and columns["query"][found].tolist() != list(variants.text_rows):
+            raise UserError(f"{path}: '{operation}' has other captions than {VARIANTS}; validate again")
+        return found
+
+    def outcome(score: str, operation: str, level: float) -> Outcome:
+        of_images, of_texts = (rows_of(score, operation, level, direction) for direction in DIRECTIONS)
+        ranks = np.zeros(len(images), np.int64)
+        ranks[number[of_images]] = columns["rank"][of_images]
+        return Outcome(ranks, columns["rank"][of_texts], columns["own_score"][of_texts].astype(float))
+
+    def step(operation: str, level: float) -> Step:
+        changed = columns["changed"][rows_of(scores[0], operation, level, "text_to_image")]
+        return Step(level, changed, {score: outcome(score, operation, level) for score in scores})
+
+    ladders = [
+        ladder.with_steps([step(ladder.operation, of.level) for of in ladder.steps]) for ladder in variants.ladders
+    ]
+    owner = number[rows_of(scores[0], UNCHANGED, 0.0, "text_to_image")]
+    words = np.array([text.count(" ") + 1 for text in variants.captions])
+    return CardFigures({score: outcome(score, UNCHANGED, 0.0) for score in scores}, ladders, owner, words)

@@ -1,0 +1,78 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from ascl_lightning.data.variants.ladder import Ladder, Variants, VariantStep
+from ascl_lightning.errors import UserError
+from ascl_lightning.evaluation.report_card.curves import CardFigures, Outcome, Step, write_rows
+from ascl_lightning.evaluation.report_card.stored_card import read_card
+
+CAPTIONS = ("a red kite", "two dogs", "a boat on a lake")
+ROWS = (0, 5, 10)
+SCORES = ("independent", "fused")
+
+
+def outcome(generator):
+    images, texts = generator.integers(1, 12, (2, 3))
+    return Outcome(images, texts, generator.random(3))
+
+
+@pytest.fixture
+def card(tmp_path):
+    """Random ranks of two operations, of which the first changes only two captions."""
+    generator = np.random.default_rng(0)
+    texts = [VariantStep(1.0, ("kite a red", "dogs two", CAPTIONS[2])), *appended(1), *appended(2)]
+    ladders = [Ladder("I", "shuffle", "", 0.0, (texts[0],)), Ladder("II", "append_others", "", 0.0, tuple(texts[1:]))]
+    variants = Variants.of(0, ROWS, CAPTIONS, ladders, {})
+    measured = []
+    for ladder in variants.ladders:
+        steps = []
+        for step in ladder.steps:
+            changed = np.array([text != was for text, was in zip(step.texts, CAPTIONS, strict=True)])
+            steps.append(Step(step.level, changed, {score: outcome(generator) for score in SCORES}))
+        measured.append(ladder.with_steps(steps))
+    words = np.array([3, 2, 5])
+    figures = CardFigures({score: outcome(generator) for score in SCORES}, measured, np.arange(3), words)
+    variants.save(tmp_path / "variants.parquet", ["a", "b", "c"])
+    write_rows(tmp_path / "report_card.parquet", figures, np.arange(3), np.array([0, 1, 2]), ROWS)
+    return figures
+
+
+def appended(count):
+    return [VariantStep(float(count), tuple(caption + " and more" * count for caption in CAPTIONS))]
+
+
+def test_a_card_is_read_back(card, tmp_path):
+    found = read_card(tmp_path)
+
+    assert found.scores == list(SCORES)
+    assert found.figures() == card.figures()
+    assert found.discrimination() == card.discrimination()
+    assert found.curves() == card.curves()
+
+
+def test_the_sum_of_recalls_at_a_level(card, tmp_path):
+    drawn = read_card(tmp_path).drawn_rsum("append_others", 2.0, "fused")
+
+    (step,) = [step for step in card.ladders[1].steps if step.level == 2.0]
+    of = step.outcomes["fused"]
+    expected = sum(100 * np.mean(ranks <= k) for ranks in (of.image_ranks, of.text_ranks) for k in (1, 5, 10))
+    assert drawn[0] == pytest.approx(expected)
+    assert len(drawn) == 2001
+    assert card.drawn_rsum("append_others", 3.0, "fused") is None
+    assert card.drawn_rsum("append_siblings", 1.0, "fused") is None
+
+
+def test_damaged_files_are_named(card, tmp_path):
+    rows = tmp_path / "report_card.parquet"
+    table = parquet.read_table(rows)
+    parquet.write_table(table.slice(0, len(table) - 1), rows)
+    with pytest.raises(UserError, match="'append_others' has other captions"):
+        read_card(tmp_path)
+    parquet.write_table(pa.table({"x": [1]}), rows)
+    with pytest.raises(UserError, match=r"report_card\.parquet: no rows of a report card"):
+        read_card(tmp_path)
+    (tmp_path / "variants.parquet").unlink()
+    with pytest.raises(UserError, match=r"variants\.parquet: the variants cannot be read"):
+        read_card(tmp_path)
