@@ -4,12 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
+GRID := experiments/flickr8k.yaml
+EXPERIMENT := experiment
+JOBS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench gpu weights clean
+.PHONY: help demo experiment experiment-quick test test-all lint format bench gpu weights clean
 
 help:
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +39,12 @@ lint: $(STAMP) ## check style, types and the direction of imports
 format: $(STAMP) ## fix and format with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+experiment: weights ## run all rows of GRID with five seeds on the photos in DATA; writes docs/experiment.md
+	$(BIN)/ascl experiment --grid $(GRID) --data $(DATA) --out $(EXPERIMENT) --jobs $(JOBS) --document docs/experiment.md
+
+experiment-quick: weights ## the main comparison of GRID with one seed (under 40 minutes on two cores)
+	$(BIN)/ascl experiment --grid $(GRID) --data $(DATA) --out $(EXPERIMENT) --jobs $(JOBS) --quick
 
 bench: $(STAMP) ## measure speed and memory without photos (results: benchmarks/README.md)
 	for script in scoring training_step large_batch scaling recall tuning safety coverage leaks dashboard data; do $(BIN)/python benchmarks/$$script.py; done

@@ -46,6 +46,10 @@ COMMANDS = {
         "ascl_lightning.commands.summarize",
         "mean, standard deviation and confidence interval of each metric over several seeds",
     ),
+    "experiment": (
+        "ascl_lightning.commands.experiment",
+        "run a grid of trainings and validations, and write one document with the results",
+    ),
     "dashboard": (
         "ascl_lightning.commands.dashboard",
         "create a saved view of the metrics in a W&B project",

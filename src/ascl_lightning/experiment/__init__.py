@@ -1,0 +1,1 @@
+"""Runs a grid of experiments and writes their results as one document."""
