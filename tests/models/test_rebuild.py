@@ -17,6 +17,7 @@ from ascl_lightning.models import (
     LateInteraction,
     LearnedWeights,
     Lora,
+    ProjectionSettings,
     TimmImageEncoder,
     TransformersTextEncoder,
     Tuning,
@@ -71,8 +72,10 @@ def with_weights_elsewhere(path):
     }
     similar = {"class_path": "FusedSimilarity", "init_args": {"embed_dim": 8, "num_heads": 2, "local": local}}
     pooling = {"class_path": "GeneralizedPooling", "init_args": {"hidden_dim": 4}}
-    model = ImageTextModel(*towers, similarity, image_pooling=GeneralizedPooling(hidden_dim=4))
-    return model, sections | {"similarity": similar, "image_pooling": pooling, "text_pooling": None}
+    project = ProjectionSettings(layer_norm=True, dropout=0.5)
+    model = ImageTextModel(*towers, similarity, project, image_pooling=GeneralizedPooling(hidden_dim=4))
+    sections |= {"similarity": similar, "project": {"layer_norm": True, "dropout": 0.5}}
+    return model, sections | {"image_pooling": pooling, "text_pooling": None}
 
 
 @pytest.mark.parametrize("make", [timm_and_bert, clip, with_weights_elsewhere])

@@ -3,6 +3,7 @@
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import FeatureDropout, GaussianNoise, PerturbWords, ZeroOut
 from ascl_lightning.models.pooling import GeneralizedPooling
+from ascl_lightning.models.projection import ProjectionSettings
 from ascl_lightning.models.similarity.aggregation import Aggregation, LearnedWeights, LogSumExp, TopKMean
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.late_interaction import LateInteraction
@@ -36,6 +37,7 @@ __all__ = [
     "Lora",
     "PerturbWords",
     "PixelEncoder",
+    "ProjectionSettings",
     "RegionEncoder",
     "TextEncoder",
     "TimmImageEncoder",

@@ -9,23 +9,11 @@ from torch.autograd.function import FunctionCtx
 
 from ascl_lightning.data.batch import Features, ImageViews, TokenizedTexts
 from ascl_lightning.models.pooling import GeneralizedPooling
+from ascl_lightning.models.projection import Projection, ProjectionSettings
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.tokens import scoring_dtype, unit_vectors
 from ascl_lightning.models.towers.image import ImageEncoder
 from ascl_lightning.models.towers.text import TextEncoder
-
-
-class Projection(nn.Module):
-    """Linear maps of a tower's global vector and tokens to the common width D (docs/method.md#encoders)."""
-
-    def __init__(self, pooled_dim: int, token_dim: int, embed_dim: int) -> None:
-        super().__init__()
-        self.pooled = nn.Linear(pooled_dim, embed_dim)
-        self.tokens = nn.Linear(token_dim, embed_dim)
-
-    def forward(self, features: Features) -> Features:
-        """(B, P) and (B, K, T) to (B, D) and (B, K, D)."""
-        return Features(self.pooled(features.pooled), self.tokens(features.tokens), features.mask)
 
 
 class ImageTextModel(nn.Module):
@@ -35,8 +23,8 @@ class ImageTextModel(nn.Module):
         image_encoder: Returns a global vector and local tokens per picture.
         text_encoder: Returns a global vector and one vector per word.
         similarity: Scores projected images with projected texts; its `embed_dim` is the width of the projections.
-        project: False uses the towers' vectors without projection, which keeps a pretrained CLIP or SigLIP pair
-            aligned.
+        project: True projects the towers' vectors linearly, settings say what happens to them before. False uses them
+            without projection, which keeps a pretrained CLIP or SigLIP pair aligned.
         image_pooling: Makes the global vectors of images from their projected tokens; None projects the tower's own.
         text_pooling: The same for texts.
 
@@ -49,7 +37,7 @@ class ImageTextModel(nn.Module):
         image_encoder: ImageEncoder,
         text_encoder: TextEncoder,
         similarity: FusedSimilarity,
-        project: bool = True,
+        project: bool | ProjectionSettings = True,
         image_pooling: GeneralizedPooling | None = None,
         text_pooling: GeneralizedPooling | None = None,
     ) -> None:
@@ -156,9 +144,10 @@ class _TokensWithPooled(torch.autograd.Function):
         return gradients[0], torch.zeros_like(pooled)
 
 
-def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool) -> nn.Module:
-    if project:
-        return Projection(encoder.pooled_dim, encoder.token_dim, embed_dim)
+def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool | ProjectionSettings) -> nn.Module:
+    if project is not False:
+        settings = ProjectionSettings() if project is True else project
+        return Projection(encoder.pooled_dim, encoder.token_dim, embed_dim, settings)
     if encoder.pooled_dim != embed_dim or encoder.token_dim != embed_dim:
         raise ValueError(
             f"{type(encoder).__name__} returns vectors of width {encoder.pooled_dim} and {encoder.token_dim}, but "

@@ -18,6 +18,7 @@ from ascl_lightning.metrics.retrieval import RetrievalMetrics
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.models.pooling import GeneralizedPooling
+from ascl_lightning.models.projection import ProjectionSettings
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.towers.image import ImageEncoder
 from ascl_lightning.models.towers.text import TextEncoder
@@ -62,7 +63,8 @@ class RetrievalModule(LightningModule):
             first stage of a two-stage search ranks.
         chunk_size: Images or texts that a tower encodes at a time in training. Saves activation memory at the cost of
             a second forward pass; the gradient stays that of the whole batch. None: all at once.
-        project: False uses the towers' own vectors without projection, as for a pretrained CLIP or SigLIP pair.
+        project: True projects the towers' vectors linearly, settings say what happens to them before. False uses them
+            without projection, as for a pretrained CLIP or SigLIP pair.
         image_pooling: Makes the global vectors of images from their projected tokens; None projects the tower's own.
         text_pooling: The same for texts.
         compile_towers: Compile both towers with `torch.compile` at their first batch.
@@ -82,7 +84,7 @@ class RetrievalModule(LightningModule):
         type_ii_iii_weight: NonNegativeFloat = 0.5,
         first_stage_weight: NonNegativeFloat = 0.0,
         chunk_size: PositiveInt | None = None,
-        project: bool = True,
+        project: bool | ProjectionSettings = True,
         image_pooling: GeneralizedPooling | None = None,
         text_pooling: GeneralizedPooling | None = None,
         compile_towers: bool = False,
