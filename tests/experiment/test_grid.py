@@ -50,7 +50,7 @@ def test_commands_of_a_cell(grid, tmp_path):
     task = cells_of(grid, tmp_path)["pictures", "infonce", 4]
 
     base = ["--config", str(tmp_path / "base.yaml"), "--config", "baselines/infonce"]
-    settings = ["--trainer.max_epochs", "2", "--data.root", str(tmp_path), "--seed_everything", "4"]
+    settings = ["--trainer.max_epochs", "2", "--data.root", str(tmp_path), "--seed_everything", "4", "--data.seed", "4"]
     place = ["--trainer.default_root_dir", str(task.folder), "--trainer.accelerator", "cpu"]
     card = ["--report_card.commands", '["validate"]']
     assert task.commands == (

@@ -185,9 +185,30 @@ def test_unreadable_training_pictures_are_skipped(tmp_path, model):
         extract(tmp_path, model)
 
 
+def test_another_seed_takes_the_stored_texts_in_another_order(tmp_path, model):
+    extract(tmp_path, model)
+    first, other, raw = (
+        data(tmp_path, model, ExtractedFeatures(), "out"),
+        data(tmp_path, model, ExtractedFeatures(), "out", seed=7),
+        data(tmp_path, model),
+    )
+    orders = [[row for batch in epoch(of, 0) for row in batch.text_ids.tolist()] for of in (first, other)]
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
+    dataset = other.train_dataloader().dataset
+    for row in range(len(orders[0])):
+        item = dataset[row, 0]
+        sample, captions = other.texts_of(item), raw.view("train").split.captions[item.image_row]
+        place = item.text_row - raw.view("train").text_rows(item.image_row).start
+        # the texts of the extraction's seed, 0
+        assert sample == raw.text_maker().make(captions, place, item.image_row, 0, item.text_row)
+        found = other.view("train").features.texts.made("positives", torch.tensor([item.text_row]), 0)
+        assert_features(model, raw, found.texts, 0, sample.positive.text)
+
+
 def test_features_of_other_operations_are_refused(tmp_path, model):
     extract(tmp_path, model)
-    with pytest.raises(UserError, match="other operations or another seed"):
+    with pytest.raises(UserError, match="other operations than those of the config"):
         data(tmp_path, model, ExtractedFeatures(), "out", negatives=[DropWord()])
     plain = data(tmp_path, model, ExtractedFeatures(), "out", positives=[], negatives=[])
     for batch in epoch(plain, 0):

@@ -158,9 +158,9 @@ class RetrievalDataModule(LightningDataModule):
         self.text_maker()
 
     @property
-    def made_with(self) -> str:
-        """Identifies the operations and the seed that made texts."""
-        return f"{self.asymmetry.positives} {self.asymmetry.negatives} {self.seed}"
+    def operations(self) -> str:
+        """Identifies the operations that make texts."""
+        return f"{self.asymmetry.positives} {self.asymmetry.negatives}"
 
     @property
     def streams(self) -> bool:
@@ -185,12 +185,12 @@ class RetrievalDataModule(LightningDataModule):
         captions = (caption for captions in self._train_captions() for caption in captions)
         return Vocabulary.mine(captions, None if self.text_spec is None else self.text_spec.vocab_size)
 
-    def text_maker(self) -> TextMaker:
-        """Makes T+ and T- of training captions."""
+    def text_maker(self, seed: int | None = None) -> TextMaker:
+        """Makes T+ and T- of training captions, with the draws of a seed; None: that of the data module."""
         operations = (*self.asymmetry.positives, *self.asymmetry.negatives)
         if self._corpus is None and any(operation.needs_corpus for operation in operations):
             self._corpus = CaptionCorpus(self._train_captions())
-        return TextMaker(self.asymmetry, self.vocabulary, self._corpus, self.seed)
+        return TextMaker(self.asymmetry, self.vocabulary, self._corpus, self.seed if seed is None else seed)
 
     def texts_of(self, item: TrainItem) -> AsymmetrySample:
         """The texts of a training item; for stored features, made again as extraction made them."""
@@ -199,7 +199,8 @@ class RetrievalDataModule(LightningDataModule):
         view, stored = self.view("train"), self.view("train").features.texts
         variants = 1 if stored is None else max(1, stored.num_variants)
         captions, place = view.split.captions[item.image_row], item.text_row - view.text_rows(item.image_row).start
-        return self.text_maker().make(captions, place, item.image_row, item.epoch % variants, item.text_row)
+        maker = self.text_maker(None if stored is None else stored.seed)
+        return maker.make(captions, place, item.image_row, item.epoch % variants, item.text_row)
 
     def ceiling(self, split: str) -> dict[str, float]:
         """Metrics of a scorer that knows the truth; empty if the source does not know it."""
@@ -329,7 +330,7 @@ class RetrievalDataModule(LightningDataModule):
             self._stream = Stream.count(shards, self.seed)
         else:
             view = self.view("train")
-            view.use_made_texts(self.made_with if self.asymmetry else None, bool(self.augmentation))
+            view.use_made_texts(self.operations if self.asymmetry else None, bool(self.augmentation))
             if self.mixing is not None and not self.mixing.mixes_features:
                 stored = (view.features.images is not None, view.features.texts is not None)
                 self.mixing.check_features(*stored, tokens=self.with_tokens)

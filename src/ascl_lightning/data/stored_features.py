@@ -39,7 +39,7 @@ class Manifest:
         items: Fingerprint of the encoded items, row by row.
         rows: Number of rows.
         dtype: Storage type of numbers.
-        made_with: The operations that made the texts, if the table has T+ or T-.
+        made_with: The operations that made the texts and the seed of their draws, if the table has T+ or T-.
         cut: The layer of the tower that the stored activations enter; empty for the tower's output.
         view: The view of the pictures; empty for the plain one, and for texts.
     """
@@ -314,6 +314,17 @@ class TextFeatures:
     def num_variants(self) -> int:
         """Number of made texts per caption and role."""
         return max(self.rows.positives.shape[1], self.rows.negatives.shape[1])
+
+    @property
+    def operations(self) -> str:
+        """Identifies the operations that made texts; empty without such texts."""
+        return self.table.manifest.made_with.rpartition(" ")[0]
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the draws of made texts; None without such texts."""
+        seed = self.table.manifest.made_with.rpartition(" ")[2]
+        return int(seed) if seed and self.num_variants else None
 
     def made(
         self, kind: Literal["positives", "negatives", "positive_negatives"], text_rows: Int[Tensor, " B"], epoch: int

@@ -133,11 +133,11 @@ class SplitView:
             raise UserError("the source has captions only: set its `images`, or use an encoder of region features")
         return self.split.images
 
-    def use_made_texts(self, made_with: str | None, augmented: bool) -> None:
+    def use_made_texts(self, operations: str | None, augmented: bool) -> None:
         """Uses stored T+ and T- if the configuration's operations made them.
 
         Args:
-            made_with: Identifies the operations and the seed of the configuration; None if it has no operations.
+            operations: Identifies the operations of the configuration; None if it has none.
             augmented: Whether pictures are augmented.
 
         Raises:
@@ -148,11 +148,11 @@ class SplitView:
             raise UserError("features were extracted of whole pictures: remove augment and image_operations")
         if texts is None or not texts.num_variants:
             return
-        if made_with is None:
+        if operations is None:
             self.use(replace(self.features, texts=texts.captions_alone()))
-        elif texts.table.manifest.made_with != made_with:
+        elif texts.operations != operations:
             raise UserError(
-                f"{texts.table.folder}: its texts were made by other operations or another seed than the config's: "
+                f"{texts.table.folder}: its texts were made by other operations than those of the config: "
                 f"extract again, or with --variants 0 to make texts while training"
             )
 

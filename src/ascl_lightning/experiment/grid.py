@@ -140,7 +140,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One row of one group with one seed."""
+    """One row of one group with one seed: of weights and dropout, and of the order of pairs and all draws of data."""
 
     group: Group
     row: Row
@@ -195,7 +195,7 @@ class Cells:
         settings = {**self._grid.settings, **(row.stored or {}), **row.settings}
         about = _digest(configs, {**settings, "validate": self._grid.validate}, extraction)
         folder = self._out / group.name / f"{row.name}-{about}" / f"seed_{seed}"
-        place = {"seed_everything": seed, "trainer.default_root_dir": str(folder)}
+        place = {"seed_everything": seed, "data.seed": seed, "trainer.default_root_dir": str(folder)}
         shared = [*_flags(configs, {**settings, **data, **place}), *self._machine]
         commands = (
             ("fit", *shared, "--resume"),

@@ -117,7 +117,7 @@ class SplitExtraction:
                 _hash(self._texts),
                 len(self._texts),
                 dtype,
-                made_with=datamodule.made_with if variants else "",
+                made_with=f"{datamodule.operations} {datamodule.seed}" if variants else "",
                 cut=model.text_encoder.cut or "",
             )
 
