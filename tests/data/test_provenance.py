@@ -115,6 +115,17 @@ def test_captions_that_occur_in_training_are_counted():
     assert Provenance().notes(as_test(TRAIN)) == []
 
 
+def test_negatives_of_all_trainings_are_kept():
+    once = Provenance().trained(TRAIN, None, ["swap_noun", "drop_word"])
+    assert once.negatives == ("drop_word", "swap_noun")
+    assert once.trained(TRAIN, None, ["drop_word", "drop_noun"]).negatives == ("drop_noun", "drop_word", "swap_noun")
+    assert Provenance.from_state(once.state()).negatives == once.negatives
+    assert Provenance().negatives is None
+    older = once.state()
+    del older["negatives"]
+    assert Provenance.from_state(older).negatives is None
+
+
 def test_a_state_round_trip(tmp_path):
     state = trained_and_selected().state()
     torch.save(state, tmp_path / "record.pt")
@@ -125,7 +136,14 @@ def test_a_state_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [{"trainings": [{}]}, {"selections": [{"split": "val"}]}, {"trainings": [{"ids": "~"}]}, {"gaps": 3}]
+    "damage",
+    [
+        {"trainings": [{}]},
+        {"selections": [{"split": "val"}]},
+        {"trainings": [{"ids": "~"}]},
+        {"gaps": 3},
+        {"negatives": 3},
+    ],
 )
 def test_a_damaged_state_is_refused(damage):
     with pytest.raises(UserError, match="damaged"):

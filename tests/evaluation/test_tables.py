@@ -39,30 +39,53 @@ def test_a_direction_is_a_row_with_intervals_in_brackets_below():
     assert lines[place + 1 : place + 3] == [["i2t", "98.5"], ["t2i", "590.4"]]
 
 
+FIGURE = {"value": 99.0, "low": 98.25, "high": 100.0}
+CONTROL = {"value": 51.0, "low": 40.0, "high": 62.5}
 CARD = {
     "scores": ["independent", "two_stage"],
     "types": {
-        type_: {
-            "value": {score: {"value": 99.0, "low": 98.25, "high": 100.0} for score in ("independent", "two_stage")}
-        }
-        for type_ in ("I", "II", "III")
+        type_: {"value": dict.fromkeys(("independent", "two_stage"), FIGURE)} | more
+        for type_, more in (
+            ("I", {"control": CONTROL, "unseen": {"value": dict.fromkeys(("independent", "two_stage"), FIGURE)}}),
+            ("II", {}),
+            ("III", {}),
+        )
     },
-    "discrimination": [{"operation": "swap_words", "score": "two_stage", "value": 71.5}],
+    "discrimination": [
+        {"operation": "swap_words", "score": "two_stage", "value": 71.5, "control": CONTROL, "trained_on": True},
+        {"operation": "wrong_background", "score": "two_stage", "value": 70.25, "control": None, "trained_on": False},
+    ],
     "curves": [
         {
             **{"name": name, "score": "two_stage", "metric": "recall_at_1", "type": type_},
             **{"direction": way, "y": [100.0, 75.4, 50.0, 25.0, 2.0], "n": [25_000]},
         }
-        for type_, name in (("II", "append_siblings"), ("I", "swap_words"))
+        for type_, name in (("II", "append_siblings"), ("I", "swap_words"), ("I", "wrong_background"))
         for way in ("image_to_text", "text_to_image")
     ],
 }
+CARD["types"]["I"]["unseen"]["control"] = CONTROL
 
 
 def test_the_report_card_fits_into_eighty_columns():
     shown = printed(type_table(CARD))
-    assert shown.count("99.0 [98.2, 100.0]") == 6
-    assert "III, missing words" in shown
+    lines = [line.split() for line in shown.splitlines()]
+    for score in (["independent"], ["two", "stage"]):
+        place = lines.index([*score, *["99.0"] * 4])
+        assert lines[place + 1] == ["[98.2,100]"] * 4
+    # in the columns of type I alone
+    place = lines.index(["text", "only", "51.0", "51.0"])
+    assert lines[place + 1] == ["[40.0,62.5]"] * 2
+    assert "in training" in shown
     rows = [line.split() for line in printed(operation_table(CARD, "two_stage")).splitlines()]
-    assert ["swap", "words", "25,000", *["100/75/50/25/2"] * 2, "71.5"] in rows
-    assert ["append", "siblings", "25,000", *["100/75/50/25/2"] * 2] in rows
+    levels = ["100/75/50/25/2"] * 2
+    assert ["swap", "words", "25,000", *levels, "71.5", "51.0", "yes"] in rows
+    assert ["wrong", "background", "25,000", *levels, "70.2", "no"] in rows
+    assert ["append", "siblings", "25,000", *levels] in rows
+
+
+def test_a_card_whose_operations_were_all_trained_on():
+    one = CARD["types"]["I"] | {"unseen": None, "control": None}
+    shown = printed(type_table(CARD | {"types": CARD["types"] | {"I": one}}))
+    assert "in training" not in shown
+    assert "text only" not in shown

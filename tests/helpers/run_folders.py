@@ -70,25 +70,34 @@ def card() -> dict[str, Any]:
         "fused": {"value": 70.0, "low": 68.0, "high": 72.0},
         "independent": {"value": 60.0, "low": 58, "high": 62.0},
     }
+    unseen = {name: figure | {"value": 61.5} for name, figure in value.items()}
+    control = {"value": 52.5, "low": 49.0, "high": 56.0}
+    swapped = {"operation": "swap_words", "n": 900, "trained_on": True, "control": control}
+    wrongs = {"definition": "how often a caption beats one with something wrong", "value": value, "control": control}
+    wrongs["unseen"] = {"definition": "not trained on", "operations": ["number"], "value": unseen, "control": control}
     return {
         "captions": "one",
         "scores": ["fused", "independent"],
         "split": "test",
         "seed": 0,
         "types": {
-            "I": {"definition": "how often a caption beats one with something wrong", "value": value},
+            "I": wrongs,
             "II": {"definition": "area under recall over captions appended", "value": value},
             "III": {"definition": "area under recall over the share of words kept", "value": value},
         },
         "area": "mean height of the curve",
+        "control": "how often the text encoder prefers the caption without the picture",
         "curves": [
             *(curve, curve | {"metric": "recall_at_5"}, independent, by_length),
             *(wrong | {"name": "swap_words"}, wrong | {"name": "number"}),
         ],
         "discrimination": [
-            {"operation": "swap_words", "score": "fused", "n": 900, "value": 71.5, "low": 70.0, "high": 73.0},
-            {"operation": "swap_words", "score": "independent", "n": 900, "value": 50.5, "low": 49.0, "high": 52.0},
-            {"operation": "number", "score": "fused", "n": 40, "value": 55.0, "low": 40.0, "high": 70.0},
+            swapped | {"score": "fused", "value": 71.5, "low": 70.0, "high": 73.0},
+            swapped | {"score": "independent", "value": 50.5, "low": 49.0, "high": 52.0},
+            {
+                **{"operation": "number", "score": "fused", "n": 40, "trained_on": False, "control": None},
+                **{"value": 55.0, "low": 40.0, "high": 70.0},
+            },
         ],
         "not_run": [{"operation": "relation", "reason": "no caption holds one"}],
         "truncated": {"unchanged": 3, "keep_words": {"75": 1}},

@@ -1,6 +1,6 @@
 """Provenance of weights: the data that trained and selected them, and leaks of it into a test split."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,19 +75,24 @@ class Provenance:
         selections: The splits that weights were selected on.
         foreign_words: Words of the vocabulary that occur in no training caption.
         gaps: What is unknown.
+        negatives: Names of the operations whose T- the loss used, sorted; None if unknown.
     """
 
     trainings: tuple[SplitDigest, ...] = ()
     selections: tuple[Selection, ...] = ()
     foreign_words: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()
+    negatives: tuple[str, ...] | None = None
 
-    def trained(self, digest: SplitDigest, vocabulary: Vocabulary | None) -> "Provenance":
+    def trained(
+        self, digest: SplitDigest, vocabulary: Vocabulary | None, negatives: Collection[str] = ()
+    ) -> "Provenance":
         """The provenance after (part of) a training on a split.
 
         Args:
             digest: Digest of the split, with its words.
             vocabulary: The model's vocabulary; after an earlier training, only `foreign_words` are checked again.
+            negatives: Names of the operations whose T- the loss uses.
         """
         words = () if vocabulary is None or self.gaps else vocabulary.words
         candidates = set(self.foreign_words) if self.trainings else None
@@ -95,7 +100,8 @@ class Provenance:
         known = {training.fingerprint["images"] + training.fingerprint["captions"] for training in self.trainings}
         again = digest.fingerprint["images"] + digest.fingerprint["captions"] in known
         trainings = self.trainings if again else (*self.trainings, digest)
-        return replace(self, trainings=trainings, foreign_words=tuple(foreign))
+        made = tuple(sorted({*(self.negatives or ()), *negatives}))
+        return replace(self, trainings=trainings, foreign_words=tuple(foreign), negatives=made)
 
     def selected(self, selection: Selection) -> "Provenance":
         """The provenance after a selection of weights."""
@@ -179,6 +185,7 @@ class Provenance:
             ],
             "foreign_words": list(self.foreign_words),
             "gaps": list(self.gaps),
+            "negatives": None if self.negatives is None else list(self.negatives),
         }
 
     @classmethod
@@ -197,6 +204,8 @@ class Provenance:
                 ),
                 tuple(state["foreign_words"]),
                 tuple(state["gaps"]),
+                # older checkpoints do not have them
+                None if state.get("negatives") is None else tuple(state["negatives"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"what the checkpoint says of its data is damaged: {error!r}") from error

@@ -17,7 +17,7 @@ from ascl_lightning.data.text import clean_caption
 from ascl_lightning.evaluation.report_card.variant_scores import TextItems
 from ascl_lightning.evaluation.run_files import HARD_NEGATIVES
 from ascl_lightning.evaluation.tables import hard_negatives_table
-from ascl_lightning.metrics.choices import blind_scores, choice_results
+from ascl_lightning.metrics.choices import CONTROL, blind_scores, choice_results
 from ascl_lightning.metrics.gallery import Gallery
 from ascl_lightning.metrics.intervals import Interval, mean_interval
 from ascl_lightning.runtime.files import write_file
@@ -29,11 +29,6 @@ from ascl_lightning.training.accessors import (
     run_folder,
 )
 
-CONTROL = (
-    "How often the text encoder prefers the caption without the picture: by the independent embeddings and a blind "
-    "picture, the mean of all other images of the split. A benchmark that it solves does not test vision."
-)
-"""Definition of the control."""
 ALL = "all"
 """The row of all tests."""
 _BLIND = "control"

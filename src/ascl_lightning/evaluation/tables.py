@@ -10,7 +10,8 @@ from rich.text import Text
 from ascl_lightning.metrics.intervals import Interval
 from ascl_lightning.metrics.labels import COLUMNS, RECALLS, SHORT_WAYS, in_words, recall_rows, row_of
 
-_TYPES = {"I": "I, wrong detail", "II": "II, extra words", "III": "III, missing words"}
+_TYPES = {"I": "I, wrong\ndetail", "II": "II, extra\nwords", "III": "III, missing\nwords"}
+_UNSEEN = "I, unseen\nin training"
 
 
 def interval_table(title: str, scores: Mapping[str, Mapping[str, Interval]], ceiling: Mapping[str, float]) -> Table:
@@ -41,39 +42,53 @@ def compact_table(title: str, *columns: str) -> Table:
 
 
 def type_table(card: Mapping[str, Any]) -> Table:
-    """The summary value of each type with its interval, one row per score.
+    """The summary value of each type with its interval, one row per score, and the text-only control of type I.
 
     Args:
         card: Content of `report_card.json`.
     """
-    table = compact_table("Asymmetry report card, %", *(_TYPES[type_] for type_ in card["types"]))
+    # heading, values by score, and control of each column
+    columns: list[tuple[str, Mapping[str, Any], Mapping[str, float] | None]] = []
+    for type_, of_type in card["types"].items():
+        columns.append((_TYPES[type_], of_type["value"], of_type.get("control")))
+        if unseen := of_type.get("unseen"):
+            columns.append((_UNSEEN, unseen["value"], unseen["control"]))
+    table = compact_table("Asymmetry report card, %", *(heading for heading, _, _ in columns))
     for score in card["scores"]:
-        figures = (of_type["value"][score] for of_type in card["types"].values())
-        cells = ("{value:.1f} [{low:.1f}, {high:.1f}]".format(**figure) for figure in figures)
-        table.add_row(in_words(score), *map(Text, cells))
+        table.add_row(in_words(score), *(_with_interval(Interval(**values[score])) for _, values, _ in columns))
+    if any(control for _, _, control in columns):
+        cells = (_with_interval(Interval(**control)) if control else "" for _, _, control in columns)
+        table.add_row("text only", *cells)
     return table
 
 
 def operation_table(card: Mapping[str, Any], score: str) -> Table:
     """R@1 of the unchanged captions and at each level of each operation, and how often T scores above T-.
 
+    Beside the latter are the text-only control, and whether T- of the training were of the same kind.
+
     Args:
         card: Content of `report_card.json`.
         score: Score to show.
     """
-    beats = {row["operation"]: row["value"] for row in card["discrimination"] if row["score"] == score}
+    beats = {row["operation"]: _preference(row) for row in card["discrimination"] if row["score"] == score}
     rows: dict[str, dict[str, Any]] = {}
     for curve in card["curves"]:
         if curve["score"] == score and curve["metric"] == "recall_at_1" and curve["type"] != "length":
             row = rows.setdefault(curve["name"], {})
             row |= {curve["direction"]: _levels(curve["y"]), "n": curve["n"][0]}
-    columns = ("captions", *(f"{short} {RECALLS['recall_at_1']}" for short in SHORT_WAYS.values()), "T > T-")
-    table = compact_table(f"By {in_words(score)} score", *columns)
+    recalls = (f"{short}\n{RECALLS['recall_at_1']}" for short in SHORT_WAYS.values())
+    table = compact_table(f"By {in_words(score)} score", "captions", *recalls, "T > T-", "text\nonly", "trained\non")
     for operation, row in rows.items():
-        beaten = f"{beats[operation]:.1f}" if operation in beats else ""
         cells = (row[direction] for direction in SHORT_WAYS)
-        table.add_row(in_words(operation), f"{row['n']:,}", *cells, beaten)
+        table.add_row(in_words(operation), f"{row['n']:,}", *cells, *beats.get(operation, ()))
     return table
+
+
+def _preference(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """How often T scores above T-, the text-only control, and whether such T- were trained on."""
+    control = "" if row["control"] is None else f"{row['control']['value']:.1f}"
+    return f"{row['value']:.1f}", control, "yes" if row["trained_on"] else "no"
 
 
 def hard_negatives_table(title: str, content: Mapping[str, Any]) -> Table:

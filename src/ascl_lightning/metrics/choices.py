@@ -6,6 +6,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+CONTROL = (
+    "How often the text encoder prefers the caption without the picture: by the independent embeddings and a blind "
+    "picture, the mean of all other images of the split. Tests that it solves do not test vision."
+)
+"""Definition of the text-only control."""
 TIE = 1e-5
 """Scores with a difference up to this are equal: the rounding error of a cosine in single precision."""
 _PAIRS_AT_ONCE = 4096

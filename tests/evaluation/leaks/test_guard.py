@@ -215,6 +215,14 @@ def test_a_checkpoint_without_a_record_is_tested_and_reported(trained, tmp_path,
     assert guards[1].checked.unchecked == ["the data of the checkpoint that training resumed from, which has no record"]
 
 
+def test_the_record_names_operations_whose_negatives_the_loss_uses(trained, tmp_path):
+    assert torch.load(best(trained), weights_only=True)["RetrievalDataModule"]["provenance"]["negatives"] == [
+        "shuffle_words"
+    ]
+    assert ascl("fit", tmp_path, trained / "data", "--model.loss", "InfoNCE", "--trainer.max_epochs", "1") == 0
+    assert torch.load(best(tmp_path), weights_only=True)["RetrievalDataModule"]["provenance"]["negatives"] == []
+
+
 def test_a_resume_keeps_the_record(trained, tmp_path):
     shutil.copytree(trained / "runs", tmp_path / "runs")
     before = torch.load(best(trained), weights_only=True)["RetrievalDataModule"]["provenance"]

@@ -98,6 +98,22 @@ def test_the_worst_queries_are_shown_with_captions(page, tmp_path):
 
 
 @pytest.mark.usefixtures("without_drawings")
+def test_unseen_operations_and_the_control_are_on_the_page_but_not_of_older_cards(page, tmp_path):
+    assert ("report_card.json#/types/I/unseen/value/fused/value", "61.5") in [of[1:] for of in page.numbers]
+    assert ("report_card.json#/discrimination/0/control/value", "52.5") in [of[1:] for of in page.numbers]
+    assert page.text.count("text-only control") > 3
+    run = write_run(tmp_path)
+    card = json.loads((run / "report_card.json").read_text())
+    del card["control"], card["types"]["I"]["control"], card["types"]["I"]["unseen"]
+    for row in card["discrimination"]:
+        del row["control"], row["trained_on"]
+    (run / "report_card.json").write_text(json.dumps(card))
+    older = Page(write_report(run))
+    assert ("report_card.json#/types/I/value/fused/value", "70.0") in [of[1:] for of in older.numbers]
+    assert "unseen in training" not in older.text
+
+
+@pytest.mark.usefixtures("without_drawings")
 def test_leaks_are_at_the_top(tmp_path):
     leak = {"kind": "split", "message": "selected on the split <under test>"}
     leaking = Page(write_report(write_run(tmp_path / "a", leaks=[leak]))).text

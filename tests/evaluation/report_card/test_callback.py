@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tests.helpers.datasets import write_karpathy
 
 from ascl_lightning.__main__ import main
@@ -69,8 +70,10 @@ def test_every_figure_follows_from_the_rows(folder):
     for found in card["discrimination"]:
         plain = at[found["score"], "text_to_image", "unchanged", 0.0]
         pairs = zip(plain, at[found["score"], "text_to_image", found["operation"], 1.0], strict=True)
-        beats = [was["own_score"] - made["own_score"] > 1e-5 for was, made in pairs if made["changed"]]
+        pairs = [(was, made) for was, made in pairs if made["changed"]]
+        beats, blind = ([was[of] - made[of] > 1e-5 for was, made in pairs] for of in ("own_score", "blind_score"))
         assert (found["value"], found["n"]) == (pytest.approx(100 * np.mean(beats)), len(beats))
+        assert found["control"]["value"] == pytest.approx(100 * np.mean(blind))
 
 
 def test_the_summary_of_each_type_has_its_definition(folder, capsys):
@@ -141,15 +144,42 @@ def test_it_can_be_disabled_and_fast_dev_run_writes_nothing(checkpoint, tmp_path
     assert not [path for name in FILES for path in tmp_path.rglob(name)]
 
 
-def test_scenes_have_exact_variants(checkpoint, tmp_path):
-    flags = ["--data.source", "Scenes", "--data.source.num_test", "6"]
-    found = run(checkpoint, tmp_path, *flags)
-    card = json.loads((found / "report_card.json").read_text())
+def test_scenes_have_exact_variants_of_which_some_are_unseen(checkpoint, tmp_path):
+    """The training shuffled words, so the swap of two words is of the same kind, and wrong details are not."""
+    card = card_of_scenes(checkpoint, tmp_path)
     exact = {curve["name"]: curve["exact"] for curve in card["curves"]}
     assert exact["leave_out_facts"]
     assert exact["wrong_colour"]
     assert not exact["shuffle_words"]
     assert "keep_words" not in exact
+    assert card["trained_negatives"] == ["shuffle_words"]
+    assert {row["operation"] for row in card["discrimination"] if row["trained_on"]} == {"shuffle_words", "swap_words"}
+    one, unseen = card["types"]["I"], card["types"]["I"]["unseen"]
+    rows = [row for row in card["discrimination"] if row["score"] == "two_stage"]
+    others = [row for row in rows if not row["trained_on"]]
+    assert unseen["operations"] == [row["operation"] for row in others]
+    assert {"wrong_colour", "wrong_shape"} < set(unseen["operations"])
+    assert unseen["value"]["two_stage"]["value"] == pytest.approx(np.mean([row["value"] for row in others]))
+    assert one["control"]["value"] == pytest.approx(np.mean([row["control"]["value"] for row in rows]))
+    assert unseen["control"]["value"] == pytest.approx(np.mean([row["control"]["value"] for row in others]))
+    assert "not trained on" in unseen["definition"]
+    assert "mean of all other images" in card["control"]
+
+
+def card_of_scenes(checkpoint: Path, root: Path, *flags: str) -> dict:
+    scenes = ["--data.source", "Scenes", "--data.source.num_test", "6"]
+    return json.loads((run(checkpoint, root, *scenes, *flags) / "report_card.json").read_text())
+
+
+def test_an_older_checkpoint_takes_the_negatives_of_the_config(checkpoint, tmp_path):
+    """Its record names none."""
+    older = torch.load(checkpoint, weights_only=True)
+    del older["RetrievalDataModule"]["provenance"]["negatives"]
+    torch.save(older, checkpoint.with_name("older.ckpt"))
+    flags = ["--data.negatives", "[ReplaceWord]", "--report_card.scores", "[independent]"]
+    card = card_of_scenes(checkpoint.with_name("older.ckpt"), tmp_path, *flags)
+    assert card["trained_negatives"] == ["replace_word"]
+    assert card["types"]["I"]["unseen"]["operations"] == ["swap_words", "shuffle_words"]
 
 
 def test_scores_of_variants_are_stored_with_the_module(checkpoint, tmp_path):

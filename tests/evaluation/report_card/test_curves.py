@@ -5,11 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
 from torch import Tensor
 
 from ascl_lightning.data.variants.ladder import Ladder
-from ascl_lightning.evaluation.report_card.curves import CardFigures, Curve, Outcome, Step, write_rows
+from ascl_lightning.evaluation.report_card.curves import CardFigures, Curve, Outcome, Step
 from ascl_lightning.metrics.intervals import Redraws, mean_interval
 
 DRAWS = 200
@@ -29,10 +28,10 @@ def scores_with_ranks(ranks: Tensor) -> Tensor:
     return scores
 
 
-def outcome(ranks: list[int], own: list[float] | None = None) -> Outcome:
+def outcome(ranks: list[int], own: list[float] | None = None, blind: list[float] | None = None) -> Outcome:
     """Of as many images as texts, with the same ranks in both directions."""
     scores = [0.5] * len(ranks) if own is None else own
-    return Outcome(np.array(ranks), np.array(ranks), np.array(scores))
+    return Outcome(np.array(ranks), np.array(ranks), np.array(scores), None if blind is None else np.array(blind))
 
 
 def ladder(type_: str, steps: list[Step], unchanged: float = 0.0, operation: str = "planted") -> Ladder:
@@ -165,6 +164,45 @@ def test_operations_weigh_the_same_however_many_captions_they_change():
     assert card.figures()["I"]["planted"].value == 50
 
 
+def test_unseen_operations_and_the_text_only_control_by_hand():
+    """Three operations, each on all four captions, whose scores are 0.5 with and without the picture."""
+    made = {
+        # the image prefers 4, 3 and 1 captions, the control 2, 1 and 4
+        "trained": ([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, 1.0]),
+        "unseen": ([0.0, 0.0, 0.0, 0.5], [0.0, 1.0, 1.0, 1.0]),
+        "other": ([0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]),
+    }
+    ladders = [
+        ladder("I", [Step(1.0, np.ones(4, bool), {"planted": outcome([1] * 4, own, blind)})], operation=name)
+        for name, (own, blind) in made.items()
+    ]
+    plain = {"planted": outcome([1] * 4, blind=[0.5] * 4)}
+    card = CardFigures(plain, ladders, np.arange(4), np.full(4, 5), trained_on=["trained"], draws=DRAWS)
+    assert [(row.operation, row.trained_on, row.value, row.control.value) for row in card.discrimination()] == [
+        ("trained", True, 100, 50),
+        ("unseen", False, 75, 25),
+        ("other", False, 25, 100),
+    ]
+    assert card.figures()["I"]["planted"].value == pytest.approx(200 / 3)
+    assert card.control().value == pytest.approx(175 / 3)
+    unseen = card.unseen()
+    assert (unseen.operations, unseen.value["planted"].value, unseen.control.value) == (["unseen", "other"], 50, 62.5)
+    # by the function for one mean, over each image's share of the two operations
+    expected = mean_interval(np.array([100.0, 50, 50, 0]), np.arange(4), bounds=(0.0, 100.0), draws=DRAWS)
+    found = unseen.value["planted"]
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_without_unseen_operations_or_other_images_there_is_no_such_figure():
+    planted = ladder("I", [step(1.0, [1, 1])])
+    card = CardFigures({"planted": outcome([1, 1])}, [planted], np.arange(2), np.full(2, 5), trained_on=["planted"])
+    assert card.unseen() is None
+    assert card.control() is None
+    assert [row.control for row in card.discrimination()] == [None]
+    without = figures([1, 1], [])
+    assert (without.unseen(), without.control()) == (None, None)
+
+
 def test_without_recall_the_summary_is_0():
     ranks = [99] * 3
     assert figures(ranks, [ladder("III", [step(1.0, ranks)])]).figures()["III"]["planted"].value == 0
@@ -184,28 +222,3 @@ def test_a_mean_has_the_bootstrap_interval(rows):
     found = redraws.interval(redraws.means(values[:, None], images)[:, 0])
     expected = mean_interval(values, images, bounds=(0.0, 100.0), draws=DRAWS)
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
-
-
-def test_every_query_has_a_row(tmp_path):
-    """Two captions of image 7, one of image 3, none of image 9; the operation changes the first caption."""
-    plain = Outcome(np.array([1, 2, 0]), np.array([1, 2, 3]), np.array([0.5, 0.25, 0.125]))
-    made = Outcome(np.array([2, 1, 0]), np.array([3, 2, 1]), np.array([0.75, 0.25, 0.125]))
-    edited = Ladder("I", "edit", "edits", 0.0, (Step(1.0, np.array([True, False, False]), {"planted": made}),))
-    owner = np.array([0, 0, 1])
-    card = CardFigures({"planted": plain}, [edited], owner, np.array([4, 4, 4]))
-    write_rows(tmp_path / "rows.parquet", card, owner, np.array([7, 3, 9]), [70, 71, 30])
-    rows = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
-    assert len(rows) == 2 * (2 + 3)
-    assert {row["score"] for row in rows} == {"planted"}
-    keys = ("direction", "operation", "level", "query", "image", "changed", "rank", "own_score")
-    found = [tuple(row[key] for key in keys) for row in rows]
-    assert found[:2] == [
-        ("image_to_text", "unchanged", 0.0, 7, 7, False, 1, None),
-        ("image_to_text", "unchanged", 0.0, 3, 3, False, 2, None),
-    ]
-    assert found[5:8] == [
-        ("image_to_text", "edit", 1.0, 7, 7, True, 2, None),
-        ("image_to_text", "edit", 1.0, 3, 3, False, 1, None),
-        ("text_to_image", "edit", 1.0, 70, 7, True, 3, 0.75),
-    ]
-    assert found[9] == ("text_to_image", "edit", 1.0, 30, 3, False, 1, 0.125)

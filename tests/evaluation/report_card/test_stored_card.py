@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -5,7 +8,8 @@ from pyarrow import parquet
 
 from ascl_lightning.data.variants.ladder import Ladder, Variants, VariantStep
 from ascl_lightning.errors import UserError
-from ascl_lightning.evaluation.report_card.curves import CardFigures, Outcome, Step, write_rows
+from ascl_lightning.evaluation.report_card.curves import CardFigures, Outcome, Step
+from ascl_lightning.evaluation.report_card.rows import write_rows
 from ascl_lightning.evaluation.report_card.stored_card import read_card
 
 CAPTIONS = ("a red kite", "two dogs", "a boat on a lake")
@@ -15,15 +19,16 @@ SCORES = ("independent", "fused")
 
 def outcome(generator):
     images, texts = generator.integers(1, 12, (2, 3))
-    return Outcome(images, texts, generator.random(3))
+    return Outcome(images, texts, generator.random(3), generator.random(3))
 
 
 @pytest.fixture
 def card(tmp_path):
-    """Random ranks of two operations, of which the first changes only two captions."""
+    """Random ranks of three operations, of which the first changes only two captions and was trained on."""
     generator = np.random.default_rng(0)
     texts = [VariantStep(1.0, ("kite a red", "dogs two", CAPTIONS[2])), *appended(1), *appended(2)]
     ladders = [Ladder("I", "shuffle", "", 0.0, (texts[0],)), Ladder("II", "append_others", "", 0.0, tuple(texts[1:]))]
+    ladders.append(Ladder("I", "replace", "", 0.0, (VariantStep(1.0, ("a blue kite", "two cats", "a boat")),)))
     variants = Variants.of(0, ROWS, CAPTIONS, ladders, {})
     measured = []
     for ladder in variants.ladders:
@@ -33,9 +38,13 @@ def card(tmp_path):
             steps.append(Step(step.level, changed, {score: outcome(generator) for score in SCORES}))
         measured.append(ladder.with_steps(steps))
     words = np.array([3, 2, 5])
-    figures = CardFigures({score: outcome(generator) for score in SCORES}, measured, np.arange(3), words)
+    figures = CardFigures(
+        {score: outcome(generator) for score in SCORES}, measured, np.arange(3), words, trained_on=["shuffle"]
+    )
     variants.save(tmp_path / "variants.parquet", ["a", "b", "c"])
     write_rows(tmp_path / "report_card.parquet", figures, np.arange(3), np.array([0, 1, 2]), ROWS)
+    content = {"discrimination": [asdict(row) for row in figures.discrimination()]}
+    (tmp_path / "report_card.json").write_text(json.dumps(content))
     return figures
 
 
@@ -50,6 +59,21 @@ def test_a_card_is_read_back(card, tmp_path):
     assert found.figures() == card.figures()
     assert found.discrimination() == card.discrimination()
     assert found.curves() == card.curves()
+    assert found.unseen() == card.unseen()
+    assert found.unseen().operations == ["replace"]
+    assert found.control() == card.control() is not None
+
+
+def test_an_older_card_has_neither_a_control_nor_unseen_operations(card, tmp_path):
+    rows = tmp_path / "report_card.parquet"
+    parquet.write_table(parquet.read_table(rows).drop_columns(["blind_score"]), rows)
+    content = json.loads((tmp_path / "report_card.json").read_text())
+    for row in content["discrimination"]:
+        del row["trained_on"], row["control"]
+    (tmp_path / "report_card.json").write_text(json.dumps(content))
+    found = read_card(tmp_path)
+    assert found.figures() == card.figures()
+    assert (found.control(), found.unseen()) == (None, None)
 
 
 def test_the_sum_of_recalls_at_a_level(card, tmp_path):
@@ -65,10 +89,15 @@ def test_the_sum_of_recalls_at_a_level(card, tmp_path):
 
 
 def test_damaged_files_are_named(card, tmp_path):
-    rows = tmp_path / "report_card.parquet"
+    rows, about = tmp_path / "report_card.parquet", tmp_path / "report_card.json"
+    written = about.read_text()
+    about.write_text("[]")
+    with pytest.raises(UserError, match=r"report_card\.json: no report card"):
+        read_card(tmp_path)
+    about.write_text(written)
     table = parquet.read_table(rows)
     parquet.write_table(table.slice(0, len(table) - 1), rows)
-    with pytest.raises(UserError, match="'append_others' has other captions"):
+    with pytest.raises(UserError, match="'replace' has other captions"):
         read_card(tmp_path)
     parquet.write_table(pa.table({"x": [1]}), rows)
     with pytest.raises(UserError, match=r"report_card\.parquet: no rows of a report card"):

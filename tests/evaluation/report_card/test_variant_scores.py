@@ -86,7 +86,7 @@ def card(scores: VariantScores, variants: Variants, owner: Tensor) -> CardFigure
 
 
 def assert_same(first: Outcome, second: Outcome) -> None:
-    for name in ("image_ranks", "text_ranks", "own_scores"):
+    for name in ("image_ranks", "text_ranks", "own_scores", "blind_scores"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -133,6 +133,36 @@ def test_texts_are_scored_as_if_they_were_the_captions():
         assert_same(found[score], outcome)
 
 
+def test_blind_scores_are_those_of_the_other_images():
+    """By loops, for captions and for other texts, which are scored once."""
+    changed = ["two dogs", *TEXTS[1:4], "two dogs", "near"]
+    scores, _ = planted(["fused", "two_stage"])
+    texts = torch.stack([bag(text) for text in TEXTS])
+    images = [texts[image == OWNER].sum(0) for image in range(3)]
+    for said, found in ((TEXTS, scores.unchanged()), (changed, scores.changed(changed))):
+        expected = []
+        for text, owner in zip(said, OWNER.tolist(), strict=True):
+            mean = sum(image for row, image in enumerate(images) if row != owner) / 2
+            expected.append(float(mean @ bag(text) / mean.norm()))
+        for outcome in found.values():
+            np.testing.assert_allclose(outcome.blind_scores, expected, rtol=1e-6)
+
+
+def test_the_control_of_a_bag_of_words_is_that_of_its_order():
+    """It cannot tell a shuffle without the picture either, and words that only this image has gain nothing."""
+    scores, _ = planted(["independent"])
+    found = card(scores, make_variants(CAPTIONS, range(6), SEED), OWNER).discrimination()
+    assert {row.control.value for row in found if row.operation in ("shuffle_words", "swap_words")} == {0}
+
+
+def test_one_image_has_no_blind_picture():
+    scores = VariantScores(
+        gallery_of(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0])),
+        *(torch.tensor([0]), ["a dog"], PlantedTexts(lambda text: torch.ones(2)), ["fused"]),
+    )
+    assert scores.changed(["a cat"])["fused"].blind_scores is None
+
+
 def test_a_selection_of_captions_is_its_own_gallery():
     texts = torch.stack([bag(text) for text in TEXTS])
     images = torch.stack([texts[image == OWNER].sum(0) for image in range(3)])
@@ -140,8 +170,9 @@ def test_a_selection_of_captions_is_its_own_gallery():
     scores = VariantScores(
         gallery_of(images, texts, OWNER), rows, [TEXTS[row] for row in rows], PlantedTexts(bag), ["fused"]
     )
-    expected = Outcome.of(images @ texts[rows].T, torch.arange(3))
-    assert_same(scores.unchanged()["fused"], expected)
+    scored = scores.unchanged()["fused"]
+    expected = Outcome.of(images @ texts[rows].T, torch.arange(3), scored.blind_scores)
+    assert_same(scored, expected)
 
 
 def test_embeddings_alone_need_no_pairs():

@@ -11,11 +11,12 @@ import yaml
 from PIL import Image
 from tests.helpers.datasets import write_karpathy
 from tests.helpers.recordings import TINY, record
+from tests.helpers.run_folders import card
 from tests.helpers.wandb_records import read_runs
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.commands.dashboard import workspace
-from ascl_lightning.evaluation.wandb.dashboard import figures_panel
+from ascl_lightning.evaluation.wandb.dashboard import figures_panel, report_card_panel
 
 WAYS = ("image_to_text", "text_to_image")
 
@@ -207,14 +208,33 @@ def test_a_test_logs_metrics_and_uploads_its_files(recorded, evaluated_run):
 
 def test_a_test_logs_its_report_card(recorded, evaluated_run):
     (file,) = recorded.glob("runs/test/*/report_card.json")
-    card = json.loads(file.read_text())
+    written = json.loads(file.read_text())
     _, table, _ = evaluated_run.table("test/report_card")
-    found = {(figure, score): value for figure, score, value, _, _ in table}
+    found = {(figure, score): value for figure, _, score, value, _, _ in table}
     for kind in ("I", "II", "III"):
-        for score, figure in card["types"][kind]["value"].items():
+        for score, figure in written["types"][kind]["value"].items():
             assert found[f"type {kind}", score] == pytest.approx(figure["value"], nan_ok=True)
-    for of in card["discrimination"]:
-        assert found[f"T before {of['operation']}", of["score"]] == pytest.approx(of["value"])
+    trained_on = {figure: trained for figure, trained, *_ in table}
+    for of in written["discrimination"]:
+        name = f"T before {of['operation']}"
+        assert found[name, of["score"]] == pytest.approx(of["value"])
+        assert found[name, "text_only"] == pytest.approx(of["control"]["value"])
+        assert trained_on[name] == of["trained_on"]
+
+
+def test_the_report_card_has_rows_of_unseen_operations_and_the_control():
+    rows = report_card_panel(card()).rows
+    assert ["type I, unseen", None, "fused", 61.5, 68.0, 72.0] in rows
+    assert ["type I, unseen", None, "text_only", 52.5, 49.0, 56.0] in rows
+    assert ["type I", None, "text_only", 52.5, 49.0, 56.0] in rows
+    assert [row for row in rows if row[0] == "T before swap_words"] == [
+        ["T before swap_words", True, "fused", 71.5, 70.0, 73.0],
+        ["T before swap_words", True, "text_only", 52.5, 49.0, 56.0],
+        ["T before swap_words", True, "independent", 50.5, 49.0, 52.0],
+    ]
+    assert [row for row in rows if row[0] == "T before number"] == [
+        ["T before number", False, "fused", 55.0, 40.0, 70.0]
+    ]
 
 
 def test_all_files_are_written_in_the_run_folders(recorded, training):

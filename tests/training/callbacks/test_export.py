@@ -42,7 +42,7 @@ def test_the_same_weights_give_the_same_bytes():
 
 
 def test_provenance_too_large_for_metadata_is_unknown(tmp_path, monkeypatch):
-    provenance = Provenance().trained(SplitDigest.of_stream([("a dog",)]), None).state()
+    provenance = Provenance().trained(SplitDigest.of_stream([("a dog",)]), None, ["drop_word"]).state()
     checkpoint = {"state_dict": {"w": torch.ones(2)}, "RetrievalDataModule": {"provenance": provenance}}
     path = tmp_path / "model.safetensors"
     path.write_bytes(_weights_file(checkpoint))
@@ -52,6 +52,7 @@ def test_provenance_too_large_for_metadata_is_unknown(tmp_path, monkeypatch):
     read = Provenance.from_state(weights_as_checkpoint(path)["RetrievalDataModule"]["provenance"])
     assert read.trainings == ()
     assert "too many images" in read.gaps[0]
+    assert read.negatives == ("drop_word",)
 
 
 def test_a_model_without_a_vocabulary_exports_none(tmp_path):

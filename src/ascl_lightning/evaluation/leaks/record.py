@@ -1,11 +1,15 @@
-"""Records in checkpoints which data a model is trained and selected on, for the leak checks of `ascl test`."""
+"""Records in checkpoints which data a model is trained and selected on, for the leak checks of `ascl test`.
+
+The record also names the operations that made T-, so that the report card can tell which of its own are unseen.
+"""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.provenance import Provenance, Selection
-from ascl_lightning.training.accessors import callbacks_of, is_fast_dev_run, retrieval_data
+from ascl_lightning.training.accessors import callbacks_of, is_fast_dev_run, retrieval_data, retrieval_module
+from ascl_lightning.training.module import RetrievalModule
 
 
 class RecordProvenance(Callback):
@@ -23,8 +27,14 @@ class RecordProvenance(Callback):
         if earlier is None:
             unknown = ("the data of the checkpoint that training resumed from, which has no record",)
             earlier = Provenance(gaps=unknown if trainer.ckpt_path is not None else ())
-        data.provenance = earlier.trained(data.digest("train"), data.vocabulary)
+        negatives = used_negatives(data, retrieval_module(pl_module))
+        data.provenance = earlier.trained(data.digest("train"), data.vocabulary, negatives)
         note_selection(data, _monitors(trainer))
+
+
+def used_negatives(data: RetrievalDataModule, module: RetrievalModule) -> list[str]:
+    """Names of the operations whose T- the loss uses, by the configuration."""
+    return [operation.name for operation in data.asymmetry.negatives] if module.loss.uses_negatives else []
 
 
 def note_selection(data: RetrievalDataModule, monitors: tuple[str, ...]) -> None:

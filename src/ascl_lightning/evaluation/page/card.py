@@ -23,6 +23,8 @@ from ascl_lightning.metrics.labels import RECALLS, WAYS, in_words
 _METRIC = "recall_at_1"
 """The recall to draw; the file also has the others."""
 _HEIGHT = f"{RECALLS[_METRIC]}, %"
+_CONTROL = "text-only control"
+_YES_NO = {True: "yes", False: "no"}
 _Numbered = tuple[int, Mapping[str, Any]]
 
 
@@ -33,7 +35,7 @@ def card_section(files: RunFiles) -> Section:
         return Section("card", "Asymmetry report card", [missing(CARD)])
     blocks: list[Block] = []
     if card["types"]:
-        blocks += _types(card["types"])
+        blocks += _types(card)
     groups: dict[tuple[str, ...], list[_Numbered]] = {}
     for number, curve in enumerate(card["curves"]):
         if curve["metric"] == _METRIC:
@@ -64,19 +66,26 @@ def _cut_texts(truncated: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     return rows
 
 
-def _types(types: Mapping[str, Any]) -> list[Block]:
-    scores = list(next(iter(types.values()))["value"])
+def _types(card: Mapping[str, Any]) -> list[Block]:
+    # heading, figures and place of each column; older cards have neither unseen operations nor a control
+    columns: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = []
+    for name, of in card["types"].items():
+        columns.append((f"type {name}", of, ("types", name)))
+        if of.get("unseen"):
+            columns.append((f"type {name}, unseen in training", of["unseen"], ("types", name, "unseen")))
     rows: list[tuple[str, Sequence[Cell]]] = [
-        (
-            in_words(score),
-            [estimate(of["value"][score], CARD, "types", name, "value", score) for name, of in types.items()],
-        )
-        for score in scores
+        (in_words(score), [estimate(of["value"][score], CARD, *place, "value", score) for _, of, place in columns])
+        for score in columns[0][1]["value"]
     ]
-    columns = [f"type {name}" for name in types]
-    meanings = [(f"type {name}", of["definition"]) for name, of in types.items()]
+    meanings: list[tuple[str, Cell]] = [(heading, of["definition"]) for heading, of, _ in columns]
+    if any(of.get("control") for _, of, _ in columns):
+        controls = [
+            estimate(of["control"], CARD, *place, "control") if of.get("control") else None for _, of, place in columns
+        ]
+        rows.append((_CONTROL, controls))
+        meanings.append((_CONTROL, card["control"]))
     return [
-        Table("Summary by type, %", CARD, columns, rows, INTERVAL),
+        Table("Summary by type, %", CARD, [heading for heading, _, _ in columns], rows, INTERVAL),
         Listing("Definitions", CARD, meanings),
     ]
 
@@ -137,21 +146,31 @@ def _area(number: int, curve: Mapping[str, Any]) -> Estimate:
 
 def _discrimination(rows: Sequence[Mapping[str, Any]]) -> Chart:
     operations = list(dict.fromkeys(row["operation"] for row in rows))
+    figures: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        figures.setdefault(in_words(row["score"]), {})[row["operation"]] = row
+    controls = {row["operation"]: row["control"] for row in rows if row.get("control")}
+    if controls:
+        figures[_CONTROL] = controls
     series = []
-    for score in dict.fromkeys(row["score"] for row in rows):
-        of_score = [row for row in rows if row["score"] == score]
-        y, low, high = ([row[part] for row in of_score] for part in ("value", "low", "high"))
-        series.append(Series(in_words(score), [operations.index(row["operation"]) for row in of_score], y, low, high))
+    for name, of_operation in figures.items():
+        y, low, high = ([of[part] for of in of_operation.values()] for part in ("value", "low", "high"))
+        series.append(Series(name, [operations.index(operation) for operation in of_operation], y, low, high))
     title = "How often a caption scores above its T-"
     svg, said = interval_chart(title, [in_words(operation) for operation in operations], series, "% of captions")
-    cells: list[tuple[str, Sequence[Cell]]] = [
-        (
-            f"{in_words(row['operation'])}, {in_words(row['score'])}",
-            [
-                estimate({name: row[name] for name in ("value", "low", "high")}, CARD, "discrimination", number),
-                Number(row["n"], pointer(CARD, "discrimination", number, "n"), 0),
-            ],
-        )
-        for number, row in enumerate(rows)
+    cells = [
+        (f"{in_words(row['operation'])}, {in_words(row['score'])}", _cells(row, at)) for at, row in enumerate(rows)
     ]
-    return Chart(title, CARD, svg, said, Table(title, CARD, ["% of captions", "captions"], cells, INTERVAL))
+    columns = ["% of captions", f"{_CONTROL}, %", "captions", "trained on"]
+    return Chart(title, CARD, svg, said, Table(title, CARD, columns, cells, INTERVAL))
+
+
+def _cells(row: Mapping[str, Any], number: int) -> list[Cell]:
+    place = (CARD, "discrimination", number)
+    control = row.get("control")
+    return [
+        estimate({name: row[name] for name in ("value", "low", "high")}, *place),
+        estimate(control, *place, "control") if control else None,
+        Number(row["n"], pointer(*place, "n"), 0),
+        _YES_NO[row["trained_on"]] if "trained_on" in row else None,
+    ]

@@ -1,7 +1,7 @@
 """Measures, writes and prints the asymmetry report card of `ascl test`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,14 @@ from torch import Tensor
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.data.variants.ladder import UNCHANGED, Variants
-from ascl_lightning.evaluation.report_card.curves import AREA, DEFINITIONS, CardFigures, Step, write_rows
+from ascl_lightning.evaluation.leaks.record import used_negatives
+from ascl_lightning.evaluation.report_card.curves import AREA, DEFINITIONS, UNSEEN, CardFigures, Step
+from ascl_lightning.evaluation.report_card.rows import write_rows
+from ascl_lightning.evaluation.report_card.trained_operations import is_trained_on
 from ascl_lightning.evaluation.report_card.variant_scores import CardScore, TextItems, VariantScores
 from ascl_lightning.evaluation.run_files import CARD
 from ascl_lightning.evaluation.tables import operation_table, type_table
+from ascl_lightning.metrics.choices import CONTROL
 from ascl_lightning.metrics.gallery import Gallery, Items
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.runtime.number_types import Seed
@@ -47,6 +51,7 @@ class _Measured:
     split: str
     variants: Variants
     figures: CardFigures
+    negatives: Collection[str]
     truncated: dict[str, Any]
     image_of_text: Int[np.ndarray, " M"]
     image_rows: Int[np.ndarray, " N"]
@@ -54,19 +59,26 @@ class _Measured:
     @property
     def content(self) -> dict[str, Any]:
         """Content of `report_card.json` except the settings."""
+        types: dict[str, dict[str, Any]] = {
+            type_: {
+                "definition": DEFINITIONS[type_],
+                "value": {score: asdict(figure) for score, figure in of.items()},
+            }
+            for type_, of in self.figures.figures().items()
+        }
+        if "I" in types:
+            control, unseen = self.figures.control(), self.figures.unseen()
+            types["I"]["control"] = None if control is None else asdict(control)
+            types["I"]["unseen"] = None if unseen is None else {"definition": UNSEEN, **asdict(unseen)}
         return {
             "split": self.split,
             "seed": self.variants.seed,
             "num_images": len(self.image_rows),
             "num_texts": len(self.image_of_text),
-            "types": {
-                type_: {
-                    "definition": DEFINITIONS[type_],
-                    "value": {score: asdict(figure) for score, figure in of.items()},
-                }
-                for type_, of in self.figures.figures().items()
-            },
+            "trained_negatives": list(self.negatives),
+            "types": types,
             "area": AREA,
+            "control": CONTROL,
             "curves": [asdict(curve) for curve in self.figures.curves()],
             "discrimination": [asdict(found) for found in self.figures.discrimination()],
             "not_run": [{"operation": name, "reason": reason} for name, reason in self.variants.not_run.items()],
@@ -79,7 +91,8 @@ class ReportCard(Callback):
 
     Type III keeps 75, 50 and 25% of a caption's words, type II appends 1 to 4 captions of the same image or of other
     images, type I swaps, shuffles, drops or replaces words. For data with ground truth (scenes), variants are true or
-    false by construction. Variants depend only on the captions and the seed.
+    false by construction. Variants depend only on the captions and the seed. An operation of type I is marked as
+    trained on if the training used T- of the same kind.
 
     Args:
         commands: Commands that make a report card. An empty list disables it.
@@ -184,8 +197,10 @@ class ReportCard(Callback):
         ladders = [ladder.with_steps(steps[ladder.operation]) for ladder in variants.ladders]
         owner = gallery.image_of_text[numbers].cpu().numpy()
         words = np.array([text.count(" ") + 1 for text in variants.captions])
-        figures = CardFigures(scores.unchanged(), ladders, owner, words)
-        return _Measured(split, variants, figures, truncated, owner, gallery.images.ids.cpu().numpy())
+        negatives = _trained_negatives(trainer, module)
+        trained_on = [of.operation for of in ladders if is_trained_on(of.operation, negatives)]
+        figures = CardFigures(scores.unchanged(), ladders, owner, words, trained_on=trained_on)
+        return _Measured(split, variants, figures, negatives, truncated, owner, gallery.images.ids.cpu().numpy())
 
     def _variants_of(self, data: RetrievalDataModule, split: str, text_rows: list[int]) -> Variants:
         if self._variants is None:
@@ -204,6 +219,15 @@ def _chosen(gallery: Gallery, first_alone: bool) -> Int[Tensor, " M"]:
     first = torch.full((len(gallery.images.ids),), len(owner), device=owner.device)
     first.scatter_reduce_(0, owner, numbers, "amin")
     return first[first < len(owner)]
+
+
+def _trained_negatives(trainer: Trainer, module: RetrievalModule) -> list[str]:
+    """Operations that made T- of the training: by the checkpoint, or else by the configuration."""
+    data = retrieval_data(trainer)
+    if data.provenance is not None and data.provenance.negatives is not None:
+        return list(data.provenance.negatives)
+    # without a checkpoint, nothing was trained
+    return [] if trainer.ckpt_path is None else used_negatives(data, module)
 
 
 def _leading(scores: Sequence[str]) -> str:

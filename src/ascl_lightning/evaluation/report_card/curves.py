@@ -4,16 +4,13 @@ They are computed from the scores of a gallery's images with unchanged captions 
 percentages with 95% bootstrap confidence intervals over images (`metrics.intervals`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int, Integer
-from pyarrow import parquet
 from torch import Tensor
 
 from ascl_lightning.data.variants.ladder import Ladder
@@ -21,30 +18,9 @@ from ascl_lightning.metrics.choices import is_preferred
 from ascl_lightning.metrics.intervals import DRAWS, Drawn, Interval, Redraws
 from ascl_lightning.metrics.query_results import RECALL_AT
 from ascl_lightning.metrics.ranks import ranks_from_similarity
-from ascl_lightning.runtime.files import atomic_file
 
 WORDS_OF_BIN, LAST_BIN = 4, 6
 """Bins of caption length: 1 to 4 words, 5 to 8 and so on; the last bin has 25 and more."""
-
-_WORDS = pa.dictionary(pa.int32(), pa.string())
-SCHEMA = pa.schema(
-    {
-        "score": _WORDS,
-        "direction": _WORDS,
-        "operation": _WORDS,
-        "level": pa.float64(),
-        # row of the image or text in the split
-        "query": pa.int64(),
-        # row of the query's image in the split
-        "image": pa.int64(),
-        # for an image: whether one of its texts is changed
-        "changed": pa.bool_(),
-        "rank": pa.int64(),
-        # score of a text with its image
-        "own_score": pa.float64(),
-    }
-)
-"""Schema of the file of `write_rows`."""
 
 DEFINITIONS: Mapping[str, str] = {
     "I": "How often an image scores its caption higher than a variant with one wrong, missing or misplaced word; ties "
@@ -55,6 +31,8 @@ DEFINITIONS: Mapping[str, str] = {
     "captions, both summed over operations, directions, R@1, 5 and 10. At 100, missing words cost no recall.",
 }
 """Definition of the summary value of each type."""
+UNSEEN = "The figure of type I over the operations that were not trained on: the training used no T- of the same kind."
+"""Definition of `Unseen`."""
 AREA = "mean height of the curve: area by the trapezoidal rule, divided by the range of x"
 
 
@@ -68,13 +46,20 @@ class Outcome:
     """Rank of each text's image."""
     own_scores: Float[np.ndarray, " M"]
     """Score of each text with its image."""
+    blind_scores: Float[np.ndarray, " M"] | None = None
+    """Score of each text with a blind picture (`metrics.choices.blind_scores`); None without other images."""
 
     @classmethod
-    def of(cls, similarity: Float[Tensor, "N M"], image_of_text: Integer[Tensor, " M"]) -> "Outcome":
+    def of(
+        cls,
+        similarity: Float[Tensor, "N M"],
+        image_of_text: Integer[Tensor, " M"],
+        blind_scores: Float[np.ndarray, " M"] | None = None,
+    ) -> "Outcome":
         """Computes the outcome from the scores of all images with all texts."""
         images, texts = ranks_from_similarity(similarity, image_of_text)
         own = similarity.gather(0, image_of_text[None]).squeeze(0)
-        return cls(images.numpy(), texts.numpy(), own.to(torch.float64).numpy())
+        return cls(images.numpy(), texts.numpy(), own.to(torch.float64).numpy(), blind_scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +113,24 @@ class Discrimination:
     score: str
     n: int
     """Number of captions that the operation changes."""
+    trained_on: bool
+    """Whether the training used T- of the same kind."""
     value: float
     low: float
     high: float
+    control: Interval | None
+    """The same without the picture; None without other images."""
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """The figure of type I over operations that were not trained on; see `UNSEEN`."""
+
+    operations: list[str]
+    value: dict[str, Interval]
+    """By score."""
+    control: Interval | None
+    """See `Discrimination`."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ class CardFigures:
         ladders: Levels of each operation.
         image_of_text: Number of each caption's image.
         num_words: Number of words of each caption.
+        trained_on: Operations of type I whose kind of variant the training used as T-.
         draws: Number of bootstrap samples.
     """
 
@@ -164,6 +165,7 @@ class CardFigures:
         image_of_text: Integer[np.ndarray, " M"],
         num_words: Integer[np.ndarray, " M"],
         *,
+        trained_on: Collection[str] = (),
         draws: int = DRAWS,
     ) -> None:
         self.scores = list(unchanged)
@@ -171,6 +173,7 @@ class CardFigures:
         self.unchanged = unchanged
         self._owner = image_of_text
         self._num_words = num_words
+        self._trained_on = trained_on
         self._num_images = len(next(iter(unchanged.values())).image_ranks)
         self._draws = draws
 
@@ -189,13 +192,19 @@ class CardFigures:
 
     def discrimination(self) -> list[Discrimination]:
         """Discrimination of each operation of type I, for each score."""
-        found = []
-        for score in self.scores:
-            for ladder in self._of_type("I"):
-                drawn, n = self._preferred(ladder, score)
-                interval = self._redraws.interval(drawn)
-                found.append(Discrimination(ladder.operation, ladder.exact, score, n, **vars(interval)))
-        return found
+        return [
+            Discrimination(
+                operation=ladder.operation,
+                exact=ladder.exact,
+                score=score,
+                n=int(ladder.steps[0].changed.sum()),
+                trained_on=ladder.operation in self._trained_on,
+                **vars(self._redraws.interval(self._mean_preferred([ladder], score))),
+                control=self._mean_control([ladder]),
+            )
+            for score in self.scores
+            for ladder in self._of_type("I")
+        ]
 
     def figures(self) -> dict[str, dict[str, Interval]]:
         """The summary value of each type with operations, by score; see `DEFINITIONS`."""
@@ -228,18 +237,44 @@ class CardFigures:
                 return total
         return None
 
+    def control(self) -> Interval | None:
+        """The figure of type I without the picture; None without operations of type I or without other images."""
+        return self._mean_control(self._of_type("I"))
+
+    def unseen(self) -> Unseen | None:
+        """The figure of type I over operations that were not trained on; None if there are none."""
+        ladders = [ladder for ladder in self._of_type("I") if ladder.operation not in self._trained_on]
+        if not ladders:
+            return None
+        value = {score: self._redraws.interval(self._mean_preferred(ladders, score)) for score in self.scores}
+        return Unseen([ladder.operation for ladder in ladders], value, self._mean_control(ladders))
+
     def _of_type(self, type_: str) -> list[Ladder[Step]]:
         return [ladder for ladder in self.ladders if ladder.type == type_]
 
-    def _preferred(self, ladder: Ladder[Step], score: str) -> tuple[Drawn, int]:
-        """Fraction of changed captions that score higher than their variant, and their number."""
-        (step,) = ladder.steps
-        preferred = is_preferred(self.unchanged[score].own_scores, step.outcomes[score].own_scores)
-        wins = 100.0 * preferred[step.changed]
-        return self._redraws.means(wins[:, None], self._owner[step.changed])[:, 0], len(wins)
-
     def _mean_preferred(self, ladders: Sequence[Ladder[Step]], score: str) -> Drawn:
-        mean: Drawn = np.mean([self._preferred(ladder, score)[0] for ladder in ladders], axis=0)
+        """How often changed captions score higher than their variants, as the mean over operations."""
+        own = self.unchanged[score].own_scores
+        return self._mean_share(ladders, [is_preferred(own, of.steps[0].outcomes[score].own_scores) for of in ladders])
+
+    def _mean_control(self, ladders: Sequence[Ladder[Step]]) -> Interval | None:
+        """As `_mean_preferred`, with a blind picture in the place of the image, and its interval."""
+        preferred = []
+        for ladder in ladders:
+            texts = (self.unchanged[self.scores[0]], ladder.steps[0].outcomes[self.scores[0]])
+            blind, wrong = (outcome.blind_scores for outcome in texts)
+            if blind is None or wrong is None:
+                return None
+            preferred.append(is_preferred(blind, wrong))
+        return self._redraws.interval(self._mean_share(ladders, preferred)) if preferred else None
+
+    def _mean_share(self, ladders: Sequence[Ladder[Step]], hits: Sequence[Bool[np.ndarray, " M"]]) -> Drawn:
+        """Share of hits among the captions that an operation changes, as the mean over operations."""
+        drawn = []
+        for ladder, of_ladder in zip(ladders, hits, strict=True):
+            changed = ladder.steps[0].changed
+            drawn.append(self._redraws.means(100.0 * of_ladder[changed, None], self._owner[changed])[:, 0])
+        mean: Drawn = np.mean(drawn, axis=0)
         return mean
 
     def _retained(self, ladders: Sequence[Ladder[Step]], score: str) -> Drawn:
@@ -352,45 +387,3 @@ def _slope(x: Float[np.ndarray, " L"], y: Float[np.ndarray, " L"], n: Int[np.nda
     offset = x - np.average(x, weights=n)
     spread = (n * offset**2).sum()
     return float((n * offset * y).sum() / spread) if spread > 0 else 0.0
-
-
-def write_rows(
-    path: Path,
-    figures: CardFigures,
-    image_of_text: Integer[np.ndarray, " M"],
-    image_rows: Integer[np.ndarray, " N"],
-    text_rows: Sequence[int],
-) -> None:
-    """Writes a row for each query, operation, level and score; unchanged captions have the operation `unchanged`.
-
-    Args:
-        path: Parquet file to write.
-        figures: The measured outcomes.
-        image_of_text: Number of each caption's image.
-        image_rows: Row of each image in the split.
-        text_rows: Row of each caption in the split.
-    """
-    owner, tables = image_rows[image_of_text], []
-    for score, operation, level, changed, outcome in _outcomes(figures):
-        images = np.flatnonzero(outcome.image_ranks)
-        of_changed, none = np.isin(images, image_of_text[changed]), np.full(len(images), np.nan)
-        for direction, columns in (
-            ("image_to_text", (image_rows[images],) * 2 + (of_changed, outcome.image_ranks[images], none)),
-            ("text_to_image", (np.array(text_rows), owner, changed, outcome.text_ranks, outcome.own_scores)),
-        ):
-            size = len(columns[0])
-            about = [pa.array([word] * size).dictionary_encode() for word in (score, direction, operation)]
-            values = [pa.array(column, from_pandas=True) for column in (np.full(size, level), *columns)]
-            tables.append(pa.table([*about, *values], schema=SCHEMA))
-    table = pa.concat_tables(tables).unify_dictionaries()
-    with atomic_file(path) as file:
-        parquet.write_table(table, file, compression="zstd")
-
-
-def _outcomes(figures: CardFigures) -> Iterator[tuple[str, str, float, Bool[np.ndarray, " M"], Outcome]]:
-    for score, outcome in figures.unchanged.items():
-        yield score, "unchanged", 0.0, np.zeros(len(outcome.text_ranks), bool), outcome
-    for ladder in figures.ladders:
-        for step in ladder.steps:
-            for score, outcome in step.outcomes.items():
-                yield score, ladder.operation, step.level, step.changed, outcome

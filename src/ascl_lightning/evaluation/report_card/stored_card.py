@@ -1,5 +1,7 @@
 """Reads the files of a report card back into its figures."""
 
+import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,20 @@ from pyarrow import parquet
 from ascl_lightning.data.variants.ladder import UNCHANGED, Variants
 from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.report_card.callback import ROWS, VARIANTS
-from ascl_lightning.evaluation.report_card.curves import SCHEMA, CardFigures, Outcome, Step
+from ascl_lightning.evaluation.report_card.curves import CardFigures, Outcome, Step
+from ascl_lightning.evaluation.report_card.rows import SCHEMA
+from ascl_lightning.evaluation.run_files import CARD
 from ascl_lightning.metrics.query_results import DIRECTIONS
 
+_ADDED = ("blind_score",)
+"""Columns that older cards do not have."""
 _KEY = ("score", "operation", "level", "direction")
 
 
 def read_card(folder: Path) -> CardFigures:
     """The figures of a report card; images without texts are left out.
+
+    A card of an older version has no text-only control, and all its operations count as trained on.
 
     Args:
         folder: Folder of a run that wrote a report card.
@@ -27,14 +35,26 @@ def read_card(folder: Path) -> CardFigures:
     variants = Variants.load(folder / VARIANTS)
     path = folder / ROWS
     try:
-        table = parquet.read_table(path).select(SCHEMA.names)
-        columns = {name: np.array(table.column(name).to_pylist()) for name in SCHEMA.names}
+        table = parquet.read_table(path)
+        names = [name for name in SCHEMA.names if name in table.column_names or name not in _ADDED]
+        columns = {name: np.array(table.column(name).to_pylist()) for name in names}
     except (OSError, KeyError, pa.ArrowException) as error:
         raise UserError(f"{path}: no rows of a report card ({error}); validate again") from error
-    return _figures(variants, columns, path)
+    return _figures(variants, columns, path, _trained_on(folder / CARD))
 
 
-def _figures(variants: Variants, columns: dict[str, np.ndarray], path: Path) -> CardFigures:
+def _trained_on(path: Path) -> list[str]:
+    """The operations that are marked as trained on."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["discrimination"]
+        return [row["operation"] for row in rows if row.get("trained_on", True)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: no report card ({error!r}); validate again") from error
+
+
+def _figures(
+    variants: Variants, columns: dict[str, np.ndarray], path: Path, trained_on: Collection[str]
+) -> CardFigures:
     images, number = np.unique(columns["image"], return_inverse=True)
     rows: dict[tuple[str, str, float, str], list[int]] = {}
     for row, key in enumerate(zip(*(columns[name].tolist() for name in _KEY), strict=True)):
@@ -51,7 +71,11 @@ def _figures(variants: Variants, columns: dict[str, np.ndarray], path: Path) -> 
         of_images, of_texts = (rows_of(score, operation, level, direction) for direction in DIRECTIONS)
         ranks = np.zeros(len(images), np.int64)
         ranks[number[of_images]] = columns["rank"][of_images]
-        return Outcome(ranks, columns["rank"][of_texts], columns["own_score"][of_texts].astype(float))
+        own = columns["own_score"][of_texts].astype(float)
+        blind = columns["blind_score"][of_texts].astype(float) if "blind_score" in columns else None
+        if blind is not None and np.isnan(blind).any():
+            blind = None
+        return Outcome(ranks, columns["rank"][of_texts], own, blind)
 
     def step(operation: str, level: float) -> Step:
         changed = columns["changed"][rows_of(scores[0], operation, level, "text_to_image")]
@@ -62,4 +86,5 @@ def _figures(variants: Variants, columns: dict[str, np.ndarray], path: Path) -> 
     ]
     owner = number[rows_of(scores[0], UNCHANGED, 0.0, "text_to_image")]
     words = np.array([text.count(" ") + 1 for text in variants.captions])
-    return CardFigures({score: outcome(score, UNCHANGED, 0.0) for score in scores}, ladders, owner, words)
+    unchanged = {score: outcome(score, UNCHANGED, 0.0) for score in scores}
+    return CardFigures(unchanged, ladders, owner, words, trained_on=trained_on)

@@ -1,6 +1,7 @@
 """Scores of a gallery's images with variants of its captions."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from ascl_lightning.data.text import Tokenizer
 from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.report_card.curves import Outcome
 from ascl_lightning.evaluation.side_by_side import two_stage_of
+from ascl_lightning.metrics.choices import blind_scores
 from ascl_lightning.metrics.gallery import Gallery, Items
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.training.extraction import encoded_by_length
@@ -102,14 +104,15 @@ class VariantScores:
         return joined, torch.cat([self._embeds, items.embeds])
 
     def _outcomes(self, matrices: Mapping[str, Tensor], embeds: Float[Tensor, "M D"]) -> dict[str, Outcome]:
-        owner = self._owner.cpu()
+        owner, images = self._owner.cpu(), self._gallery.images.embeds
+        has_others = len(images) > 1
+        blind = blind_scores(images, self._owner[:, None], embeds).cpu().numpy() if has_others else None
         outcomes: dict[str, Outcome] = {}
         for score in self._scores:
-            outcome = Outcome.of(matrices["fused" if score == "two_stage" else self._names[score]], owner)
+            outcome = Outcome.of(matrices["fused" if score == "two_stage" else self._names[score]], owner, blind)
             if score == "two_stage":
-                images = self._gallery.images.embeds.cpu()
-                ranks = two_stage_of(matrices["fused"], images, embeds.cpu(), owner)
-                outcome = Outcome(ranks[0].numpy(), ranks[1].numpy(), outcome.own_scores)
+                ranks = two_stage_of(matrices["fused"], images.cpu(), embeds.cpu(), owner)
+                outcome = replace(outcome, image_ranks=ranks[0].numpy(), text_ranks=ranks[1].numpy())
             outcomes[score] = outcome
         return outcomes
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ascl_lightning.training.accessors import (
     run_folder,
 )
 
+_TEXT_ONLY = "text_only"
 _EVALUATION_FILES = ("*.json", "*.parquet", "*.html")
 
 
@@ -181,19 +182,27 @@ def figures_panel(results: dict[str, Any]) -> Panel:
 def report_card_panel(card: dict[str, Any]) -> Panel:
     """The summary value of each asymmetry type, and how often captions score above their variants, one row each.
 
+    The text-only control of a figure is in rows with the score `text_only`. `trained_on` is None for means.
+
     Args:
         card: Content of `report_card.json`.
     """
-    rows = [
-        [f"type {kind}", score, figure["value"], figure["low"], figure["high"]]
-        for kind, of_type in card["types"].items()
-        for score, figure in of_type["value"].items()
-    ]
-    rows += [
-        [f"T before {found['operation']}", found["score"], found["value"], found["low"], found["high"]]
-        for found in card["discrimination"]
-    ]
-    return Panel("report_card", ("figure", "score", "value", "low", "high"), rows)
+    rows: list[list[Any]] = []
+    for kind, of_type in card["types"].items():
+        unseen = of_type.get("unseen")
+        for name, of in ((f"type {kind}", of_type), *([(f"type {kind}, unseen", unseen)] if unseen else [])):
+            values = {**of["value"], _TEXT_ONLY: of.get("control")}
+            rows += [_card_row(name, None, score, figure) for score, figure in values.items() if figure is not None]
+    for found in card["discrimination"]:
+        name, trained_on = f"T before {found['operation']}", found["trained_on"]
+        rows.append(_card_row(name, trained_on, found["score"], found))
+        if found["control"] is not None and found["score"] == card["scores"][0]:
+            rows.append(_card_row(name, trained_on, _TEXT_ONLY, found["control"]))
+    return Panel("report_card", ("figure", "trained_on", "score", "value", "low", "high"), rows)
+
+
+def _card_row(name: str, trained_on: bool | None, score: str, figure: Mapping[str, Any]) -> list[Any]:
+    return [name, trained_on, score, figure["value"], figure["low"], figure["high"]]
 
 
 def _read(path: Path) -> dict[str, Any]:

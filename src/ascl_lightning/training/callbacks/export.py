@@ -100,7 +100,10 @@ def _weights_file(checkpoint: dict[str, Any]) -> bytes:
     carried = {name: data[name] for name in ("vocabulary", "provenance") if name in data}
     metadata = json.dumps(carried)
     if len(metadata) > _METADATA_ROOM and "provenance" in carried:
-        unknown = Provenance(gaps=("training data: too many images to list in exported weights",))
+        unknown = Provenance(
+            gaps=("training data: too many images to list in exported weights",),
+            negatives=Provenance.from_state(carried["provenance"]).negatives,
+        )
         metadata = json.dumps(carried | {"provenance": unknown.state()})
     # safetensors rejects tensors that share memory, as tied weights do
     state = {name: value.clone().contiguous() for name, value in checkpoint["state_dict"].items()}
