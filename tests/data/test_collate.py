@@ -66,6 +66,18 @@ def test_row_i_of_everything_is_item_i() -> None:
     assert batch.positive_negatives is None
 
 
+def test_an_image_of_several_pairs_is_held_once() -> None:
+    items = [item(row, text, "dog") for row, text in [(4, "a dog"), (1, "a cat"), (4, "a big cat"), (4, "cat")]]
+    batch = Collate(None, tokenizer(), images_once=True).train(items)
+    assert batch.images[:, 0, 0, 0].tolist() == [4, 1]
+    assert batch.image_places.tolist() == [0, 1, 0, 0]
+    assert batch.image_ids.tolist() == [4, 1, 4, 4]
+    assert batch.texts.attention_mask.sum(dim=1).tolist() == [2, 2, 3, 1]
+    repeated = Collate(None, tokenizer()).train(items)
+    assert repeated.image_places is None
+    assert torch.equal(repeated.images, batch.images[batch.image_places])
+
+
 def test_a_negative_counts_only_where_its_tokens_differ() -> None:
     """Beyond the limit, or of two words that are unknown alike, or marked as no negative: none counts."""
     items = [

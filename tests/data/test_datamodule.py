@@ -60,6 +60,39 @@ def test_one_caption_per_image_is_drawn_each_epoch(tmp_path):
     assert len(drawn) >= 15
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_captions_of_an_image_share_a_batch(tmp_path, augment):
+    datamodule = karpathy(
+        tmp_path, captions=[3, 0, 1, 7, 2], captions_per_image=2, captions_together=True, augment=augment
+    )
+    batches = epoch(datamodule, 3)
+    assert len(batches) == datamodule.num_training_batches() == 2
+    assert sorted(row for batch in batches for row in batch.image_ids.tolist()) == [0, 0, 2, 2, 3, 3, 4, 4]
+    alone = {
+        row: captions
+        for batch in epoch(karpathy(tmp_path, captions=[3, 0, 1, 7, 2], captions_per_image=2), 3)
+        for row, captions in zip(batch.text_ids.tolist(), batch.image_ids.tolist(), strict=True)
+    }
+    for batch in batches:
+        ids = batch.image_ids.tolist()
+        assert ids[0] == ids[1] != ids[2] == ids[3]
+        # the captions are those that the epoch draws anyway
+        assert all(alone[row] == image for row, image in zip(batch.text_ids.tolist(), ids, strict=True))
+        if augment:
+            assert batch.image_places is None
+            assert len(batch.images) == 4
+        else:
+            assert batch.image_places.tolist() == [0, 0, 1, 1]
+            pictures = [datamodule.view("train").picture(row) for row in (ids[0], ids[2])]
+            assert np.array_equal(batch.images.numpy(), np.stack(pictures))
+
+
+@pytest.mark.parametrize("wrong", [{}, {"captions_per_image": 1}, {"captions_per_image": 3}])
+def test_captions_together_need_room(tmp_path, wrong):
+    with pytest.raises(UserError, match="from 2 to half of batch_size, 4"):
+        karpathy(tmp_path, captions_together=True, **wrong)
+
+
 def test_rows_of_a_batch_belong_together(tmp_path):
     datamodule = karpathy(tmp_path, positives=[JoinCaptions(), FirstHalf()], negatives=[DropWord(), ReplaceWord()])
     split = datamodule.view("train").split

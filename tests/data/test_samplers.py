@@ -63,6 +63,33 @@ def test_batches_of_an_epoch(size: int, world_size: int, batch_size: int, bucket
     assert max(sizes) - min(sizes) <= 1 + (size % world_size > 0)
 
 
+def test_indices_that_stay_together_by_hand() -> None:
+    order = np.random.default_rng([9, 4]).permutation(3).tolist()
+    batches = EpochBatches(EpochSampler(3, seed=9, shuffle=True), batch_size=5, together=2)
+    batches.set_epoch(4)
+    keys = [[(2 * group, 4), (2 * group + 1, 4)] for group in order]
+    # batches of at most 5 indices hold two groups of two
+    assert list(batches) == [keys[0], keys[1] + keys[2]]
+    assert len(batches) == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 90), st.integers(1, 3), st.integers(1, 5), st.integers(1, 8), st.booleans())
+def test_groups_share_a_batch(groups: int, world_size: int, together: int, per_batch: int, bucketed: bool) -> None:
+    if groups < world_size:
+        return
+    lengths = (lambda index, epoch: index % 7) if bucketed else None
+    samplers = [EpochSampler(groups, 1, True, rank, world_size) for rank in range(world_size)]
+    ranks = [EpochBatches(sampler, per_batch * together, lengths, together) for sampler in samplers]
+    batches = [[index for index, _ in batch] for of_rank in ranks for batch in of_rank]
+    assert sorted(index for batch in batches for index in batch) == list(range(groups * together))
+    for batch in batches:
+        assert batch == [index for first in batch[::together] for index in range(first, first + together)]
+        assert len(batch) <= max(per_batch, 2) * together
+        assert all(first % together == 0 for first in batch[::together])
+    assert len({len(list(of_rank)) for of_rank in ranks}) == 1
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(0, 3), st.booleans(), st.data())
 def test_an_epoch_can_begin_inside(size: int, batch_size: int, epoch: int, bucketed: bool, data) -> None:

@@ -137,14 +137,16 @@ class ImageTextBatch:
     """N images and M texts. In training row i of both is a pair (N = M); in evaluation each image has all its texts.
 
     `image_ids` and `text_ids` are row numbers in the split; `text_image_ids` is the row number of each text's image.
-    The made texts exist in training only, row by row with `texts`.
+    The made texts exist in training only, row by row with `texts`. In training, `images` may hold an image that stands
+    in several pairs once (P < N); `image_places` is then the row of `images` of each pair.
     """
 
-    images: UInt8[Tensor, "N 3 S S"] | Features | ImageViews
+    images: UInt8[Tensor, "P 3 S S"] | Features | ImageViews
     image_ids: Int[Tensor, " N"]
     texts: TokenizedTexts | Features
     text_ids: Int[Tensor, " M"]
     text_image_ids: Int[Tensor, " M"]
+    image_places: Int[Tensor, " M"] | None = None
     sampling_keys: Int[Tensor, " M"] | None = None
     """A hash of (seed, epoch, index) for each row, which seeds all random draws on features."""
     negatives: MadeTexts | None = None

@@ -39,18 +39,23 @@ class Collate:
     Args:
         view: The split of the items; None if they are streamed.
         tokenizer: Tokenizes texts that are not stored as features.
+        images_once: Training batches hold each image once, also if several pairs have it with the same picture.
     """
 
     view: SplitView | None
     tokenizer: Tokenizer
+    images_once: bool = False
 
     def train(self, items: Sequence[TrainItem]) -> ImageTextBatch:
-        """Collates training pairs; row i of every field is item i."""
+        """Collates training pairs; row i of every field is item i, except of `images` if `images_once`."""
         image_ids = torch.tensor([item.image_row for item in items])
         text_ids = torch.tensor([item.text_row for item in items])
-        pictures, views = [item.picture for item in items], [item.image_view for item in items]
+        shown, places = _distinct_images(items) if self.images_once else (items, None)
+        pictures, views = [item.picture for item in shown], [item.image_view for item in shown]
+        rows = torch.tensor([item.image_row for item in shown])
         batch = ImageTextBatch(
-            images=collate_pictures(pictures) if self.view is None else self.view.collate(image_ids, pictures, views),
+            images=collate_pictures(pictures) if self.view is None else self.view.collate(rows, pictures, views),
+            image_places=places,
             image_ids=image_ids,
             texts=TokenizedTexts.none(),
             text_ids=text_ids,
@@ -65,7 +70,7 @@ class Collate:
             _add_stored(batch, self._stored, items[0].epoch)
         partners = [item.partner for item in items if item.partner is not None and item.partner.of_features]
         if partners:
-            self._mix(batch, partners, views)
+            self._mix(batch, partners, [item.image_view for item in items])
         return batch
 
     def evaluation(self, items: Sequence[EvalItem]) -> ImageTextBatch:
@@ -137,6 +142,15 @@ class Collate:
             pairs = zip(valid, texts.keys(), originals.keys(), strict=True)
             valid = [made and tokens != of_original for made, tokens, of_original in pairs]
         return MadeTexts(texts, torch.tensor(valid)), cut
+
+
+def _distinct_images(items: Sequence[TrainItem]) -> tuple[list[TrainItem], Tensor]:
+    """The first item of each image, and the place of each item's image among them."""
+    first: dict[int, TrainItem] = {}
+    for item in items:
+        first.setdefault(item.image_row, item)
+    numbers = {row: number for number, row in enumerate(first)}
+    return list(first.values()), torch.tensor([numbers[item.image_row] for item in items])
 
 
 def _interpolated(first: Any, second: Any, shares: Float[Tensor, "B 1"]) -> Features:

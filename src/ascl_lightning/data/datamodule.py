@@ -1,13 +1,13 @@
 """The data module: from a source of images with captions to batches for a model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
@@ -55,6 +55,8 @@ class RetrievalDataModule(LightningDataModule):
         mixing: Mixes training pairs with others; None: not.
         captions_per_image: None visits every (image, caption) pair once per epoch; a number visits every image that
             often per epoch, each time with another caption.
+        captions_together: The captions that an epoch visits of an image share a batch, which encodes an image once
+            unless pictures are augmented.
         batch_size: Maximum number of pairs per training step and device; sizes within an epoch differ by at most one.
         eval_batch_size: Images per evaluation batch, each with all its captions.
         augment: Crop training pictures at random. (They are never mirrored, as captions say left and right.)
@@ -82,6 +84,7 @@ class RetrievalDataModule(LightningDataModule):
         image_operations: Sequence[ImageOperation] = (),
         mixing: PairMixing | None = None,
         captions_per_image: PositiveInt | None = None,
+        captions_together: bool = False,
         batch_size: PositiveInt = 64,
         eval_batch_size: PositiveInt = 128,
         augment: bool = False,
@@ -113,6 +116,10 @@ class RetrievalDataModule(LightningDataModule):
         self.num_workers = num_workers
         self._corpus: CaptionCorpus | None = None
         self._captions_per_image = captions_per_image
+        self._together = captions_together
+        if captions_together and not 1 < (captions_per_image or 0) <= batch_size // 2:
+            limits = f"from 2 to half of batch_size, {batch_size}"
+            raise UserError(f"captions_together needs captions_per_image {limits}; it is {captions_per_image}")
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._bucket_by_length = bucket_by_length
@@ -213,26 +220,23 @@ class RetrievalDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[ImageTextBatch]:
         """Batches of pairs, the same number on every rank."""
-        rank, world_size = self._rank()
         if self._stream is not None:
             plan, spec = self._stream.plan, streamed_spec(self.image_spec)
             streamed = StreamDataset(self._stream, spec, self.text_maker(), self.augmentation)
-            stretches = StreamBatches(plan, self._batch_size, self.num_workers, rank, world_size)
+            stretches = StreamBatches(plan, self._batch_size, self.num_workers, *self._rank())
             self._resume(stretches)
             return self._loader(streamed, Collate(None, self.tokenizer()).train, batch_sampler=stretches)
         view = self.view("train")
-        pairs = self._pairs()
-        dataset = TrainDataset(view, pairs, self.text_maker(), self.augmentation, self.mixing)
-        sampler = EpochSampler(len(pairs), self.seed, True, rank, world_size)
-        lengths = dataset.caption_length if self._bucket_by_length else None
-        batches = EpochBatches(sampler, self._batch_size, lengths)
+        dataset = TrainDataset(view, self._pairs(), self.text_maker(), self.augmentation, self.mixing)
+        batches = self._batches(dataset.caption_length if self._bucket_by_length else None)
         self._resume(batches)
         return self._loader(dataset, self._collate(view).train, batch_sampler=batches)
 
     def num_training_batches(self) -> int:
         """Batches of an epoch on each rank, counted without a loader; known after `setup("fit")`."""
-        samples = self._pairs() if self._stream is None else self._stream.plan
-        return num_steps(len(samples), self._batch_size, self._rank()[1])
+        if self._stream is None:
+            return len(self._batches())
+        return num_steps(len(self._stream.plan), self._batch_size, self._rank()[1])
 
     def val_dataloader(self) -> DataLoader[ImageTextBatch]:
         """Images of the validation split with all their captions."""
@@ -291,7 +295,7 @@ class RetrievalDataModule(LightningDataModule):
         if self._excluded is not None:
             state["excluded"] = self._excluded
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            state["position"] = asdict(self._reached(self.trainer))
+            state["position"] = asdict(Position.reached(self.trainer, self._batches_of_epoch))
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -330,6 +334,8 @@ class RetrievalDataModule(LightningDataModule):
             self._stream = Stream.count(shards, self.seed)
         else:
             view = self.view("train")
+            if self._together and any(weight % 1 for _, weight in view.split.passes):
+                raise UserError("captions_together needs sources with whole weights: give whole ones, or omit it")
             view.use_made_texts(self.operations if self.asymmetry else None, bool(self.augmentation))
             if self.mixing is not None and not self.mixing.mixes_features:
                 stored = (view.features.images is not None, view.features.texts is not None)
@@ -351,16 +357,6 @@ class RetrievalDataModule(LightningDataModule):
         view = self.views.get("train")
         return (self.read("train") if view is None else view.split).captions
 
-    def _reached(self, trainer: Trainer) -> Position:
-        """The position of the training, in any hook that saves a checkpoint."""
-        epochs = trainer.fit_loop.epoch_progress.current.state_dict()
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current.state_dict()
-        # between epochs, the counters are still those of the last one; `completed` lags while hooks run
-        done = batches["processed"] if epochs["started"] > epochs["processed"] else 0
-        at_end = done > 0 and done >= trainer.num_training_batches
-        epoch = epochs["processed"] + at_end
-        return Position(epoch, 0 if at_end else done, self._batches_of_epoch, trainer.world_size)
-
     def _resume(self, batches: ResumableBatches[Any]) -> None:
         """Starts the first epoch after a resume at the position of the checkpoint.
 
@@ -377,9 +373,14 @@ class RetrievalDataModule(LightningDataModule):
         split = self.view("train").split
         return MixedPairs(split.passes, split.num_captions, self._captions_per_image, self.seed)
 
+    def _batches(self, lengths: Callable[[int, int], int] | None = None) -> EpochBatches:
+        together = self._captions_per_image if self._together and self._captions_per_image else 1
+        sampler = EpochSampler(len(self._pairs()) // together, self.seed, True, *self._rank())
+        return EpochBatches(sampler, self._batch_size, lengths, together)
+
     def _collate(self, view: SplitView) -> Collate:
         view.check_images()
-        return Collate(view, self.tokenizer())
+        return Collate(view, self.tokenizer(), self._together and not self.augmentation and self.mixing is None)
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from lightning.pytorch import Trainer
+
 from ascl_lightning.errors import UserError
 
 
@@ -16,6 +18,16 @@ class Position:
     batches: int
     batches_of_epoch: int
     world_size: int
+
+    @classmethod
+    def reached(cls, trainer: Trainer, batches_of_epoch: int) -> "Position":
+        """The position of a training, in any hook that saves a checkpoint."""
+        epochs = trainer.fit_loop.epoch_progress.current.state_dict()
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.state_dict()
+        # between epochs, the counters are still those of the last one; `completed` lags while hooks run
+        done = batches["processed"] if epochs["started"] > epochs["processed"] else 0
+        at_end = done > 0 and done >= trainer.num_training_batches
+        return cls(epochs["processed"] + at_end, 0 if at_end else done, batches_of_epoch, trainer.world_size)
 
     def check(self, batches_of_epoch: int, world_size: int) -> None:
         """Compares with the training that is to resume here.

@@ -124,18 +124,25 @@ class EpochBatches(ResumableBatches[tuple[int, int]]):
         batch_size: Maximum number of samples in a batch.
         lengths: Length at (index, epoch). Groups indices of similar length within `BUCKET_BATCHES` batches, which
             saves padding; None does not group.
+        together: k consecutive indices that always share a batch. `sampler` then yields the numbers of such groups:
+            number g stands for the indices from g * k to g * k + k - 1, and sizes differ by at most k.
     """
 
     def __init__(
-        self, sampler: EpochSampler, batch_size: int, lengths: Callable[[int, int], int] | None = None
+        self,
+        sampler: EpochSampler,
+        batch_size: int,
+        lengths: Callable[[int, int], int] | None = None,
+        together: int = 1,
     ) -> None:
         super().__init__()
         self.sampler = sampler  # Lightning calls its `set_epoch`
         self.batch_size = batch_size
         self._lengths = lengths
+        self._together = together
 
     def __len__(self) -> int:
-        return num_steps(self.sampler.size, self.batch_size, self.sampler.world_size)
+        return num_steps(self.sampler.size, self.batch_size // self._together, self.sampler.world_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the rank's share."""
@@ -148,18 +155,20 @@ class EpochBatches(ResumableBatches[tuple[int, int]]):
         bounds = [step * len(share) // len(self) for step in range(len(self) + 1)]
         length = self._lengths
         if length is None:
-            yield from (_keys(share[start:end], epoch) for start, end in pairwise(bounds))
+            yield from (self._keys(share[start:end], epoch) for start, end in pairwise(bounds))
             return
         rng = keyed_rng(self.sampler.seed, epoch, self.sampler.rank, Series.BUCKET)
         for first in range(0, len(self), BUCKET_BATCHES):
             of_bucket = bounds[first : first + BUCKET_BATCHES + 1]
-            bucket = sorted(_keys(share[of_bucket[0] : of_bucket[-1]], epoch), key=lambda key: length(*key))
+            bucket = share[of_bucket[0] : of_bucket[-1]]
+            longest = [max(length(*key) for key in self._keys(bucket[i : i + 1], epoch)) for i in range(len(bucket))]
+            bucket = bucket[np.argsort(longest, kind="stable")]
             batches = [bucket[start - of_bucket[0] : end - of_bucket[0]] for start, end in pairwise(of_bucket)]
-            yield from (batches[i] for i in rng.permutation(len(batches)))
+            yield from (self._keys(batches[i], epoch) for i in rng.permutation(len(batches)))
 
-
-def _keys(indices: np.ndarray, epoch: int) -> list[tuple[int, int]]:
-    return [(index, epoch) for index in indices.tolist()]
+    def _keys(self, groups: np.ndarray, epoch: int) -> list[tuple[int, int]]:
+        size = self._together
+        return [(index, epoch) for group in groups.tolist() for index in range(group * size, (group + 1) * size)]
 
 
 class PairIndex:

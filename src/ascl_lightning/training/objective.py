@@ -113,6 +113,7 @@ class Objective:
             raise ValueError("the batch has no sampling_keys: evaluation batches cannot be trained on")
         self._check_chunks()
         images, image_embeds = encode_in_chunks(self._encode_images, batch.images, chunk_size=self.chunk_size)
+        places = slice(None) if batch.image_places is None else batch.image_places
         groups = {"type_i": self._encode_group(batch.texts, batch.negatives, keys)}
         weights = {"type_i": 1.0}
         if batch.positives is not None:
@@ -121,22 +122,27 @@ class Objective:
             total = self.type_i_weight + self.type_ii_iii_weight
             weights = {"type_i": self.type_i_weight / total, "type_ii_iii": self.type_ii_iii_weight / total}
         pairs = _Pairs.of_all_ranks(batch.image_ids)
-        terms = self._contrast(images, groups, pairs)
+        terms = self._contrast(images, places, groups, pairs)
         text_embeds = groups["type_i"].embeds
         if image_embeds is not None and text_embeds is not None:
             # in half precision, close embeddings would have equal scores
             with torch.autocast(image_embeds.device.type, enabled=False):
-                similarity = image_embeds @ gather_rows(text_embeds, pairs.counts).T
+                similarity = (image_embeds @ gather_rows(text_embeds, pairs.counts).T)[places]
             terms["first_stage"] = self.loss(pairs.scores(similarity))
             weights["first_stage"] = self.first_stage_weight
         return Terms(terms, weights, pairs.scale)
 
-    def _contrast(self, images: Features, groups: dict[str, _TextGroup], pairs: "_Pairs") -> dict[str, Tensor]:
-        """L(I, T, T-) of each group; all texts are scored in one call, so that images are processed once."""
+    def _contrast(
+        self, images: Features, places: Tensor | slice, groups: dict[str, _TextGroup], pairs: "_Pairs"
+    ) -> dict[str, Tensor]:
+        """L(I, T, T-) of each group; all texts are scored in one call, so that images are processed once.
+
+        `places` are the rows of the pairs' images.
+        """
         parts = [part for group in groups.values() for part in (group.texts, *group.negatives)]
         own = Features.join(parts)
         texts = Features(*gather_sequences(own.pooled, own.tokens, own.mask))
-        scores = self.model.similarity.compare(images, texts)
+        scores = self.model.similarity.compare(images, texts)[places]
         columns = iter(_columns_of_parts(scores, len(parts), pairs.counts))
         terms = {}
         for name, group in groups.items():
