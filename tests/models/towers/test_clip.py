@@ -100,6 +100,22 @@ def test_image_tokens_are_projected_patches(folder: Path) -> None:
 
 
 @torch.no_grad()
+def test_token_grid_averages_neighbours(folder: Path) -> None:
+    patches, coarse = ClipImageEncoder(str(folder))(pictures()), ClipImageEncoder(str(folder), token_grid=2)(pictures())
+    grid = patches.tokens.reshape(4, 4, 4, -1)  # 32 x 32 in patches of 8 x 8
+    blocks = [grid[:, row : row + 2, column : column + 2].mean(dim=(1, 2)) for row in (0, 2) for column in (0, 2)]
+    torch.testing.assert_close(coarse.tokens, torch.stack(blocks, dim=1))
+    torch.testing.assert_close(coarse.pooled, patches.pooled)
+    assert coarse.mask.shape == (4, 4)
+
+
+@pytest.mark.parametrize("token_grid", [0, 5])
+def test_token_grid_must_lie_within_the_grid(folder: Path, token_grid: int) -> None:
+    with pytest.raises(UserError, match=f"'{folder}' gives a grid of 4 x 4 tokens: token_grid must be 1 to 4"):
+        ClipImageEncoder(str(folder), token_grid=token_grid)
+
+
+@torch.no_grad()
 def test_text_tokens_are_projected_words(folder: Path) -> None:
     texts = tokenized(folder, TEXTS)
     features = ClipTextEncoder(str(folder))(texts)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ascl_lightning.data.batch import Features, PixelSpec, TextSpec, TokenizedTexts
 from ascl_lightning.errors import UserError
-from ascl_lightning.models.towers.image import PixelEncoder, grid_features
+from ascl_lightning.models.towers.image import PixelEncoder, check_token_grid, grid_features, pool_grid
 from ascl_lightning.models.towers.pretrained import (
     load_config,
     load_image_settings,
@@ -42,17 +42,23 @@ class ClipImageEncoder(TransformersTower, PixelEncoder):
 
     Args:
         path: Local folder in the hub's format, or hub id. Only this tower of the checkpoint is loaded.
+        token_grid: Average-pool the grid of patches to this many rows and columns; fewer tokens are scored faster.
         tuning: How the tower is trained.
 
     Raises:
-        UserError: If there is no such folder, it is not a CLIP or SigLIP, or its weights do not fit.
+        UserError: If there is no such folder, it is not a CLIP or SigLIP, its weights do not fit, or its grid of
+            patches is smaller than `token_grid`.
     """
 
-    def __init__(self, path: str, tuning: Tuning = Tuning()) -> None:
+    def __init__(self, path: str, token_grid: PositiveInt | None = None, tuning: Tuning = Tuning()) -> None:
         folder = resolve_folder(path)
         config = _load_pair_config(folder)
-        super().__init__(_pixel_spec(folder, config), tuning)
+        spec = _pixel_spec(folder, config)
+        if token_grid is not None:
+            check_token_grid(f"the image tower in '{folder}'", token_grid, spec.size // config.vision_config.patch_size)
+        super().__init__(spec, tuning)
         self.folder = folder
+        self._token_grid = token_grid
         self.tower = _IMAGE_TOWERS[config.model_type](folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
 
@@ -63,7 +69,8 @@ class ClipImageEncoder(TransformersTower, PixelEncoder):
         return _pixel_spec(folder, _load_pair_config(folder))
 
     def _encode_pixels(self, pixels: Float[Tensor, "N 3 S S"]) -> Features:
-        return grid_features(*self.tower(pixels))
+        pooled, tokens = self.tower(pixels)
+        return grid_features(pooled, tokens if self._token_grid is None else pool_grid(tokens, self._token_grid))
 
 
 class ClipTextEncoder(TransformersTower, TextEncoder):

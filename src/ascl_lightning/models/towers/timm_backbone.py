@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ascl_lightning.data.batch import Features, PixelSpec
 from ascl_lightning.errors import UserError, first_line
 from ascl_lightning.models.towers.cut import from_part_on, same_features, without_parts
-from ascl_lightning.models.towers.image import PixelEncoder, grid_features
+from ascl_lightning.models.towers.image import PixelEncoder, check_token_grid, grid_features, pool_grid
 from ascl_lightning.models.towers.pretrained import (
     cached_file,
     did_you_mean,
@@ -154,9 +153,7 @@ class TimmImageEncoder(PixelEncoder):
         if features.ndim == 3:
             tokens = tokens[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
         if self._token_grid is not None:
-            side = isqrt(tokens.shape[1])
-            grid = tokens.mT.unflatten(2, (side, side))
-            tokens = F.adaptive_avg_pool2d(grid, self._token_grid).flatten(2).mT
+            tokens = pool_grid(tokens, self._token_grid)
         return grid_features(pooled, tokens)
 
     def _as_sequence(self, features: Tensor) -> Float[Tensor, "N K T"]:
@@ -304,5 +301,4 @@ def _check_token_grid(name: str, token_grid: int, num_tokens: int) -> None:
     side = isqrt(num_tokens)
     if side * side != num_tokens:
         raise UserError(f"backbone '{name}' gives {num_tokens} tokens, no square grid: remove token_grid")
-    if not 1 <= token_grid <= side:
-        raise UserError(f"backbone '{name}' gives a grid of {side} x {side} tokens: token_grid must be 1 to {side}")
+    check_token_grid(f"backbone '{name}'", token_grid, side)
