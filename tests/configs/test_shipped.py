@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.helpers.datasets import write_karpathy, write_picture
-from tests.helpers.hub_models import write_bert, write_clip, write_siglip
+from tests.helpers.hub_models import write_bert, write_clip, write_siglip, write_siglip2
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.data.batch import RegionSpec
@@ -73,6 +73,11 @@ def clip(root: Path, write: Callable[[Path], None] = write_clip, width: int = 20
     return [*paths, "--data.root", str(root), "--data.num_workers", "0", *shape]
 
 
+def siglip2(root: Path, write: Callable[[Path], None] = write_siglip) -> list[str]:
+    # the hub's SigLIP 2 pairs of a fixed size have the architecture of SigLIP
+    return [*clip(root, write, width=16), "--model.image_encoder.init_args.token_grid=2"]
+
+
 def own_data(root: Path) -> list[str]:
     for split, size in SPLITS.items():
         names = [f"{split}_{number}.png" for number in range(size)]
@@ -92,6 +97,7 @@ SMALL = {
     "coco": coco,
     "coco_regions": coco_regions,
     "clip": clip,
+    "siglip2": siglip2,
 }
 
 
@@ -121,9 +127,8 @@ def test_one_batch_runs(command, config, tmp_path):
     assert run(command, config, tmp_path, overrides) == 0
 
 
-def test_a_siglip_pair_takes_the_place_of_clip(tmp_path):
-    overrides = clip(tmp_path, write_siglip, width=16)
-    assert run("fit", "clip", tmp_path, overrides) == 0
+def test_a_pair_of_variable_shapes_takes_the_place_of_siglip2(tmp_path):
+    assert run("fit", "siglip2", tmp_path, siglip2(tmp_path, write_siglip2)) == 0
 
 
 @pytest.mark.parametrize(
