@@ -20,7 +20,9 @@ _INLINE = re.compile(r"[{:\n]")
 def shipped_configs() -> list[str]:
     """Names for `--config`: experiments, then additions for a second `--config`."""
     experiments = sorted(path.stem for path in SHIPPED.glob("*.yaml") if path.stem != "sweep")  # a sweep is W&B's
-    additions = (path for folder in ("baselines", "callbacks", "logger") for path in SHIPPED.glob(f"{folder}/*.yaml"))
+    additions = (
+        path for folder in ("baselines", "best", "callbacks", "logger") for path in SHIPPED.glob(f"{folder}/*.yaml")
+    )
     return [*experiments, *sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in additions)]
 
 
