@@ -319,9 +319,8 @@ class SimilarCaption(TextOperation):
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
         """Choose a caption of another image; see `TextOperation`."""
-        if context.corpus is None:
-            raise ValueError(f"{self.name} needs the corpus of the training captions in its context")
-        found = context.corpus.similar(caption, context.image, _SIMILAR_CAPTIONS + len(context.siblings))
+        corpus = context.corpus_for(self.name)
+        found = corpus.similar(caption, context.image, _SIMILAR_CAPTIONS + len(context.siblings))
         others = [text for text in found if text not in context.siblings][:_SIMILAR_CAPTIONS]
         return others[rng.integers(len(others))] if others else caption
 

@@ -38,6 +38,16 @@ class TextContext:
         if not self.siblings:
             raise ValueError("siblings must hold at least the caption itself")
 
+    def corpus_for(self, operation: str) -> CaptionCorpus:
+        """The corpus, which an operation needs.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.corpus is None:
+            raise ValueError(f"{operation} needs the corpus of the training captions in its context")
+        return self.corpus
+
 
 @dataclass(frozen=True)
 class TextOperation(ABC):

@@ -49,9 +49,7 @@ class AppendOtherCaption(TextOperation):
 
     def __call__(self, caption: str, context: TextContext, rng: np.random.Generator) -> str:
         """Append a caption of another image; see `TextOperation`."""
-        if context.corpus is None:
-            raise ValueError(f"{self.name} needs the corpus of the training captions in its context")
-        other = context.corpus.draw_other(context.image, rng)
+        other = context.corpus_for(self.name).draw_other(context.image, rng)
         return caption if other is None else f"{caption} {other}"
 
 
