@@ -1,13 +1,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from tests.helpers.runs import make_queries, write_run
 
 from ascl_lightning.__main__ import main
-from ascl_lightning.metrics.intervals import compare
+from ascl_lightning.evaluation.report_card import stored_card
+from ascl_lightning.metrics.intervals import Difference, compare
 from ascl_lightning.metrics.query_results import Queries
 
 WEAK, STRONG = make_queries(0, 6), make_queries(1, 0.3)
@@ -112,6 +114,30 @@ def test_runs_that_share_no_score(tmp_path, capsys):
 
     assert main(["compare", str(a), str(b)]) == 2
     assert f"'{a}' has two stage, and '{b}' has local" in capsys.readouterr().err
+
+
+def test_report_cards_are_compared_if_both_have_one(runs, tmp_path, capsys, monkeypatch):
+    found = {"two_stage": {"I, unseen in both": Difference(50.0, 61.5, 11.5, 2.5, 20.0, 0.0125, 0.0375)}}
+    monkeypatch.setattr(stored_card, "compare_cards", lambda a, b: found if (a, b) == runs else None)
+    out = tmp_path / "out.json"
+    (runs[0] / "report_card.json").write_text("{}")
+    assert main(["compare", *map(str, runs), "--json", str(out)]) == 0
+    assert "report_card" not in json.loads(out.read_text())
+    (runs[1] / "report_card.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["compare", *map(str, runs), "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["report_card"]["two_stage"]["I, unseen in both"] == asdict(
+        found["two_stage"]["I, unseen in both"]
+    )
+    row = next(line for line in capsys.readouterr().out.splitlines() if "unseen in both" in line)
+    assert len(row) <= 80
+    assert row.split() == [
+        *("two", "stage", "I,", "unseen", "in", "both"),
+        *("50.0", "61.5", "+11.5", "[+2.5,", "+20.0]", "0.0125", "0.0375", "*"),
+    ]
+    found.clear()
+    assert main(["compare", *map(str, runs)]) == 0
+    assert "report cards have other variants" in capsys.readouterr().out
 
 
 def test_a_leak_is_printed(tmp_path, capsys):

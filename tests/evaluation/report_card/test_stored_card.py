@@ -10,7 +10,7 @@ from ascl_lightning.data.variants.ladder import Ladder, Variants, VariantStep
 from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.report_card.curves import CardFigures, Outcome, Step
 from ascl_lightning.evaluation.report_card.rows import write_rows
-from ascl_lightning.evaluation.report_card.stored_card import read_card
+from ascl_lightning.evaluation.report_card.stored_card import compare_cards, read_card
 
 CAPTIONS = ("a red kite", "two dogs", "a boat on a lake")
 ROWS = (0, 5, 10)
@@ -24,8 +24,12 @@ def outcome(generator):
 
 @pytest.fixture
 def card(tmp_path):
-    """Random ranks of three operations, of which the first changes only two captions and was trained on."""
-    generator = np.random.default_rng(0)
+    return write_card(tmp_path, 0, ["shuffle"])
+
+
+def write_card(folder, seed, trained_on):
+    """Random ranks of three operations, of which the first changes only two captions."""
+    generator = np.random.default_rng(seed)
     texts = [VariantStep(1.0, ("kite a red", "dogs two", CAPTIONS[2])), *appended(1), *appended(2)]
     ladders = [Ladder("I", "shuffle", "", 0.0, (texts[0],)), Ladder("II", "append_others", "", 0.0, tuple(texts[1:]))]
     ladders.append(Ladder("I", "replace", "", 0.0, (VariantStep(1.0, ("a blue kite", "two cats", "a boat")),)))
@@ -39,12 +43,12 @@ def card(tmp_path):
         measured.append(ladder.with_steps(steps))
     words = np.array([3, 2, 5])
     figures = CardFigures(
-        {score: outcome(generator) for score in SCORES}, measured, np.arange(3), words, trained_on=["shuffle"]
+        {score: outcome(generator) for score in SCORES}, measured, np.arange(3), words, trained_on=trained_on
     )
-    variants.save(tmp_path / "variants.parquet", ["a", "b", "c"])
-    write_rows(tmp_path / "report_card.parquet", figures, np.arange(3), np.array([0, 1, 2]), ROWS)
+    variants.save(folder / "variants.parquet", ["a", "b", "c"])
+    write_rows(folder / "report_card.parquet", figures, np.arange(3), np.array([0, 1, 2]), ROWS)
     content = {"discrimination": [asdict(row) for row in figures.discrimination()]}
-    (tmp_path / "report_card.json").write_text(json.dumps(content))
+    (folder / "report_card.json").write_text(json.dumps(content))
     return figures
 
 
@@ -105,3 +109,45 @@ def test_damaged_files_are_named(card, tmp_path):
     (tmp_path / "variants.parquet").unlink()
     with pytest.raises(UserError, match=r"variants\.parquet: the variants cannot be read"):
         read_card(tmp_path)
+
+
+def test_cards_are_compared_on_the_same_draws(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder in (a, b):
+        folder.mkdir()
+    one, other = write_card(a, 0, ["shuffle"]), write_card(b, 1, [])
+    found = compare_cards(a, b)
+    assert list(found) == list(SCORES)
+    figures, others = one.figures(), other.figures()
+    for score in SCORES:
+        assert list(found[score]) == ["I", "I, unseen in both", "II"]
+        for type_ in ("I", "II"):
+            difference = found[score][type_]
+            assert difference.a == pytest.approx(figures[type_][score].value)
+            assert difference.b == pytest.approx(others[type_][score].value)
+        # the share of three captions, by hand: unseen in both is the replacement alone
+        wins = [
+            of.unchanged[score].own_scores - of.ladders[2].steps[0].outcomes[score].own_scores for of in (one, other)
+        ]
+        before, after = (100.0 * (margins > 1e-5) for margins in wins)
+        unseen = found[score]["I, unseen in both"]
+        assert (unseen.a, unseen.b) == pytest.approx((before.mean(), after.mean()))
+        drawn = np.random.default_rng((0,)).integers(3, size=(2000, 3))
+        low, high = np.quantile((after - before)[drawn].mean(axis=1), [0.025, 0.975])
+        assert (unseen.value, unseen.low, unseen.high) == pytest.approx(((after - before).mean(), low, high))
+        assert min(of.holm_p_value for of in found[score].values()) >= min(of.p_value for of in found[score].values())
+
+
+def test_a_card_does_not_differ_from_itself(card, tmp_path):
+    for differences in compare_cards(tmp_path, tmp_path).values():
+        for of in differences.values():
+            assert (of.value, of.low, of.high, of.p_value) == (0, 0, 0, 1)
+
+
+def test_cards_with_other_variants_are_not_compared(card, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_card(other, 0, [])
+    variants = Variants.load(other / "variants.parquet")
+    Variants.of(0, ROWS, CAPTIONS, variants.ladders[:2], {}).save(other / "variants.parquet", ["a", "b", "c"])
+    assert compare_cards(tmp_path, other) == {}

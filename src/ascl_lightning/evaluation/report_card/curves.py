@@ -241,13 +241,23 @@ class CardFigures:
         """The figure of type I without the picture; None without operations of type I or without other images."""
         return self._mean_control(self._of_type("I"))
 
+    @property
+    def unseen_operations(self) -> list[str]:
+        """The operations of type I that were not trained on."""
+        return [ladder.operation for ladder in self._of_type("I") if ladder.operation not in self._trained_on]
+
     def unseen(self) -> Unseen | None:
         """The figure of type I over operations that were not trained on; None if there are none."""
-        ladders = [ladder for ladder in self._of_type("I") if ladder.operation not in self._trained_on]
-        if not ladders:
+        operations = self.unseen_operations
+        if not operations:
             return None
-        value = {score: self._redraws.interval(self._mean_preferred(ladders, score)) for score in self.scores}
-        return Unseen([ladder.operation for ladder in ladders], value, self._mean_control(ladders))
+        value = {score: self._redraws.interval(self.drawn_preference(operations, score)) for score in self.scores}
+        control = self._mean_control([ladder for ladder in self.ladders if ladder.operation in operations])
+        return Unseen(operations, value, control)
+
+    def drawn_preference(self, operations: Collection[str], score: str) -> Drawn:
+        """The figure of type I over some operations of that type, as `drawn`."""
+        return self._mean_preferred([ladder for ladder in self.ladders if ladder.operation in operations], score)
 
     def _of_type(self, type_: str) -> list[Ladder[Step]]:
         return [ladder for ladder in self.ladders if ladder.type == type_]

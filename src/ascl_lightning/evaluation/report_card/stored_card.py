@@ -1,7 +1,8 @@
-"""Reads the files of a report card back into its figures."""
+"""Reads the files of a report card back into its figures, and compares two report cards."""
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from ascl_lightning.evaluation.report_card.callback import ROWS, VARIANTS
 from ascl_lightning.evaluation.report_card.curves import CardFigures, Outcome, Step
 from ascl_lightning.evaluation.report_card.rows import SCHEMA
 from ascl_lightning.evaluation.run_files import CARD
+from ascl_lightning.metrics.intervals import Difference, Drawn, holm
 from ascl_lightning.metrics.query_results import DIRECTIONS
+from ascl_lightning.metrics.seed_draws import seeded_difference
 
 _ADDED = ("blind_score",)
 """Columns that older cards do not have."""
@@ -41,6 +44,47 @@ def read_card(folder: Path) -> CardFigures:
     except (OSError, KeyError, pa.ArrowException) as error:
         raise UserError(f"{path}: no rows of a report card ({error}); validate again") from error
     return _figures(variants, columns, path, _trained_on(folder / CARD))
+
+
+def compare_cards(a: Path, b: Path) -> dict[str, dict[str, Difference]]:
+    """Differences b - a of the figures of two report cards, by score.
+
+    Args:
+        a: Folder of a run that wrote a report card.
+        b: Folder of another one on the same data.
+
+    Returns:
+        For each score of both, its differences by type and, as `I, unseen in both`, over the operations of type I that
+        neither training used. Empty if the cards have other variants. Intervals and p-values are from the same draws
+        of images for both; Holm's correction covers the figures of a score.
+
+    Raises:
+        UserError: If the files are missing or damaged.
+    """
+    of_a, of_b = (Variants.load(folder / VARIANTS) for folder in (a, b))
+    if (of_a.text_rows, of_a.captions, of_a.ladders) != (of_b.text_rows, of_b.captions, of_b.ladders):
+        return {}
+    cards = read_card(a), read_card(b)
+    unseen = [name for name in cards[0].unseen_operations if name in cards[1].unseen_operations]
+    first, second = (_drawn_figures(card, unseen) for card in cards)
+    found = {}
+    for score in (score for score in first if score in second):
+        pairs = zip(first[score].items(), second[score].values(), strict=True)
+        differences = {name: seeded_difference(drawn, other) for (name, drawn), other in pairs}
+        adjusted = holm({name: difference.p_value for name, difference in differences.items()})
+        found[score] = {name: replace(of, holm_p_value=adjusted[name]) for name, of in differences.items()}
+    return found
+
+
+def _drawn_figures(card: CardFigures, unseen: Collection[str]) -> dict[str, dict[str, Drawn]]:
+    """The figures of each score by type, and over the given operations of type I, if there are any."""
+    figures: dict[str, dict[str, Drawn]] = {score: {} for score in card.scores}
+    for type_, of_scores in card.drawn().items():
+        for score, drawn in of_scores.items():
+            figures[score][type_] = drawn
+            if type_ == "I" and unseen:
+                figures[score]["I, unseen in both"] = card.drawn_preference(unseen, score)
+    return figures
 
 
 def _trained_on(path: Path) -> list[str]:
