@@ -1,6 +1,7 @@
 """Made-up results: what the document says follows from the ranks that were planted."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,6 +113,41 @@ def test_the_document(finished):
     assert rows[-1] == "| ascl |  | none | 0, 1 | 7 |"
     assert "words" not in text.partition("### Rows")[2]
     assert "Report card" not in text.partition("## scenes")[2]
+
+
+def test_type_i_over_operations_that_a_row_was_not_trained_on(finished, monkeypatch):
+    """AsCL was trained on shuffles, and InfoNCE on swaps: they are compared on drops alone."""
+    shares = {
+        "infonce": {"shuffle": 50.0, "drop": 60.0, "swap": 80.0},
+        "ascl": {"shuffle": 90.0, "drop": 75.0, "swap": 65.0},
+    }
+    for cell in finished[1]:
+        if cell.task.is_done:
+            (cell.task.folder / "validate" / "version_0" / "report_card.json").touch()
+
+    def card(folder):
+        row = folder.parents[2].name.partition("-")[0]
+        return SimpleNamespace(
+            ladders=[SimpleNamespace(type="I", operation=name) for name in shares[row]],
+            drawn=lambda: {"I": {"fused": np.full(2001, 70.0)}},
+            drawn_rsum=lambda *_: np.full(2001, 200.0),
+            drawn_preference=lambda operations, _: np.full(2001, shares[row][operations[0]]),
+            drawn_control=lambda _: np.full(2001, 55.0),
+            unseen_operations=["drop", "swap"] if row == "ascl" else ["shuffle", "drop"],
+        )
+
+    monkeypatch.setattr("ascl_lightning.experiment.outcomes.read_card", card)
+
+    infonce, ascl = Outcomes(finished[1]).groups()[0].rows
+
+    assert infonce.figures["fused", "unseen"].value == 55
+    assert ascl.figures["fused", "unseen"].value == 70
+    assert ascl.figures["fused", "control"].value == 55
+    assert ascl.differences["fused", "unseen"].value == 15
+    assert ascl.differences["fused", "I"].value == 0
+    text = document(*finished, "ascl experiment")
+    assert "| row | I: T above T- | I: not trained on | the same without the picture | II: rSum" in text
+    assert "| row | baseline | I: T above T- | I: not trained on | II: rSum" in text
 
 
 def test_a_document_of_nothing(cells):

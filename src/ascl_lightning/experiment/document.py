@@ -3,7 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from ascl_lightning.experiment.grid import Cell, Grid, Group, Row, flags_in_words
-from ascl_lightning.experiment.outcomes import CARD_SCORE, FOREIGN, SCORES, GroupOutcome, Key, Outcomes, RowOutcome
+from ascl_lightning.experiment.outcomes import (
+    CARD_SCORE,
+    CONTROL,
+    FOREIGN,
+    SCORES,
+    UNSEEN,
+    GroupOutcome,
+    Key,
+    Outcomes,
+    RowOutcome,
+)
 from ascl_lightning.metrics.intervals import Difference, Interval
 from ascl_lightning.metrics.labels import RECALLS, in_words, label
 from ascl_lightning.metrics.query_results import DIRECTIONS
@@ -11,6 +21,8 @@ from ascl_lightning.metrics.query_results import DIRECTIONS
 _RECALLS: list[Key] = [("fused", f"{direction}/{name}") for direction in DIRECTIONS for name in RECALLS]
 _CARD: dict[Key, str] = {
     (CARD_SCORE, "I"): "I: T above T-",
+    (CARD_SCORE, UNSEEN): "I: not trained on",
+    (CARD_SCORE, CONTROL): "the same without the picture",
     (CARD_SCORE, "II"): "II: kept",
     (CARD_SCORE, FOREIGN): "II: rSum, one caption of another image appended",
     (CARD_SCORE, "III"): "III: kept",
@@ -22,8 +34,9 @@ _READING = """\
 - Checkpoints are selected on the split that is reported, so all figures are somewhat too high. No test data are read.
 - `fused` is the score that a row ranks by. `independent` compares embeddings that depend on one item each; where a row
   ranks by them, it equals `fused`. `reranked` orders the best 15 by `fused` again, by reciprocal ranks.
-- Report card, by the score `fused`: how often an image scores its caption above a wrong variant of it (I); the share of
-  recall that is kept, as area under the curve, when captions are appended (II) or shortened (III).
+- Report card, by the score `fused`. I: how often an image scores its caption above a wrong variant of it, over all
+  kinds of variants, and over those that the row was not trained on (in a difference, neither of the two rows). II and
+  III: the share of recall that is kept, as area under the curve, when captions are appended or shortened.
 """
 _Cells = Callable[[RowOutcome], Sequence[str]]
 
@@ -72,12 +85,13 @@ def _group(outcome: GroupOutcome) -> Iterator[str]:
         "Recall by `fused`", [label(name) for _, name in _RECALLS], rows, lambda row: _figures(row, _RECALLS)
     )
     card = [key for key in _CARD if any(key in row.figures for row in rows)]
-    heads = [_CARD[key] for key in card]
     if card:
-        yield from _table("Report card", heads, rows, lambda row: _figures(row, card))
-        if compared:
-            title = "Report card minus that of the baseline"
-            yield from _table(title, ["baseline", *heads], compared, lambda row: _differences(row, card))
+        yield from _table("Report card", [_CARD[key] for key in card], rows, lambda row: _figures(row, card))
+    paired = [key for key in card if key != (CARD_SCORE, CONTROL)]
+    if card and compared:
+        heads = ["baseline", *(_CARD[key] for key in paired)]
+        title = "Report card minus that of the baseline"
+        yield from _table(title, heads, compared, lambda row: _differences(row, paired))
     yield from _settings(outcome.group, rows)
 
 

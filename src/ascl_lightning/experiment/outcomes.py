@@ -1,7 +1,7 @@
 """Results of the finished cells of a grid: means over seeds, and differences to the baselines."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,8 +28,15 @@ SCORES = ("fused", "independent", "local", "reranked", "standardized", "hubness_
 CARD_SCORE = "fused"
 FOREIGN = "foreign"
 """Sum of recalls after the caption of another image was appended to each caption."""
+UNSEEN, CONTROL = "unseen", "control"
+"""The figure of type I over the operations that a row was not trained on, and the same without the picture."""
 _PERCENT = (0.0, 100.0)
-_CARD_BOUNDS = {"I": _PERCENT, "II": None, "III": None, FOREIGN: figure_bounds("rsum")}
+_CARD_BOUNDS = {
+    **dict.fromkeys(("I", UNSEEN, CONTROL), _PERCENT),
+    "II": None,
+    "III": None,
+    FOREIGN: figure_bounds("rsum"),
+}
 _SAME = ("query", "image", "image_id")
 
 Key = tuple[str, str]
@@ -61,6 +68,31 @@ class GroupOutcome:
     rows: Sequence[RowOutcome]
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """Metrics of a cell, of the original images and in each draw.
+
+    Args:
+        drawn: All metrics but those that depend on what a row was trained on.
+        type_i: The figure of type I by operation.
+        control: The same without the picture.
+        unseen: Operations of type I that the cell was not trained on.
+    """
+
+    drawn: Mapping[Key, Drawn]
+    type_i: Mapping[str, Drawn] = field(default_factory=dict)
+    control: Mapping[str, Drawn] = field(default_factory=dict)
+    unseen: Sequence[str] = ()
+
+    def over(self, operations: Collection[str]) -> dict[Key, Drawn]:
+        """All metrics, `UNSEEN` and `CONTROL` over some operations of type I."""
+        found = dict(self.drawn)
+        for name, of_operations in ((UNSEEN, self.type_i), (CONTROL, self.control)):
+            if operations and all(operation in of_operations for operation in operations):
+                found[CARD_SCORE, name] = np.mean([of_operations[operation] for operation in operations], axis=0)
+        return found
+
+
 class Outcomes:
     """Reads the finished cells of an experiment.
 
@@ -90,23 +122,25 @@ class Outcomes:
 
     def _rows(self, cells: Sequence[Cell]) -> list[RowOutcome]:
         """The results of one group; p-values of a metric are corrected for the number of rows with a baseline."""
-        drawn: dict[Row, dict[int, dict[Key, Drawn]]] = {}
+        measured: dict[Row, dict[int, _Measured]] = {}
         for cell in cells:
-            drawn.setdefault(cell.row, {})[cell.seed] = self._drawn(cell)
+            measured.setdefault(cell.row, {})[cell.seed] = self._measured(cell)
         found = []
-        for row, of_seeds in drawn.items():
-            figures = {key: self._interval(key, values) for key, values in _means(of_seeds, list(of_seeds)).items()}
-            baseline = next((of for other, of in drawn.items() if other.name == row.baseline), {})
-            shared = [seed for seed in of_seeds if seed in baseline]
+        for row, cells_of_row in measured.items():
+            means = _means(cells_of_row, cells_of_row, _unseen(cells_of_row))
+            figures = {key: self._interval(key, values) for key, values in means.items()}
+            baseline = next((of for other, of in measured.items() if other.name == row.baseline), {})
+            shared = [seed for seed in cells_of_row if seed in baseline]
             differences = {}
             if shared:
-                a, b = _means(baseline, shared), _means(of_seeds, shared)
+                # type I is compared over the operations that neither was trained on
+                unseen = [operation for operation in _unseen(cells_of_row) if operation in _unseen(baseline)]
+                a, b = (_means(of, shared, unseen) for of in (baseline, cells_of_row))
                 differences = {key: seeded_difference(a[key], b[key]) for key in b if key in a}
-            found.append(RowOutcome(row, sorted(of_seeds), figures, differences))
+            found.append(RowOutcome(row, sorted(cells_of_row), figures, differences))
         return _corrected(found)
 
-    def _drawn(self, cell: Cell) -> dict[Key, Drawn]:
-        """All metrics of a cell: of the original images, then in each draw."""
+    def _measured(self, cell: Cell) -> _Measured:
         run = RunFiles(cell.task.folder / "validate" / "version_0")
         queries = {score: of for (score, protocol), of in run.queries.items() if protocol == OWN}
         # where the score that a model ranks by is the product of its embeddings, both are named `fused`
@@ -115,12 +149,17 @@ class Outcomes:
         drawn: dict[Key, Drawn] = {}
         for score in (score for score in SCORES if score in queries):
             drawn |= {(score, name): values for name, values in drawn_recalls(queries[score], redraws).items()}
-        if (run.folder / CARD).is_file():
-            card = read_card(run.folder)
-            drawn |= {(CARD_SCORE, type_): of_score[CARD_SCORE] for type_, of_score in card.drawn().items()}
-            foreign = card.drawn_rsum("append_others", 1.0, CARD_SCORE)
-            drawn |= {} if foreign is None else {(CARD_SCORE, FOREIGN): foreign}
-        return drawn
+        if not (run.folder / CARD).is_file():
+            return _Measured(drawn)
+        card = read_card(run.folder)
+        drawn |= {(CARD_SCORE, type_): of_score[CARD_SCORE] for type_, of_score in card.drawn().items()}
+        foreign = card.drawn_rsum("append_others", 1.0, CARD_SCORE)
+        drawn |= {} if foreign is None else {(CARD_SCORE, FOREIGN): foreign}
+        operations = [ladder.operation for ladder in card.ladders if ladder.type == "I"]
+        type_i = {operation: card.drawn_preference([operation], CARD_SCORE) for operation in operations}
+        controls = {operation: card.drawn_control([operation]) for operation in operations}
+        control = {operation: of for operation, of in controls.items() if of is not None}
+        return _Measured(drawn, type_i, control, card.unseen_operations)
 
     def _draws_of(self, folder: Path, queries: Queries) -> Redraws:
         """The draws for all cells, whose queries must be the same."""
@@ -141,9 +180,14 @@ class Outcomes:
         return interval_of_draws(float(drawn[0]), drawn[1:], bounds, len(self._first[1].image_to_text))
 
 
-def _means(of_seeds: Mapping[int, Mapping[Key, Drawn]], seeds: Sequence[int]) -> dict[Key, Drawn]:
-    """Means of the metrics that all seeds have."""
-    chosen = [of_seeds[seed] for seed in sorted(seeds)]
+def _unseen(cells: Mapping[int, _Measured]) -> Sequence[str]:
+    """Operations of type I that a row was not trained on, which its seeds share."""
+    return next(iter(cells.values())).unseen
+
+
+def _means(cells: Mapping[int, _Measured], seeds: Collection[int], operations: Collection[str]) -> dict[Key, Drawn]:
+    """Means of the metrics that all seeds have, with `UNSEEN` and `CONTROL` over some operations."""
+    chosen = [cells[seed].over(operations) for seed in sorted(seeds)]
     return {key: mean_over_seeds([of[key] for of in chosen]) for key in chosen[0] if all(key in of for of in chosen)}
 
 

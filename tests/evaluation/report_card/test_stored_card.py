@@ -92,6 +92,14 @@ def test_the_sum_of_recalls_at_a_level(card, tmp_path):
     assert card.drawn_rsum("append_siblings", 1.0, "fused") is None
 
 
+def test_type_i_without_the_picture_by_operation(card, tmp_path):
+    found = read_card(tmp_path)
+
+    for row in (row for row in card.discrimination() if row.score == "fused"):
+        assert found.drawn_preference([row.operation], "fused")[0] == pytest.approx(row.value)
+        assert found.drawn_control([row.operation])[0] == pytest.approx(row.control.value)
+
+
 def test_damaged_files_are_named(card, tmp_path):
     rows, about = tmp_path / "report_card.parquet", tmp_path / "report_card.json"
     written = about.read_text()

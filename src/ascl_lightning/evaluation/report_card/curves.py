@@ -200,7 +200,7 @@ class CardFigures:
                 n=int(ladder.steps[0].changed.sum()),
                 trained_on=ladder.operation in self._trained_on,
                 **vars(self._redraws.interval(self._mean_preferred([ladder], score))),
-                control=self._mean_control([ladder]),
+                control=self._interval(self._mean_control([ladder])),
             )
             for score in self.scores
             for ladder in self._of_type("I")
@@ -226,20 +226,14 @@ class CardFigures:
     def drawn_rsum(self, operation: str, level: float, score: str) -> Drawn | None:
         """Sum of recalls at one level of an operation, as `drawn`; None if the card does not have it."""
         for ladder in self.ladders:
-            levels = _levels(ladder).tolist()
-            if ladder.operation == operation and level in levels:
-                sums = [
-                    self._recalls(ladder, score, query, k)[:, levels.index(level)]
-                    for query in self._queries(ladder)
-                    for k in RECALL_AT
-                ]
-                total: Drawn = np.sum(sums, axis=0)
-                return total
+            if ladder.operation == operation and level in (levels := _levels(ladder).tolist()):
+                recalls = [self._recalls(ladder, score, query, k) for query in self._queries(ladder) for k in RECALL_AT]
+                return np.sum(recalls, axis=0)[:, levels.index(level)]
         return None
 
     def control(self) -> Interval | None:
         """The figure of type I without the picture; None without operations of type I or without other images."""
-        return self._mean_control(self._of_type("I"))
+        return self._interval(self._mean_control(self._of_type("I")))
 
     @property
     def unseen_operations(self) -> list[str]:
@@ -252,12 +246,15 @@ class CardFigures:
         if not operations:
             return None
         value = {score: self._redraws.interval(self.drawn_preference(operations, score)) for score in self.scores}
-        control = self._mean_control([ladder for ladder in self.ladders if ladder.operation in operations])
-        return Unseen(operations, value, control)
+        return Unseen(operations, value, self._interval(self.drawn_control(operations)))
 
     def drawn_preference(self, operations: Collection[str], score: str) -> Drawn:
         """The figure of type I over some operations of that type, as `drawn`."""
         return self._mean_preferred([ladder for ladder in self.ladders if ladder.operation in operations], score)
+
+    def drawn_control(self, operations: Collection[str]) -> Drawn | None:
+        """As `drawn_preference`, without the picture; None without other images."""
+        return self._mean_control([ladder for ladder in self.ladders if ladder.operation in operations])
 
     def _of_type(self, type_: str) -> list[Ladder[Step]]:
         return [ladder for ladder in self.ladders if ladder.type == type_]
@@ -267,8 +264,11 @@ class CardFigures:
         own = self.unchanged[score].own_scores
         return self._mean_share(ladders, [is_preferred(own, of.steps[0].outcomes[score].own_scores) for of in ladders])
 
-    def _mean_control(self, ladders: Sequence[Ladder[Step]]) -> Interval | None:
-        """As `_mean_preferred`, with a blind picture in the place of the image, and its interval."""
+    def _interval(self, drawn: Drawn | None) -> Interval | None:
+        return None if drawn is None else self._redraws.interval(drawn)
+
+    def _mean_control(self, ladders: Sequence[Ladder[Step]]) -> Drawn | None:
+        """As `_mean_preferred`, with a blind picture in the place of the image; None without other images."""
         preferred = []
         for ladder in ladders:
             texts = (self.unchanged[self.scores[0]], ladder.steps[0].outcomes[self.scores[0]])
@@ -276,7 +276,7 @@ class CardFigures:
             if blind is None or wrong is None:
                 return None
             preferred.append(is_preferred(blind, wrong))
-        return self._redraws.interval(self._mean_share(ladders, preferred)) if preferred else None
+        return self._mean_share(ladders, preferred) if preferred else None
 
     def _mean_share(self, ladders: Sequence[Ladder[Step]], hits: Sequence[Bool[np.ndarray, " M"]]) -> Drawn:
         """Share of hits among the captions that an operation changes, as the mean over operations."""
