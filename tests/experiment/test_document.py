@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tests.helpers.runs import write_run
 
+from ascl_lightning.data.variants.ladder import Ladder, Variants, VariantStep
 from ascl_lightning.errors import UserError
 from ascl_lightning.experiment.document import document
 from ascl_lightning.experiment.grid import Cells, Grid
@@ -123,7 +124,9 @@ def test_type_i_over_operations_that_a_row_was_not_trained_on(finished, monkeypa
     }
     for cell in finished[1]:
         if cell.task.is_done:
-            (cell.task.folder / "validate" / "version_0" / "report_card.json").touch()
+            folder = cell.task.folder / "validate" / "version_0"
+            (folder / "report_card.json").touch()
+            write_variants(folder, "a kite red")
 
     def card(folder):
         row = folder.parents[2].name.partition("-")[0]
@@ -148,6 +151,26 @@ def test_type_i_over_operations_that_a_row_was_not_trained_on(finished, monkeypa
     text = document(*finished, "ascl experiment")
     assert "| row | I: T above T- | I: not trained on | the same without the picture | II: rSum" in text
     assert "| row | baseline | I: T above T- | I: not trained on | II: rSum" in text
+
+
+def write_variants(folder, text):
+    ladder = Ladder("I", "shuffle", "", 0.0, (VariantStep(1.0, (text,)),))
+    Variants.of(0, [0], ["a red kite"], [ladder], {}).save(folder / "variants.parquet", ["0.jpg"])
+
+
+def test_report_cards_of_other_variants_are_refused(finished, monkeypatch):
+    for cell in finished[1]:
+        if cell.task.is_done:
+            folder = cell.task.folder / "validate" / "version_0"
+            (folder / "report_card.json").touch()
+            write_variants(folder, "a kite red" if cell.row.name == "infonce" else "kite a red")
+    empty = SimpleNamespace(
+        ladders=[], unseen_operations=[], drawn=dict, drawn_rsum=lambda *_: None, drawn_preference=None
+    )
+    monkeypatch.setattr("ascl_lightning.experiment.outcomes.read_card", lambda folder: empty)
+
+    with pytest.raises(UserError, match="have other variants: run all cells with WordNet or all without"):
+        Outcomes(finished[1]).groups()
 
 
 def test_a_document_of_nothing(cells):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ascl_lightning.data.variants.ladder import Variants
 from ascl_lightning.errors import UserError
+from ascl_lightning.evaluation.report_card.callback import VARIANTS
 from ascl_lightning.evaluation.report_card.stored_card import read_card
 from ascl_lightning.evaluation.run_files import CARD, RunFiles
 from ascl_lightning.experiment.grid import Cell, Group, Row
@@ -104,6 +106,7 @@ class Outcomes:
         self._done = [cell for cell in cells if cell.task.is_done]
         self._redraws: Redraws | None = None
         self._first: tuple[Path, Queries] | None = None
+        self._variants: tuple[Path, Variants] | None = None
 
     def machines(self) -> dict[str, int]:
         """Number of cells by machine."""
@@ -151,6 +154,7 @@ class Outcomes:
             drawn |= {(score, name): values for name, values in drawn_recalls(queries[score], redraws).items()}
         if not (run.folder / CARD).is_file():
             return _Measured(drawn)
+        self._check_variants(run.folder)
         card = read_card(run.folder)
         drawn |= {(CARD_SCORE, type_): of_score[CARD_SCORE] for type_, of_score in card.drawn().items()}
         foreign = card.drawn_rsum("append_others", 1.0, CARD_SCORE)
@@ -172,6 +176,18 @@ class Outcomes:
             if not all(np.array_equal(getattr(rows, of), getattr(expected.directions()[name], of)) for of in _SAME):
                 raise UserError(f"'{first}' and '{folder}' were validated on different data: give another --out")
         return self._redraws
+
+    def _check_variants(self, folder: Path) -> None:
+        """Checks that the report cards of all cells have the same variants."""
+        variants = Variants.load(folder / VARIANTS)
+        if self._variants is None:
+            self._variants = (folder, variants)
+        first, expected = self._variants
+        if (variants.captions, variants.ladders) != (expected.captions, expected.ladders):
+            raise UserError(
+                f"the report cards of '{first}' and '{folder}' have other variants: run all cells with WordNet or all "
+                f"without, and with the same report_card.seed"
+            )
 
     def _interval(self, key: Key, drawn: Drawn) -> Interval:
         assert self._first is not None
