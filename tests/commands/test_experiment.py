@@ -70,8 +70,8 @@ def test_a_document_of_nothing_names_no_folder_of_this_machine(grid, tmp_path):
 
     text = page.read_text()
     assert "0 of 4 runs" in text
-    assert "--out FOLDER --document FILE\n" in text
-    assert str(tmp_path / "out") not in text
+    assert "ascl experiment --grid grid.yaml --out FOLDER --document FILE\n" in text
+    assert str(tmp_path) not in text
 
 
 def test_mistakes_are_named_before_anything_runs(grid, tmp_path, capsys):

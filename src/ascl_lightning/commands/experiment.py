@@ -120,5 +120,10 @@ def _shown(args: Sequence[str]) -> str:
     """The command for the document, without the folders of this machine."""
     hidden: Mapping[str, str] = {"--data": "DIR", "--out": "FOLDER", "--document": "FILE"}
     previous = ("", *args)
-    shown = [hidden.get(before, "") or shlex.quote(arg) for before, arg in zip(previous, args, strict=False)]
-    return " ".join(["ascl", *(word for word in shown if word != "--table")])
+    shown = [hidden.get(before) or _name(arg) for before, arg in zip(previous, args, strict=False)]
+    return shlex.join(["ascl", *(word for word in shown if word != "--table")])
+
+
+def _name(argument: str) -> str:
+    """The last part of an absolute path; other arguments as they are."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
