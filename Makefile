@@ -43,7 +43,7 @@ format: $(STAMP) ## fix and format with ruff
 experiment: weights ## run all rows of GRID with five seeds on the photos in DATA; writes docs/experiment.md
 	$(BIN)/ascl experiment --grid $(GRID) --data $(DATA) --out $(EXPERIMENT) --jobs $(JOBS) --document docs/experiment.md
 
-experiment-quick: weights ## the main comparison of GRID with one seed (under 40 minutes on two cores)
+experiment-quick: weights ## the main comparison of GRID with one seed
 	$(BIN)/ascl experiment --grid $(GRID) --data $(DATA) --out $(EXPERIMENT) --jobs $(JOBS) --quick
 
 bench: $(STAMP) ## measure speed and memory without photos (results: benchmarks/README.md)
