@@ -16,6 +16,7 @@ from ascl_lightning.models.towers.text import TextEncoder, masked_mean
 from ascl_lightning.models.towers.timm_backbone import TimmImageEncoder
 from ascl_lightning.models.towers.transformers_text import TransformersTextEncoder
 from ascl_lightning.models.towers.tuning import Lora, Tuning
+from ascl_lightning.models.towers.word_convolution import WordConvolution
 from ascl_lightning.models.towers.word_transformer import WordTransformer
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "TopKMean",
     "TransformersTextEncoder",
     "Tuning",
+    "WordConvolution",
     "WordTransformer",
     "ZeroOut",
     "grid_features",

@@ -4,33 +4,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers.towers import assert_same_texts
+from tests.helpers.towers import assert_padding_changes_nothing, words
 
-from ascl_lightning.data.batch import TextSpec, TokenizedTexts
+from ascl_lightning.data.batch import TextSpec
 from ascl_lightning.models.towers.text import TextEncoder
 from ascl_lightning.models.towers.tuning import Tuning
 from ascl_lightning.models.towers.word_transformer import WordTransformer
 
 
-def words(*rows: list[int], length: int) -> TokenizedTexts:
-    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
-    mask = torch.tensor([[position < len(row) for position in range(length)] for row in rows])
-    return TokenizedTexts(ids, mask, ~mask)
-
-
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), padding=st.integers(0, 3))
 @settings(max_examples=10, deadline=None)
-@torch.no_grad()
 def test_padding_changes_nothing_in_word_transformer(lengths: list[int], padding: int) -> None:
     torch.manual_seed(0)
     encoder = WordTransformer(vocab_size=10, max_length=12, width=16, num_heads=2).eval()
-    rows = [[2 + (row + position) % 8 for position in range(length)] for row, length in enumerate(lengths)]
-    longest = max(lengths)
-    one, other = encoder(words(*rows, length=longest)), encoder(words(*rows, length=longest + padding))
-    assert_same_texts(one, other)
-    alone = encoder(words(rows[0], length=lengths[0]))
-    torch.testing.assert_close(alone.tokens[0], one.tokens[0, : lengths[0]])
-    torch.testing.assert_close(alone.pooled[0], one.tokens[0, : lengths[0]].mean(dim=0))
+    assert_padding_changes_nothing(encoder, lengths, padding)
 
 
 def test_word_transformer_sees_the_order_of_words() -> None:
