@@ -9,7 +9,7 @@ EXPERIMENT := experiment
 JOBS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiment experiment-quick test test-all lint format bench gpu weights clean
+.PHONY: help demo demo-infonce experiment experiment-quick test test-all lint format bench gpu weights clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -20,9 +20,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## train on generated scenes, test, and write report.html (6 minutes on two cores)
+demo: $(STAMP) ## train on generated scenes, test, and write report.html (4 minutes on two cores)
 	$(BIN)/ascl fit --config configs/scenes.yaml --trainer.default_root_dir $(DEMO)
 	$(BIN)/ascl test --config configs/scenes.yaml --trainer.default_root_dir $(DEMO) --ckpt_path best
+
+INFONCE := --config configs/scenes.yaml --config configs/baselines/infonce.yaml --trainer.default_root_dir $(DEMO)/infonce
+demo-infonce: $(STAMP) ## after demo: train InfoNCE on the same towers, test, and compare
+	$(BIN)/ascl fit $(INFONCE) --data.batch_size 128 --trainer.max_epochs 12
+	$(BIN)/ascl test $(INFONCE) --ckpt_path best
+	$(BIN)/ascl compare $(DEMO)/infonce/test/version_0 $(DEMO)/test/version_0
 
 test: $(STAMP) ## run the tests, except slow ones
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'

@@ -18,7 +18,7 @@ from ascl_lightning.data.text import Vocabulary
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.metrics.query_results import read_queries
 from ascl_lightning.metrics.recall import streamed_ranks
-from ascl_lightning.models import ConvImageEncoder, FusedSimilarity, WordTransformer
+from ascl_lightning.models import ConvImageEncoder, FusedSimilarity, WordConvolution
 from ascl_lightning.models.similarity import fused
 from ascl_lightning.models.towers.pretrained import resolve_repository
 from ascl_lightning.training.module import RetrievalModule
@@ -51,7 +51,7 @@ def model(run) -> Retriever:
 
 @pytest.fixture(scope="module")
 def split():
-    return Scenes(**SIZES).read(None, "test")
+    return Scenes(image_size=48, **SIZES).read(None, "test")  # as in configs/data/scenes.yaml
 
 
 def captions_of(split) -> list[str]:
@@ -303,8 +303,8 @@ def test_lightnings_loading_names_the_method_to_call(run):
     checkpoint = run / "fit" / "version_0" / "checkpoints" / "best.ckpt"
     with pytest.raises(UserError, match=r"call ascl_lightning\.Retriever\.from_checkpoint\(checkpoint, config\)"):
         RetrievalModule.load_from_checkpoint(checkpoint)
-    similarity = FusedSimilarity(128, 1, 0.5, normalize_words=True, global_fusion="independent", text_gate=True)
-    towers = {"image_encoder": ConvImageEncoder(), "text_encoder": WordTransformer(256, depth=1)}
+    similarity = FusedSimilarity(128, 1, 0.8, normalize_words=True, global_fusion="none")
+    towers = {"image_encoder": ConvImageEncoder(image_size=48), "text_encoder": WordConvolution(256)}
     module = RetrievalModule.load_from_checkpoint(
         checkpoint, **towers, similarity=similarity, loss=AsymmetricContrastiveLoss()
     )
