@@ -242,7 +242,7 @@ BAD_VALUES = {
     "--trainer.devices x": "--trainer.devices: ",
     "--trainer.callbacks &a [*a]": "contains itself",
     "--trainer {max_epochs: 0}": "--trainer.max_epochs 0",
-    "--data.negatives [DropWrod]": "choose from DeleteWords, ",
+    "--data.negatives [DropWrod]": "choose from AppendOtherCaption, DeleteWords, ",
 }
 
 
