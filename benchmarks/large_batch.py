@@ -16,6 +16,7 @@ from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.towers.regions import RegionEncoder
 from ascl_lightning.models.towers.word_transformer import WordTransformer
 from ascl_lightning.training.objective import Objective
+from ascl_lightning.training.terms import LossWeights
 
 TOKENS, WIDTH, WORDS, VOCABULARY, CHUNK = 16, 128, 24, 8192, 128
 LIMIT = 8 * 1024
@@ -51,7 +52,7 @@ def step(similarity: FusedSimilarity, size: int, chunk_size: int | None) -> tupl
     torch.manual_seed(0)
     text_encoder = WordTransformer(VOCABULARY, WORDS, WIDTH, depth=2, num_heads=4, dropout=0.1)
     model = ImageTextModel(RegionEncoder(TOKENS, WIDTH), text_encoder, similarity)
-    objective = Objective(model, AsymmetricContrastiveLoss(0.05), None, 0.5, 0.5, 0.0, chunk_size)
+    objective = Objective(model, AsymmetricContrastiveLoss(0.05), None, LossWeights(), chunk_size)
     batch = random_batch(size)
     return measure(lambda: objective(batch).loss.backward(), repeats=3 if size < 1024 else 1)
 

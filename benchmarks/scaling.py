@@ -25,6 +25,7 @@ from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.towers.regions import RegionEncoder
 from ascl_lightning.models.towers.word_transformer import WordTransformer
 from ascl_lightning.training.objective import Objective
+from ascl_lightning.training.terms import LossWeights
 
 PAIRS, REGIONS, WORDS, WIDTH, HEADS, PARTS, GROUPS, BYTES = 24, 9, 12, 64, 4, 4, 2, 4
 SCORES: dict[str, dict[str, Any]] = {
@@ -105,7 +106,7 @@ def _count_step(num_ranks: int, arguments: dict[str, Any]) -> Costs:
     similarity = FusedSimilarity(WIDTH, num_heads=HEADS, **arguments)
     text_encoder = WordTransformer(16, WORDS, WIDTH)
     model = ImageTextModel(RegionEncoder(REGIONS, WIDTH), text_encoder, similarity)
-    objective = Objective(model, AsymmetricContrastiveLoss(), None, 0.5, 0.5, 0.0, None)
+    objective = Objective(model, AsymmetricContrastiveLoss(), None, LossWeights())
     batch = _random_batch()
     count, held, flops = _CountedBytes(num_ranks), [0], FlopCounterMode(display=False)
     compare = similarity.compare

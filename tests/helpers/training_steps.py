@@ -1,6 +1,6 @@
 """Batches and small models for tests of training steps, on one process or as the share of one of many."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts, map_tensors
-from ascl_lightning.losses import AsymmetricContrastiveLoss
+from ascl_lightning.losses import AsymmetricContrastiveLoss, ContrastiveLoss
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.towers.regions import RegionEncoder
 from ascl_lightning.models.towers.word_transformer import WordTransformer
 from ascl_lightning.training.objective import Objective
+from ascl_lightning.training.terms import LossWeights
 
 WIDTH, REGIONS, VOCABULARY = 8, 3, 30
 
@@ -54,23 +55,29 @@ def share(batch: ImageTextBatch, counts: Sequence[int], rank: int) -> ImageTextB
 
 
 def make_objective(
-    similarity: dict[str, Any], first_stage_weight: float = 0.0, chunk_size: int | None = None, dropout: float = 0.0
+    similarity: dict[str, Any],
+    first_stage_weight: float = 0.0,
+    distillation_weight: float = 0.0,
+    chunk_size: int | None = None,
+    dropout: float = 0.0,
+    loss: Callable[..., ContrastiveLoss] = AsymmetricContrastiveLoss,
 ) -> tuple[nn.Module, Objective]:
     """A model with its loss in float64, always the same; and the objective that they serve.
 
     `similarity` has a function that makes `local`, if any: the level is part of the model.
     """
+    weights = LossWeights(0.4, 0.6, first_stage_weight, distillation_weight)
     torch.manual_seed(0)
     similarity = {name: value() if name == "local" else value for name, value in similarity.items()}
     text_encoder = WordTransformer(VOCABULARY, max_length=11, width=8, depth=1, num_heads=2, dropout=dropout)
     fused = FusedSimilarity(WIDTH, num_heads=2, **similarity)
     model = ImageTextModel(RegionEncoder(REGIONS, WIDTH), text_encoder, fused).double()
-    model.freeze_unread(uses_global=fused.local_weight < 1 or first_stage_weight > 0)
+    model.freeze_unread(uses_global=fused.local_weight < 1 or weights.read_embeds)
     for parameter in model.parameters():  # the identities and zeros of fusion would hide mistakes
         parameter.data += 0.1 * torch.randn_like(parameter)
-    loss = AsymmetricContrastiveLoss(0.2, learn_temperature=True).double()
-    objective = Objective(model, loss, PerturbWords().double(), 0.4, 0.6, first_stage_weight, chunk_size)
-    return nn.ModuleDict({"model": model, "loss": loss}), objective
+    contrast = loss(0.2, learn_temperature=True).double()
+    objective = Objective(model, contrast, PerturbWords().double(), weights, chunk_size)
+    return nn.ModuleDict({"model": model, "loss": contrast}), objective
 
 
 def _texts(size: int, longest: int, rng: torch.Generator) -> TokenizedTexts:

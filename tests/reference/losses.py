@@ -72,5 +72,20 @@ def multi_positive(similarity: Matrix, temperature: float, image_ids: Sequence[i
     return total / len(similarity)
 
 
+def divergence(
+    similarity: Matrix, teacher: Matrix, temperature: float, teacher_temperature: float, image_ids: Sequence[int]
+) -> float:
+    """KL divergence of each row's softmax from the teacher's, without other texts of the image; mean of rows."""
+    total = 0.0
+    for i, (row, expected) in enumerate(zip(similarity, teacher, strict=True)):
+        kept = [j for j in range(len(row)) if i == j or image_ids[i] != image_ids[j]]
+        own = sum(math.exp(row[j] / temperature) for j in kept)
+        of_teacher = sum(math.exp(expected[j] / teacher_temperature) for j in kept)
+        for j in kept:
+            share = math.exp(expected[j] / teacher_temperature) / of_teacher
+            total += share * math.log(share / (math.exp(row[j] / temperature) / own))
+    return total / len(similarity)
+
+
 def transpose(similarity: Matrix) -> Matrix:
     return [list(column) for column in zip(*similarity, strict=True)]

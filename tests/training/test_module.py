@@ -13,7 +13,7 @@ from ascl_lightning.data.augment.positives import FirstHalf, JoinCaptions
 from ascl_lightning.data.datamodule import RetrievalDataModule
 from ascl_lightning.data.sources import KarpathyJson
 from ascl_lightning.errors import UserError
-from ascl_lightning.losses import AsymmetricContrastiveLoss, InfoNCE, PairScores
+from ascl_lightning.losses import AsymmetricContrastiveLoss, InfoNCE, PairScores, TripletLoss
 from ascl_lightning.metrics import retrieval_metrics
 from ascl_lightning.models import FusedSimilarity, GaussianNoise, PerturbWords
 from ascl_lightning.models.towers.tuning import Tuning
@@ -208,6 +208,13 @@ def test_the_first_stage_term_is_the_loss_on_independent_embeddings(tmp_path):
     assert logged["train/loss_first_stage"] == pytest.approx(expected)
     without, _ = step(build(first_stage_weight=0.0), batch)
     assert loss == pytest.approx(without + 0.5 * expected, rel=1e-5)
+
+
+def test_a_loss_without_temperature_logs_no_scale(tmp_path):
+    module = build(TripletLoss())
+    _, logged = step(module, first_batch(module, tmp_path))
+    assert "train/loss" in logged
+    assert "train/logit_scale" not in logged
 
 
 def test_all_texts_of_a_step_are_scored_in_one_call(tmp_path):

@@ -8,18 +8,28 @@ import torch
 import torch.distributed as dist
 from tests.helpers.processes import run_ranks
 from tests.helpers.training_steps import WIDTH, gradients, make_batch, make_objective, share
+from tests.reference import losses as reference
+from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.losses import SoftTargetInfoNCE, TripletLoss
 from ascl_lightning.models.perturb import NoiseStream, ZeroOut
 from ascl_lightning.models.similarity.aggregation import LearnedWeights, TopKMean
 from ascl_lightning.models.similarity.late_interaction import LateInteraction
 from ascl_lightning.models.towers.convolutional import ConvImageEncoder
 from ascl_lightning.runtime.draws import keyed_uniform
+from ascl_lightning.training.terms import LossWeights
 
 SCORES = {
     "pairwise": {"similarity": {"local_weight": 0.6, "global_fusion": "pairwise", "text_gate": True}},
     "paper": {"similarity": {"local_weight": 0.8, "global_fusion": "pairwise"}, "first_stage_weight": 0.5},
+    "distilled": {"similarity": {"local_weight": 0.8, "global_fusion": "none"}, "distillation_weight": 0.3},
+    "soft": {
+        "similarity": {"local_weight": 0.0, "global_fusion": "none"},
+        "first_stage_weight": 0.2,
+        "loss": SoftTargetInfoNCE,
+    },
     "independent": {"similarity": {"local_weight": 0.3, "global_fusion": "independent", "normalize_words": True}},
     "global": {"similarity": {"local_weight": 0.0, "global_fusion": "none"}, "first_stage_weight": 0.2},
     "local": {"similarity": {"local_weight": 1.0, "global_fusion": "independent"}},
@@ -154,12 +164,56 @@ def test_towers_with_batch_normalisation_are_not_run_in_chunks():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"type_i_weight": -1.0}, {"type_i_weight": 0.0, "type_ii_iii_weight": 0.0}, {"chunk_size": 0}], ids=str
+    "wrong", [{"type_i": -1.0}, {"type_i": 0.0, "type_ii_iii": 0.0}, {"distillation": -0.1}], ids=str
 )
-def test_invalid_weights_and_chunks_are_refused(wrong):
-    _, objective = make_objective(**SCORES["global"])
-    with pytest.raises(ValueError, match=r"weights of the loss|at least 1 row"):
-        replace(objective, **wrong)
+def test_invalid_weights_are_refused(wrong):
+    with pytest.raises(ValueError, match="weights of the loss"):
+        LossWeights(**wrong)
+
+
+def test_chunks_without_rows_are_refused():
+    with pytest.raises(ValueError, match="at least 1 row"):
+        make_objective(**SCORES["global"], chunk_size=0)
+
+
+def test_distillation_needs_another_score_and_a_temperature():
+    with pytest.raises(UserError, match=r"nothing to distil: set model\.distillation_weight to 0"):
+        make_objective({"local_weight": 0.0, "global_fusion": "independent"}, distillation_weight=0.1)
+    with pytest.raises(UserError, match="TripletLoss has no temperature"):
+        make_objective(
+            {"local_weight": 0.5}, distillation_weight=0.1, loss=lambda margin, learn_temperature: TripletLoss(margin)
+        )
+
+
+def test_soft_targets_come_from_the_text_tower():
+    module, objective = make_objective(**SCORES["soft"])
+    batch, seen = make_batch(SIZE), []
+    module["loss"].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].text_to_text))
+    objective(batch)
+    encoder = objective.model.text_encoder
+    towers = [normalize(encoder(texts).pooled) for texts in (batch.texts, batch.positives.texts, batch.texts)]
+    assert len(seen) == 3  # T, T+, and the first stage
+    for found, vectors in zip(seen, towers, strict=True):
+        torch.testing.assert_close(found, (vectors @ vectors.T).detach())
+        assert not found.requires_grad
+
+
+def test_distillation_is_the_divergence_of_embeddings_from_the_fused_score():
+    module, objective = make_objective(**SCORES["distilled"])
+    batch = make_batch(SIZE)
+    model = objective.model
+    images, texts = model.encode_images(batch.images), model.encode_texts(batch.texts)
+    fused = model.score(images, texts)
+    cosines = normalize(images.pooled) @ normalize(texts.pooled).T
+    ids, tau = batch.image_ids.tolist(), 0.2
+    rows = reference.divergence(cosines.tolist(), fused.tolist(), tau, tau, ids)
+    columns = reference.divergence(cosines.T.tolist(), fused.T.tolist(), tau, tau, ids)
+    terms = objective(batch)
+    assert terms.of_rank["distillation"].item() == pytest.approx((rows + columns) / 2, rel=1e-6)
+    assert terms.weights["distillation"] == 0.3
+    assert "first_stage" not in terms.of_rank
+    terms.of_rank["distillation"].backward()
+    assert all(p.grad is None for p in module["loss"].parameters()), "the temperature learns from the other terms"
 
 
 def test_an_evaluation_batch_is_refused():

@@ -24,6 +24,7 @@ from ascl_lightning.models.towers.tuning import Tuning
 from ascl_lightning.training.callbacks.frozen_features import check_features
 from ascl_lightning.training.extraction import SplitExtraction
 from ascl_lightning.training.objective import Objective
+from ascl_lightning.training.terms import LossWeights
 
 PARTS = {"image": "stages.2", "text": 1}
 
@@ -75,7 +76,7 @@ def step(model: ImageTextModel, batch: ImageTextBatch) -> tuple[Tensor, dict[str
     torch.manual_seed(5)
     model.train()
     model.zero_grad()
-    loss = Objective(model, AsymmetricContrastiveLoss(), None, 0.5, 0.5, 0.0, None)(batch).loss
+    loss = Objective(model, AsymmetricContrastiveLoss(), None, LossWeights())(batch).loss
     loss.backward()
     return loss.detach(), {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 

@@ -165,6 +165,16 @@ class ImageTextBatch:
         return map_tensors(self, Tensor.pin_memory)
 
 
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Projected images and texts, and the independent embeddings of both."""
+
+    images: Features
+    texts: Features
+    image_embeds: Float[Tensor, "N D"]
+    text_embeds: Float[Tensor, "M D"]
+
+
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Applies a function to every tensor of a value of any type of this module."""
     if isinstance(value, Tensor):

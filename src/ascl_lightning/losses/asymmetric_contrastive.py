@@ -1,5 +1,6 @@
 """The loss of AsCL: InfoNCE with perturbed texts as additional negatives of the images."""
 
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -7,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ascl_lightning.losses.base import ContrastiveLoss, PairScores
-from ascl_lightning.losses.info_nce import at_least_float32, both_directions
+from ascl_lightning.losses.info_nce import Direction, both_directions, info_nce_terms
+from ascl_lightning.losses.temperature import Temperature
 
 Guard = Literal["zero", "remove", "off"]
 
@@ -67,6 +69,7 @@ class AsymmetricContrastiveLoss(ContrastiveLoss):
         8.0
     """
 
+    temperature: Temperature
     uses_negatives: bool = True
 
     def __init__(self, temperature: float = 0.1, learn_temperature: bool = False, guard: Guard = "zero") -> None:
@@ -77,13 +80,14 @@ class AsymmetricContrastiveLoss(ContrastiveLoss):
 
     def forward(self, scores: PairScores) -> Float[Tensor, ""]:
         """L_i2t + L_t2i."""
-        temperature = self.temperature()
         images, texts = both_directions(scores)
-        if scores.negatives is None:
-            return images.loss(temperature) + texts.loss(temperature)
-        negatives, positives, valid = at_least_float32(scores.negatives), images.positives, scores.negative_valid
+        terms = partial(self._terms, temperature=self.temperature(), valid=scores.negative_valid)
+        return images.mean(terms) + texts.mean(terms)
 
-        def negative_logits(rows: slice) -> Tensor:
-            return guarded_negative_logits(negatives[rows], positives[rows], temperature, self.guard, valid)
-
-        return images.loss(temperature, negative_logits) + texts.loss(temperature)
+    def _terms(
+        self, rows: Direction, temperature: Float[Tensor, ""], valid: Bool[Tensor, " Q"] | None
+    ) -> Float[Tensor, " R"]:
+        negatives = rows.negatives
+        if negatives is not None:
+            negatives = guarded_negative_logits(negatives, rows.positives, temperature, self.guard, valid)
+        return info_nce_terms(rows.similarity / temperature, rows.targets, rows.masked, negatives)

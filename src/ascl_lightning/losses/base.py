@@ -21,6 +21,8 @@ class PairScores:
         text_similarity: Row j is text j of the b, column i is image i of all B, (b, B).
         targets: Column of each row's positive, (b,). `text_similarity` and `targets` may only be None if b is B: they
             are then the transposed `similarity` and the diagonal.
+        text_to_text: Row i is text i of the b, column j is text j of all B: their similarity in the text tower, (b, B).
+            It gets no gradient. None: not computed, see `ContrastiveLoss.uses_text_to_text`.
 
     Raises:
         ValueError: If one of `text_similarity` and `targets` is given without the other, or both are missing and b is
@@ -33,6 +35,7 @@ class PairScores:
     image_ids: Integer[Tensor, " B"] | None = None
     text_similarity: Float[Tensor, "b B"] | None = None
     targets: Integer[Tensor, " b"] | None = None
+    text_to_text: Float[Tensor, "b B"] | None = None
 
     def __post_init__(self) -> None:
         given = [part is not None for part in (self.text_similarity, self.targets)]
@@ -45,19 +48,22 @@ class ContrastiveLoss(nn.Module, ABC):
     """A loss on the similarities of a batch of pairs.
 
     Args:
-        temperature: Divisor of the similarities; its initial value if it is learned.
+        temperature: Divisor of the similarities; its initial value if it is learned. None: the loss has none.
         learn_temperature: Make the temperature a parameter, kept in [0.01, 1].
 
     Raises:
         ValueError: If the temperature is not positive, or is learned and starts outside its bounds.
     """
 
+    temperature: Temperature | None
     uses_negatives: bool
     """Whether T- change the loss; if not, nothing needs to score them."""
+    uses_text_to_text: bool = False
+    """Whether similarities of texts in the text tower change the loss; if not, nothing needs to compute them."""
 
-    def __init__(self, temperature: float, learn_temperature: bool) -> None:
+    def __init__(self, temperature: float | None, learn_temperature: bool = False) -> None:
         super().__init__()
-        self.temperature = Temperature(temperature, learned=learn_temperature)
+        self.temperature = None if temperature is None else Temperature(temperature, learned=learn_temperature)
 
     @abstractmethod
     def forward(self, scores: PairScores) -> Float[Tensor, ""]:

@@ -1,7 +1,8 @@
 """InfoNCE over the pairs of a batch, in both directions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ascl_lightning.losses.base import ContrastiveLoss, PairScores
+from ascl_lightning.losses.temperature import Temperature
 
 BLOCK_ELEMENTS = 2**22
 """Logits, masks and softmax of this many scores are in memory at a time; those of a large batch would fill it."""
@@ -39,7 +41,11 @@ def both_directions(scores: PairScores) -> tuple["Direction", "Direction"]:
     if targets is None or text_similarity is None:
         targets, text_similarity = torch.arange(len(similarity), device=similarity.device), similarity.T
     masked = None if ids is None else same_image_mask(ids[targets], ids, targets)
-    return Direction(similarity, targets, masked), Direction(at_least_float32(text_similarity), targets, masked)
+    negatives = None if scores.negatives is None else at_least_float32(scores.negatives)
+    # the texts stand for their images, so both directions have the same teacher
+    teacher = None if scores.text_to_text is None else at_least_float32(scores.text_to_text)
+    images = Direction(similarity, targets, masked, negatives, teacher)
+    return images, Direction(at_least_float32(text_similarity), targets, masked, teacher=teacher)
 
 
 @dataclass(frozen=True)
@@ -50,41 +56,38 @@ class Direction:
         similarity: (b, B).
         targets: Column of each row's positive, (b,).
         masked: True for entries to exclude, (b, B); None: none.
+        negatives: Similarities with further negatives, (b, Q); None: none.
+        teacher: What a teacher scores the same entries, (b, B); None: no teacher.
     """
 
     similarity: Float[Tensor, "b B"]
     targets: Integer[Tensor, " b"]
     masked: Bool[Tensor, "b B"] | None
+    negatives: Float[Tensor, "b Q"] | None = None
+    teacher: Float[Tensor, "b B"] | None = None
 
     @property
     def positives(self) -> Float[Tensor, " b"]:
         """Similarity of each row with its positive."""
         return self.similarity.gather(1, self.targets[:, None])[:, 0]
 
-    def loss(
-        self, temperature: Float[Tensor, ""], negative_logits: Callable[[slice], Tensor] | None = None
-    ) -> Float[Tensor, ""]:
-        """Mean of `info_nce_terms` over the rows; many rows are computed in blocks.
+    def mean(self, terms: Callable[["Direction"], Float[Tensor, " R"]]) -> Float[Tensor, ""]:
+        """Mean of the terms of all rows; those of many rows are computed in blocks.
 
         Args:
-            temperature: Divisor of the similarities.
-            negative_logits: Returns the `negative_logits` of `info_nce_terms` for a slice of the rows.
+            terms: Returns a term for each row of a `Direction` with some of the rows.
         """
         num_rows, num_columns = self.similarity.shape
         size = max(1, BLOCK_ELEMENTS // num_columns)
         if num_rows <= size:
-            return self._terms(temperature, negative_logits, slice(num_rows)).mean()
-        blocks = [slice(start, start + size) for start in range(0, num_rows, size)]
-        terms = [
-            checkpoint(self._terms, temperature, negative_logits, rows, use_reentrant=False, preserve_rng_state=False)
-            for rows in blocks
-        ]
-        return torch.cat(terms).mean()
+            return terms(self).mean()
+        blocks = [self._rows(slice(start, start + size)) for start in range(0, num_rows, size)]
+        parts = [checkpoint(terms, block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
+        return torch.cat(parts).mean()
 
-    def _terms(self, temperature: Tensor, negative_logits: Callable[[slice], Tensor] | None, rows: slice) -> Tensor:
-        masked = None if self.masked is None else self.masked[rows]
-        negatives = None if negative_logits is None else negative_logits(rows)
-        return info_nce_terms(self.similarity[rows] / temperature, self.targets[rows], masked, negatives)
+    def _rows(self, rows: slice) -> "Direction":
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: part[rows] for name, part in parts.items() if part is not None})
 
 
 def info_nce_terms(
@@ -134,6 +137,7 @@ class InfoNCE(ContrastiveLoss):
         4.0
     """
 
+    temperature: Temperature
     uses_negatives: bool = False
 
     def __init__(self, temperature: float = 0.07, learn_temperature: bool = True) -> None:
@@ -141,6 +145,10 @@ class InfoNCE(ContrastiveLoss):
 
     def forward(self, scores: PairScores) -> Float[Tensor, ""]:
         """(L_i2t + L_t2i) / 2."""
-        temperature = self.temperature()
         images, texts = both_directions(scores)
-        return (images.loss(temperature) + texts.loss(temperature)) / 2
+        terms = partial(self._terms, temperature=self.temperature())
+        return (images.mean(terms) + texts.mean(terms)) / 2
+
+    def _terms(self, rows: Direction, temperature: Float[Tensor, ""]) -> Float[Tensor, " R"]:
+        """The term of each row."""
+        return info_nce_terms(rows.similarity / temperature, rows.targets, rows.masked)

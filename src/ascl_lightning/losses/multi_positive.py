@@ -3,8 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from ascl_lightning.losses.base import PairScores
-from ascl_lightning.losses.info_nce import Direction, InfoNCE, both_directions
+from ascl_lightning.losses.info_nce import Direction, InfoNCE
 
 
 class MultiPositiveInfoNCE(InfoNCE):
@@ -18,18 +17,14 @@ class MultiPositiveInfoNCE(InfoNCE):
 
     Example:
         >>> import torch
+        >>> from ascl_lightning.losses import PairScores
         >>> loss = MultiPositiveInfoNCE(temperature=1.0, learn_temperature=False)
         >>> loss(PairScores(torch.zeros(4, 4), image_ids=torch.tensor([0, 0, 1, 2]))).exp().round().item()
         4.0
     """
 
-    def forward(self, scores: PairScores) -> Float[Tensor, ""]:
-        """(L_i2t + L_t2i) / 2."""
-        images, texts = both_directions(scores)
-        return (self._terms(images).mean() + self._terms(texts).mean()) / 2
-
-    def _terms(self, rows: Direction) -> Float[Tensor, " b"]:
-        log_shares = (rows.similarity / self.temperature()).log_softmax(1)
+    def _terms(self, rows: Direction, temperature: Float[Tensor, ""]) -> Float[Tensor, " R"]:
+        log_shares = (rows.similarity / temperature).log_softmax(1)
         own = log_shares.gather(1, rows.targets[:, None])[:, 0]
         if rows.masked is None:
             return -own

@@ -1,12 +1,15 @@
 """The sigmoid loss of SigLIP: each pair of the batch is a binary classification."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ascl_lightning.losses.base import ContrastiveLoss, PairScores
-from ascl_lightning.losses.info_nce import both_directions
+from ascl_lightning.losses.info_nce import Direction, both_directions
+from ascl_lightning.losses.temperature import Temperature
 
 
 class SigmoidLoss(ContrastiveLoss):
@@ -29,6 +32,7 @@ class SigmoidLoss(ContrastiveLoss):
         2.0
     """
 
+    temperature: Temperature
     uses_negatives: bool = False
 
     def __init__(self, temperature: float = 0.1, bias: float = -10.0, learn_temperature: bool = True) -> None:
@@ -39,9 +43,12 @@ class SigmoidLoss(ContrastiveLoss):
     def forward(self, scores: PairScores) -> Float[Tensor, ""]:
         """Mean over images of the sum over texts."""
         images, _ = both_directions(scores)
-        logits = images.similarity / self.temperature() + self.bias
-        signs = torch.full_like(logits, -1.0).scatter(1, images.targets[:, None], 1.0)
+        return images.mean(partial(self._terms, temperature=self.temperature()))
+
+    def _terms(self, rows: Direction, temperature: Float[Tensor, ""]) -> Float[Tensor, " R"]:
+        logits = rows.similarity / temperature + self.bias
+        signs = torch.full_like(logits, -1.0).scatter(1, rows.targets[:, None], 1.0)
         terms = F.softplus(-signs * logits)
-        if images.masked is not None:
-            terms = terms.masked_fill(images.masked, 0.0)
-        return terms.sum(1).mean()
+        if rows.masked is not None:
+            terms = terms.masked_fill(rows.masked, 0.0)
+        return terms.sum(1)

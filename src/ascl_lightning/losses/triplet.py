@@ -16,7 +16,7 @@ class TripletLoss(ContrastiveLoss):
 
     Source: Faghri et al., "VSE++: Improving Visual-Semantic Embeddings with Hard Negatives", BMVC 2018: equation 5
     sums over all negatives, equation 6 takes the hardest. Rows are averaged here and summed there. Other texts of the
-    same image are no negatives, and perturbed texts are ignored. The temperature is 1 and not used.
+    same image are no negatives, and perturbed texts are ignored. It has no temperature.
 
     Args:
         margin: Difference of similarity from which on a negative costs nothing.
@@ -35,7 +35,7 @@ class TripletLoss(ContrastiveLoss):
     uses_negatives: bool = False
 
     def __init__(self, margin: float = 0.2, mining: Mining = "hardest") -> None:
-        super().__init__(temperature=1.0, learn_temperature=False)
+        super().__init__(temperature=None)
         if margin <= 0:
             raise ValueError(f"the margin must be a positive number, not {margin}")
         if mining not in get_args(Mining):
@@ -46,9 +46,9 @@ class TripletLoss(ContrastiveLoss):
     def forward(self, scores: PairScores) -> Float[Tensor, ""]:
         """The sum of both directions, each averaged over its rows."""
         images, texts = both_directions(scores)
-        return self._hinges(images).mean() + self._hinges(texts).mean()
+        return images.mean(self._hinges) + texts.mean(self._hinges)
 
-    def _hinges(self, rows: Direction) -> Float[Tensor, " b"]:
+    def _hinges(self, rows: Direction) -> Float[Tensor, " R"]:
         costs = (self.margin - rows.positives[:, None] + rows.similarity).clamp(min=0)
         costs = costs.scatter(1, rows.targets[:, None], 0.0)
         if rows.masked is not None:

@@ -74,7 +74,14 @@ class ImageTextModel(nn.Module):
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
         """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (docs/method.md#encoders)."""
-        features = _features(self.text_encoder, texts, self._reads_text_pooled)
+        return self.project_texts(self.text_features(texts))
+
+    def text_features(self, texts: TokenizedTexts | Features) -> Features:
+        """Features of the text tower in its own widths, before the projection."""
+        return _features(self.text_encoder, texts, self._reads_text_pooled)
+
+    def project_texts(self, features: Features) -> Features:
+        """`encode_texts` for `text_features`."""
         return _pooled(self.text_projection(features), self.text_pooling)
 
     def score(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:

@@ -1,16 +1,14 @@
 """The LightningModule: training step, evaluation and optimizer around the plain model."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ascl_lightning.data.batch import Features, ImageTextBatch
+from ascl_lightning.data.batch import EncodedBatch, ImageTextBatch
 from ascl_lightning.errors import UserError
 from ascl_lightning.losses import ContrastiveLoss
 from ascl_lightning.metrics.gallery import Level
@@ -30,18 +28,9 @@ from ascl_lightning.training.objective import Objective
 from ascl_lightning.training.parameter_groups import OptimizerFactory, build_optimizer
 from ascl_lightning.training.schedule import WarmupCosine, total_steps
 from ascl_lightning.training.sharding import shard_weights
+from ascl_lightning.training.terms import LossWeights
 
 _REQUIRED = {"image_encoder", "text_encoder", "similarity", "loss"}
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """Projected images and texts, and the independent embeddings of both."""
-
-    images: Features
-    texts: Features
-    image_embeds: Float[Tensor, "N D"]
-    text_embeds: Float[Tensor, "M D"]
 
 
 class RetrievalModule(LightningModule):
@@ -61,6 +50,8 @@ class RetrievalModule(LightningModule):
         type_ii_iii_weight: Weight of the second term.
         first_stage_weight: Weight of an additional term: the same loss on the independent embeddings, by which the
             first stage of a two-stage search ranks.
+        distillation_weight: Weight of another term, by which the scores of the independent embeddings learn from the
+            fused scores: their divergence, at the temperature of the loss.
         chunk_size: Images or texts that a tower encodes at a time in training. Saves activation memory at the cost of
             a second forward pass; the gradient stays that of the whole batch. None: all at once.
         project: True projects the towers' vectors linearly, settings say what happens to them before. False uses them
@@ -83,6 +74,7 @@ class RetrievalModule(LightningModule):
         type_i_weight: NonNegativeFloat = 0.5,
         type_ii_iii_weight: NonNegativeFloat = 0.5,
         first_stage_weight: NonNegativeFloat = 0.0,
+        distillation_weight: NonNegativeFloat = 0.0,
         chunk_size: PositiveInt | None = None,
         project: bool | ProjectionSettings = True,
         image_pooling: GeneralizedPooling | None = None,
@@ -100,10 +92,10 @@ class RetrievalModule(LightningModule):
         self.word_features = word_features
         levels = {name: Level(*level) for name, level in similarity.levels().items()}
         self.evaluation = RetrievalMetrics(self.model.score, fold_size, levels)
-        self.model.freeze_unread(uses_global=similarity.local_weight < 1 or first_stage_weight > 0)
-        weights = type_i_weight, type_ii_iii_weight, first_stage_weight
+        weights = LossWeights(type_i_weight, type_ii_iii_weight, first_stage_weight, distillation_weight)
+        self.model.freeze_unread(uses_global=similarity.local_weight < 1 or weights.read_embeds)
         self.findings = Findings()
-        self._objective = Objective(self.model, loss, word_features, *weights, chunk_size)
+        self._objective = Objective(self.model, loss, word_features, weights, chunk_size)
         # raises for invalid numbers, such as a negative learning rate, before the run starts
         optimizer([nn.Parameter(torch.zeros(1))])
         self._optimizer = optimizer
@@ -144,7 +136,8 @@ class RetrievalModule(LightningModule):
         values, size = terms.of_batch(), len(batch.image_ids)
         self.log("train/loss", values.pop("loss"), prog_bar=True, batch_size=size)
         self.log_dict({f"train/loss_{name}": value for name, value in values.items()}, batch_size=size)
-        self.log("train/logit_scale", 1 / self.loss.temperature(), batch_size=size)
+        if self.loss.temperature is not None:
+            self.log("train/logit_scale", 1 / self.loss.temperature(), batch_size=size)
         counts = {"train/truncated_texts": batch.num_truncated, "train/skipped_images": len(batch.faults)}
         totals = {name: float(count) for name, count in counts.items()}
         self.log_dict(totals, reduce_fx="sum", on_step=False, on_epoch=True, sync_dist=True, batch_size=size)

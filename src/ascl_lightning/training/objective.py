@@ -8,18 +8,19 @@ from torch import Tensor
 
 from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts
 from ascl_lightning.errors import UserError
-from ascl_lightning.losses import ContrastiveLoss, PairScores
+from ascl_lightning.losses import ContrastiveLoss, PairScores, distillation
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.perturb import PerturbWords
+from ascl_lightning.models.similarity.tokens import scoring_dtype, unit_vectors
 from ascl_lightning.runtime.distributed import (
     gather_rows,
     gather_sequences,
     gather_sizes,
-    mean_over_ranks,
     rank,
     transpose_scores,
 )
 from ascl_lightning.training.gradient_caching import encode_in_chunks, mixes_rows
+from ascl_lightning.training.terms import LossWeights, Terms
 
 # separate keys for (T+)-: equal noise on T and T+ would correlate the two terms of the loss
 _POSITIVE_STREAM = 0x5DEECE66D
@@ -33,6 +34,7 @@ class _TextGroup:
 
     texts: Features
     embeds: Tensor | None
+    tower_embeds: Tensor | None
     negatives: list[Features]
     valid: list[Tensor]
 
@@ -42,64 +44,32 @@ class _TextGroup:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """Terms of the loss over the pairs of this rank.
-
-    Args:
-        of_rank: Mean of each term over the pairs of this rank, with gradient.
-        weights: Weight of each term in the loss.
-        scale: Number of pairs of this rank divided by the mean over ranks. With it, gradients averaged over ranks equal
-            those of a single process with all pairs.
-    """
-
-    of_rank: dict[str, Tensor]
-    weights: dict[str, float]
-    scale: float
-
-    @property
-    def loss(self) -> Tensor:
-        """The loss to backpropagate on this rank."""
-        return self.scale * torch.stack([self.weights[name] * term for name, term in self.of_rank.items()]).sum()
-
-    def of_batch(self) -> dict[str, Tensor]:
-        """The loss and its terms over the pairs of all ranks, without gradient."""
-        values = torch.stack([self.loss, *(self.scale * term for term in self.of_rank.values())])
-        return dict(zip(("loss", *self.of_rank), mean_over_ranks(values), strict=True))
-
-
-@dataclass(frozen=True)
 class Objective:
-    """L_AsCL (docs/method.md#total), plus an optional term with the same loss on independent embeddings.
+    """L_AsCL (docs/method.md#total), plus optional terms on independent embeddings.
 
     Args:
         model: Encodes and scores.
         loss: Contrasts scores.
         word_features: Makes T- from projected word features; None for no such T-.
-        type_i_weight: Weight of L(I, T, T-).
-        type_ii_iii_weight: Weight of L(I, T+, (T+)-); a batch without T+ has the first term only.
-        first_stage_weight: Weight of the loss on independent embeddings, added to the weighted mean of the others.
+        weights: Weights of the terms.
         chunk_size: Images or texts that a tower encodes at a time; None: the whole batch.
 
     Raises:
-        ValueError: If a weight is negative, those of types I and II/III are both zero, or `chunk_size` is below 1.
+        ValueError: If `chunk_size` is below 1.
+        UserError: If scores are to be distilled that are those of the independent embeddings, or without temperature.
     """
 
     model: ImageTextModel
     loss: ContrastiveLoss
     word_features: PerturbWords | None
-    type_i_weight: float
-    type_ii_iii_weight: float
-    first_stage_weight: float
-    chunk_size: int | None
+    weights: LossWeights
+    chunk_size: int | None = None
 
     def __post_init__(self) -> None:
-        weights = (self.type_i_weight, self.type_ii_iii_weight, self.first_stage_weight)
-        if min(weights) < 0 or self.type_i_weight + self.type_ii_iii_weight == 0:
-            raise ValueError(
-                f"weights of the loss must not be negative, and those of types I and II/III not both 0: {weights}"
-            )
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size is {self.chunk_size}; give at least 1 row, or null for all")
+        if self.weights.distillation > 0:
+            self._check_distillation()
 
     def __call__(self, batch: ImageTextBatch) -> Terms:
         """Computes the terms for the pairs of a batch, with the texts of all ranks as columns.
@@ -119,23 +89,31 @@ class Objective:
         if batch.positives is not None:
             positive_keys = keys ^ _POSITIVE_STREAM
             groups["type_ii_iii"] = self._encode_group(batch.positives.texts, batch.positive_negatives, positive_keys)
-            total = self.type_i_weight + self.type_ii_iii_weight
-            weights = {"type_i": self.type_i_weight / total, "type_ii_iii": self.type_ii_iii_weight / total}
+            total = self.weights.type_i + self.weights.type_ii_iii
+            weights = {"type_i": self.weights.type_i / total, "type_ii_iii": self.weights.type_ii_iii / total}
         pairs = _Pairs.of_all_ranks(batch.image_ids)
-        terms = self._contrast(images, places, groups, pairs)
+        scores = self._score(images, places, groups, pairs)
+        terms = {name: self.loss(of_group) for name, of_group in scores.items()}
         text_embeds = groups["type_i"].embeds
         if image_embeds is not None and text_embeds is not None:
-            # in half precision, close embeddings would have equal scores
-            with torch.autocast(image_embeds.device.type, enabled=False):
-                similarity = (image_embeds @ gather_rows(text_embeds, pairs.counts).T)[places]
-            terms["first_stage"] = self.loss(pairs.scores(similarity))
-            weights["first_stage"] = self.first_stage_weight
+            similarity = _cosines(image_embeds, text_embeds, pairs.counts)[places]
+            terms |= self._terms_of_embeds(pairs.scores(similarity, scores["type_i"].text_to_text), scores["type_i"])
+            weights |= {"first_stage": self.weights.first_stage, "distillation": self.weights.distillation}
         return Terms(terms, weights, pairs.scale)
 
-    def _contrast(
+    def _terms_of_embeds(self, first_stage: PairScores, fused: PairScores) -> dict[str, Tensor]:
+        """The loss of the first stage, and the divergence of its scores from the fused scores."""
+        terms = {}
+        if self.weights.first_stage > 0:
+            terms["first_stage"] = self.loss(first_stage)
+        if self.weights.distillation > 0 and self.loss.temperature is not None:
+            terms["distillation"] = distillation(fused, first_stage, self.loss.temperature())
+        return terms
+
+    def _score(
         self, images: Features, places: Tensor | slice, groups: dict[str, _TextGroup], pairs: "_Pairs"
-    ) -> dict[str, Tensor]:
-        """L(I, T, T-) of each group; all texts are scored in one call, so that images are processed once.
+    ) -> dict[str, PairScores]:
+        """Scores of each group; all texts are scored in one call, so that images are processed once.
 
         `places` are the rows of the pairs' images.
         """
@@ -144,18 +122,21 @@ class Objective:
         texts = Features(*gather_sequences(own.pooled, own.tokens, own.mask))
         scores = self.model.similarity.compare(images, texts)[places]
         columns = iter(_columns_of_parts(scores, len(parts), pairs.counts))
-        terms = {}
+        of_groups = {}
         for name, group in groups.items():
             similarity, negatives = next(columns), [next(columns) for _ in group.negatives]
             valid = [gather_rows(of, pairs.counts) for of in group.valid]
-            terms[name] = self.loss(pairs.scores(similarity, negatives, valid))
-        return terms
+            embeds = group.tower_embeds
+            text_to_text = None if embeds is None else _cosines(embeds, embeds, pairs.counts)
+            of_groups[name] = pairs.scores(similarity, text_to_text, negatives, valid)
+        return of_groups
 
     def _encode_group(self, texts: Texts, word_level: MadeTexts | None, keys: Tensor) -> _TextGroup:
         """Encodes T with its T- from the batch and from word features."""
-        encode = self._encode_texts
-        own, embeds, noisy, noisy_valid = encode_in_chunks(encode, texts, keys, chunk_size=self.chunk_size)
-        group = _TextGroup(own, embeds, [], [])
+        own, embeds, tower_embeds, noisy, noisy_valid = encode_in_chunks(
+            self._encode_texts, texts, keys, chunk_size=self.chunk_size
+        )
+        group = _TextGroup(own, embeds, tower_embeds, [], [])
         if self.loss.uses_negatives and word_level is not None:
             (negatives,) = encode_in_chunks(self._encode_negatives, word_level.texts, chunk_size=self.chunk_size)
             group.add(negatives, word_level.valid)
@@ -165,24 +146,38 @@ class Objective:
 
     def _encode_images(self, images: Tensor | Features) -> tuple[Features, Tensor | None]:
         features, similarity = self.model.encode_images(images), self.model.similarity
-        embeds = similarity.image_embeds(features) if self.first_stage_weight > 0 else None
+        embeds = similarity.image_embeds(features) if self.weights.read_embeds else None
         return similarity.prepare_images(features), embeds
 
     def _encode_texts(
         self, texts: Texts, keys: Tensor
-    ) -> tuple[Features, Tensor | None, Features | None, Tensor | None]:
-        """Texts, their independent embeddings, and T- made from word features with their validity."""
-        features, similarity = self.model.encode_texts(texts), self.model.similarity
-        embeds = similarity.text_embeds(features) if self.first_stage_weight > 0 else None
+    ) -> tuple[Features, Tensor | None, Tensor | None, Features | None, Tensor | None]:
+        """Texts, their embeddings and those of the tower, and T- made from word features with their validity."""
+        of_tower, similarity = self.model.text_features(texts), self.model.similarity
+        tower_embeds = _detached_unit(of_tower.pooled) if self.loss.uses_text_to_text else None
+        features = self.model.project_texts(of_tower)
+        embeds = similarity.text_embeds(features) if self.weights.read_embeds else None
         prepared = similarity.prepare_texts(features)
         if self.word_features is None or not self.loss.uses_negatives:
-            return prepared, embeds, None, None
+            return prepared, embeds, tower_embeds, None, None
         perturbed, valid = self.word_features(features, keys)
         noisy = similarity.prepare_texts(perturbed)
-        return prepared, embeds, noisy, valid & noisy.differ(prepared)
+        return prepared, embeds, tower_embeds, noisy, valid & noisy.differ(prepared)
 
     def _encode_negatives(self, texts: Texts) -> tuple[Features]:
         return (self.model.similarity.prepare_texts(self.model.encode_texts(texts)),)
+
+    def _check_distillation(self) -> None:
+        if set(self.model.similarity.levels()) == {"independent"}:
+            raise UserError(
+                "the fused score is that of the independent embeddings, so there is nothing to distil: set "
+                "model.distillation_weight to 0, or model.similarity.local_weight above 0"
+            )
+        if self.loss.temperature is None:
+            raise UserError(
+                f"{type(self.loss).__name__} has no temperature, which distillation needs: set "
+                "model.distillation_weight to 0, or choose another loss"
+            )
 
     def _check_chunks(self) -> None:
         towers = (self.model.image_encoder, self.model.text_encoder)
@@ -213,7 +208,13 @@ class _Pairs:
     def scale(self) -> float:
         return len(self.targets) * len(self.counts) / sum(self.counts)
 
-    def scores(self, similarity: Tensor, negatives: Sequence[Tensor] = (), valid: Sequence[Tensor] = ()) -> PairScores:
+    def scores(
+        self,
+        similarity: Tensor,
+        text_to_text: Tensor | None,
+        negatives: Sequence[Tensor] = (),
+        valid: Sequence[Tensor] = (),
+    ) -> PairScores:
         """Scores of this rank's images with all texts and all kinds of T-."""
         return PairScores(
             similarity,
@@ -222,7 +223,20 @@ class _Pairs:
             image_ids=self.image_ids,
             text_similarity=transpose_scores(similarity, self.counts),
             targets=self.targets,
+            text_to_text=text_to_text,
         )
+
+
+def _cosines(own: Tensor, others: Tensor, counts: list[int]) -> Tensor:
+    """Products of this rank's unit vectors with those of all ranks."""
+    # in half precision, close embeddings would have equal scores
+    with torch.autocast(own.device.type, enabled=False):
+        return own @ gather_rows(others, counts).T
+
+
+def _detached_unit(vectors: Tensor) -> Tensor:
+    """L2-normalised vectors without gradient, at least in float32."""
+    return unit_vectors(vectors.detach().to(scoring_dtype(vectors)))
 
 
 def _columns_of_parts(scores: Tensor, num_parts: int, counts: list[int]) -> list[Tensor]:

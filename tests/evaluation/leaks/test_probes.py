@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from tests.helpers.encoders import MeanColour, WordTable
 from torch import Tensor
 
-from ascl_lightning.data.batch import Features, ImageTextBatch, TokenizedTexts
+from ascl_lightning.data.batch import EncodedBatch, Features, ImageTextBatch, TokenizedTexts
 from ascl_lightning.evaluation.leaks.probes import changed_by_order, permute_pairs
 from ascl_lightning.losses import AsymmetricContrastiveLoss
 from ascl_lightning.models import FusedSimilarity
 from ascl_lightning.models.similarity.tokens import unit_vectors
 from ascl_lightning.search.rerank import reciprocal_rerank
-from ascl_lightning.training.module import EncodedBatch, RetrievalModule
+from ascl_lightning.training.module import RetrievalModule
 
 
 def build(kind: type[RetrievalModule] = RetrievalModule, **similarity) -> RetrievalModule:

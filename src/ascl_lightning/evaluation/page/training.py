@@ -21,6 +21,7 @@ _NAMES = {
     "train/loss_type_i": "type I",
     "train/loss_type_ii_iii": "types II and III",
     "train/loss_first_stage": "first stage",
+    "train/loss_distillation": "distillation",
 }
 
 
