@@ -70,6 +70,16 @@ def test_intervals_are_in_separate_rows(log_x):
     assert said == "R@1; %. fused, to text: 54. independent, to text: 31. independent, to image: 28"
 
 
+def test_every_name_of_a_legend_is_inside_the_drawing():
+    names = ["independent", "two stage", "text-only control"]
+    drawing, _ = interval_chart("", ["wrong background"], [Series(name, [0], [50.0]) for name in names], "%")
+    root = ElementTree.fromstring(drawing)
+    width = float(root.get("viewBox", "").split()[2])
+    starts = {element.text: float(element.get("x", 0)) for element in root.iter(f"{SVG}text")}
+    # a marker stands before each name; letters of this size are about 5 wide
+    assert all(20 < starts[name] < width - 5 * len(name) for name in names)
+
+
 def test_a_histogram_is_described_by_counts_and_means():
     drawing, said = histogram_chart(
         "Scores", [0.0, 0.5, 1.0], {"own": [1, 3], "other": [4, 0], "none": [0, 0]}, "score"

@@ -122,7 +122,8 @@ def interval_chart(
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(x_label)
     if len(series) > 1:
-        figure.legend(loc="outside upper center", ncols=len(series), frameon=False)
+        # three names in a row can be wider than the figure
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
     said = (
         f"{rows[int(row)]}, {points.name}: {value:.4g}"
         for points in series
