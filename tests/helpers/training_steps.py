@@ -59,6 +59,7 @@ def make_objective(
     first_stage_weight: float = 0.0,
     distillation_weight: float = 0.0,
     chunk_size: int | None = None,
+    fused_batch_size: int | None = None,
     dropout: float = 0.0,
     loss: Callable[..., ContrastiveLoss] = AsymmetricContrastiveLoss,
 ) -> tuple[nn.Module, Objective]:
@@ -76,7 +77,7 @@ def make_objective(
     for parameter in model.parameters():  # the identities and zeros of fusion would hide mistakes
         parameter.data += 0.1 * torch.randn_like(parameter)
     contrast = loss(0.2, learn_temperature=True).double()
-    objective = Objective(model, contrast, PerturbWords().double(), weights, chunk_size)
+    objective = Objective(model, contrast, PerturbWords().double(), weights, chunk_size, fused_batch_size)
     return nn.ModuleDict({"model": model, "loss": contrast}), objective
 
 

@@ -1,6 +1,9 @@
 """A batch split over ranks trains like the whole batch on one (docs/reliability.md#distributed-training)."""
 
 from dataclasses import replace
+from itertools import accumulate
+from math import ceil
+from operator import itemgetter
 from unittest import mock
 
 import pytest
@@ -12,6 +15,7 @@ from tests.reference import losses as reference
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
+from ascl_lightning.data.batch import map_tensors
 from ascl_lightning.errors import UserError
 from ascl_lightning.losses import SoftTargetInfoNCE, TripletLoss
 from ascl_lightning.models.perturb import NoiseStream, ZeroOut
@@ -89,6 +93,7 @@ def work_of_rank(counts):
         for name, arguments in SCORES.items()
         for chunk_size in (None, 2)
     }
+    runs["parts"] = step_of_rank(counts, **SCORES["paper"], fused_batch_size=2)
     runs["float32"] = step_of_rank(counts, torch.float32, **SCORES["pairwise"])
     return runs | {optimizer: train(counts, optimizer) for optimizer in OPTIMIZERS}
 
@@ -154,6 +159,58 @@ def test_images_held_once_train_like_repeated_ones(name):
     assert terms == pytest.approx(expected, rel=1e-12)
     for parameter, gradient in found.items():
         torch.testing.assert_close(gradient, gradients_of_repeated[parameter], rtol=1e-9, atol=1e-12)
+
+
+def of_parts(batch, parts, arguments):
+    """Terms and gradients if fused scores are contrasted within parts, and embeddings in the whole batch."""
+    size = len(batch.image_ids)
+    terms, found = step(batch, **arguments)
+    fused_terms, of_fused = step(batch, **arguments | {"first_stage_weight": 0.0})
+    terms = {name: value for name, value in terms.items() if name == "first_stage"} | dict.fromkeys(fused_terms, 0.0)
+    found = {name: gradient - of_fused.get(name, 0.0) for name, gradient in found.items()}
+    for part in parts:
+        values, of_part = step(map_tensors(batch, itemgetter(part)), **arguments | {"first_stage_weight": 0.0})
+        for name, value in values.items():
+            terms[name] += len(part) / size * value
+        for name, gradient in of_part.items():
+            found[name] = found[name] + len(part) / size * gradient
+    terms["loss"] += arguments.get("first_stage_weight", 0.0) * terms.get("first_stage", 0.0)
+    return terms, found
+
+
+@pytest.mark.parametrize("name", SCORES.keys() - {"distilled"})
+@pytest.mark.parametrize(
+    ("size", "parts"), [(2, [[0, 3], [1, 4], [2, 5]]), (4, [[0, 2, 4], [1, 3, 5]]), (9, [[0, 1, 2, 3, 4, 5]])]
+)
+def test_fused_scores_are_contrasted_within_parts(name, size, parts):
+    expected, of_parts_found = of_parts(make_batch(SIZE), parts, SCORES[name])
+    terms, found = step(make_batch(SIZE), **SCORES[name], fused_batch_size=size)
+    assert terms == pytest.approx(expected, rel=1e-9)
+    for parameter, gradient in found.items():
+        torch.testing.assert_close(gradient, of_parts_found[parameter], rtol=1e-9, atol=1e-12)
+
+
+def test_parts_do_not_reach_over_ranks(ranks):
+    counts, results = ranks
+    first = list(accumulate(counts, initial=0))
+    parts = [
+        list(range(start, start + count))[part :: ceil(count / 2)]
+        for start, count in zip(first, counts, strict=False)
+        for part in range(ceil(count / 2))
+    ]
+    expected, gradients_of_parts = of_parts(make_batch(sum(counts)), parts, SCORES["paper"])
+    for result in results:
+        terms, found = result["parts"]
+        assert terms == pytest.approx(expected, rel=1e-9)
+        for parameter, gradient in found.items():
+            torch.testing.assert_close(gradient, gradients_of_parts[parameter], rtol=1e-9, atol=1e-12)
+
+
+def test_parts_of_one_pair_and_distillation_in_parts_are_refused():
+    with pytest.raises(ValueError, match="at least 2 pairs"):
+        make_objective(**SCORES["paper"], fused_batch_size=1)
+    with pytest.raises(UserError, match=r"model\.fused_batch_size to null"):
+        make_objective(**SCORES["distilled"], fused_batch_size=2)
 
 
 def test_towers_with_batch_normalisation_are_not_run_in_chunks():

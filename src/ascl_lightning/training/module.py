@@ -54,6 +54,9 @@ class RetrievalModule(LightningModule):
             fused scores: their divergence, at the temperature of the loss.
         chunk_size: Images or texts that a tower encodes at a time in training. Saves activation memory at the cost of
             a second forward pass; the gradient stays that of the whole batch. None: all at once.
+        fused_batch_size: Pairs of a process among which the fused scores are contrasted; the terms on independent
+            embeddings still contrast all pairs. Time and memory of the fused scores grow with it, those of embeddings
+            hardly with the batch. None: all pairs of all processes.
         project: True projects the towers' vectors linearly, settings say what happens to them before. False uses them
             without projection, as for a pretrained CLIP or SigLIP pair.
         image_pooling: Makes the global vectors of images from their projected tokens; None projects the tower's own.
@@ -76,6 +79,7 @@ class RetrievalModule(LightningModule):
         first_stage_weight: NonNegativeFloat = 0.0,
         distillation_weight: NonNegativeFloat = 0.0,
         chunk_size: PositiveInt | None = None,
+        fused_batch_size: PositiveInt | None = None,
         project: bool | ProjectionSettings = True,
         image_pooling: GeneralizedPooling | None = None,
         text_pooling: GeneralizedPooling | None = None,
@@ -95,7 +99,7 @@ class RetrievalModule(LightningModule):
         weights = LossWeights(type_i_weight, type_ii_iii_weight, first_stage_weight, distillation_weight)
         self.model.freeze_unread(uses_global=similarity.local_weight < 1 or weights.read_embeds)
         self.findings = Findings()
-        self._objective = Objective(self.model, loss, word_features, weights, chunk_size)
+        self._objective = Objective(self.model, loss, word_features, weights, chunk_size, fused_batch_size)
         # raises for invalid numbers, such as a negative learning rate, before the run starts
         optimizer([nn.Parameter(torch.zeros(1))])
         self._optimizer = optimizer

@@ -1,12 +1,14 @@
 """The training loss of a batch on any number of ranks: encodes, scores and contrasts pairs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts
+from ascl_lightning.data.batch import Features, ImageTextBatch, MadeTexts, TokenizedTexts, map_tensors
 from ascl_lightning.errors import UserError
 from ascl_lightning.losses import ContrastiveLoss, PairScores, distillation
 from ascl_lightning.models.model import ImageTextModel
@@ -35,12 +37,19 @@ class _TextGroup:
     texts: Features
     embeds: Tensor | None
     tower_embeds: Tensor | None
-    negatives: list[Features]
-    valid: list[Tensor]
+    negatives: tuple[Features, ...] = ()
+    valid: tuple[Tensor, ...] = ()
 
-    def add(self, negatives: Features, valid: Tensor) -> None:
-        self.negatives.append(negatives)
-        self.valid.append(valid)
+    def at(self, rows: slice) -> "_TextGroup":
+        return _rows(self, rows)
+
+    def with_negatives(self, negatives: Features, valid: Tensor) -> "_TextGroup":
+        return replace(self, negatives=(*self.negatives, negatives), valid=(*self.valid, valid))
+
+    def text_to_text(self, counts: list[int]) -> Tensor | None:
+        """Similarities of the texts in the text tower, (b, B)."""
+        embeds = self.tower_embeds
+        return None if embeds is None else _cosines(embeds, embeds, counts)
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,13 @@ class Objective:
         word_features: Makes T- from projected word features; None for no such T-.
         weights: Weights of the terms.
         chunk_size: Images or texts that a tower encodes at a time; None: the whole batch.
+        fused_batch_size: Pairs of this rank among which fused scores are contrasted; None: all pairs of all ranks. The
+            terms on independent embeddings always contrast all pairs.
 
     Raises:
-        ValueError: If `chunk_size` is below 1.
-        UserError: If scores are to be distilled that are those of the independent embeddings, or without temperature.
+        ValueError: If `chunk_size` is below 1, or `fused_batch_size` below 2.
+        UserError: If scores are to be distilled that are those of the independent embeddings, without temperature, or
+            together with a `fused_batch_size`.
     """
 
     model: ImageTextModel
@@ -64,8 +76,11 @@ class Objective:
     word_features: PerturbWords | None
     weights: LossWeights
     chunk_size: int | None = None
+    fused_batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        if self.fused_batch_size is not None and self.fused_batch_size < 2:
+            raise ValueError(f"fused_batch_size is {self.fused_batch_size}; give at least 2 pairs, or null for all")
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size is {self.chunk_size}; give at least 1 row, or null for all")
         if self.weights.distillation > 0:
@@ -83,7 +98,7 @@ class Objective:
             raise ValueError("the batch has no sampling_keys: evaluation batches cannot be trained on")
         self._check_chunks()
         images, image_embeds = encode_in_chunks(self._encode_images, batch.images, chunk_size=self.chunk_size)
-        places = slice(None) if batch.image_places is None else batch.image_places
+        places = batch.image_places
         groups = {"type_i": self._encode_group(batch.texts, batch.negatives, keys)}
         weights = {"type_i": 1.0}
         if batch.positives is not None:
@@ -92,43 +107,70 @@ class Objective:
             total = self.weights.type_i + self.weights.type_ii_iii
             weights = {"type_i": self.weights.type_i / total, "type_ii_iii": self.weights.type_ii_iii / total}
         pairs = _Pairs.of_all_ranks(batch.image_ids)
-        scores = self._score(images, places, groups, pairs)
-        terms = {name: self.loss(of_group) for name, of_group in scores.items()}
-        text_embeds = groups["type_i"].embeds
-        if image_embeds is not None and text_embeds is not None:
-            similarity = _cosines(image_embeds, text_embeds, pairs.counts)[places]
-            terms |= self._terms_of_embeds(pairs.scores(similarity, scores["type_i"].text_to_text), scores["type_i"])
+        if self.fused_batch_size is None:
+            fused = self._score(images, places, groups, pairs)
+            terms = {name: self.loss(scores) for name, scores in fused.items()}
+        else:
+            fused = {}
+            terms = self._terms_of_parts(images, places, groups, batch.image_ids, self.fused_batch_size)
+        first = groups["type_i"]
+        if image_embeds is not None and first.embeds is not None:
+            similarity = _at(_cosines(image_embeds, first.embeds, pairs.counts), places)
+            first_stage = pairs.scores(similarity, first.text_to_text(pairs.counts))
+            terms |= self._terms_of_embeds(first_stage, fused.get("type_i"))
             weights |= {"first_stage": self.weights.first_stage, "distillation": self.weights.distillation}
         return Terms(terms, weights, pairs.scale)
 
-    def _terms_of_embeds(self, first_stage: PairScores, fused: PairScores) -> dict[str, Tensor]:
+    def _terms_of_parts(
+        self,
+        images: Features,
+        places: Tensor | None,
+        groups: dict[str, _TextGroup],
+        image_ids: Tensor,
+        size: int,
+    ) -> dict[str, Tensor]:
+        """Mean over parts of this rank's pairs, each contrasted within itself.
+
+        A part takes every n-th pair, so that captions of one image, which are neighbours, are in different parts.
+        """
+        num_pairs = len(image_ids)
+        num_parts = ceil(num_pairs / size)
+        places = torch.arange(num_pairs, device=image_ids.device) if places is None else places
+        terms: dict[str, list[Tensor]] = {name: [] for name in groups}
+        for part in (slice(first, None, num_parts) for first in range(num_parts)):
+            ids = image_ids[part]
+            of_part = {name: group.at(part) for name, group in groups.items()}
+            scores = self._score(_rows(images, places[part]), None, of_part, _Pairs.of_part(ids))
+            for name, of_group in scores.items():
+                terms[name].append(len(ids) / num_pairs * self.loss(of_group))
+        return {name: torch.stack(parts).sum() for name, parts in terms.items()}
+
+    def _terms_of_embeds(self, first_stage: PairScores, fused: PairScores | None) -> dict[str, Tensor]:
         """The loss of the first stage, and the divergence of its scores from the fused scores."""
         terms = {}
         if self.weights.first_stage > 0:
             terms["first_stage"] = self.loss(first_stage)
-        if self.weights.distillation > 0 and self.loss.temperature is not None:
+        if self.weights.distillation > 0 and self.loss.temperature is not None and fused is not None:
             terms["distillation"] = distillation(fused, first_stage, self.loss.temperature())
         return terms
 
     def _score(
-        self, images: Features, places: Tensor | slice, groups: dict[str, _TextGroup], pairs: "_Pairs"
+        self, images: Features, places: Tensor | None, groups: dict[str, _TextGroup], pairs: "_Pairs"
     ) -> dict[str, PairScores]:
         """Scores of each group; all texts are scored in one call, so that images are processed once.
 
-        `places` are the rows of the pairs' images.
+        `places` are the rows of the pairs' images; None: row i is the image of pair i.
         """
         parts = [part for group in groups.values() for part in (group.texts, *group.negatives)]
         own = Features.join(parts)
-        texts = Features(*gather_sequences(own.pooled, own.tokens, own.mask))
-        scores = self.model.similarity.compare(images, texts)[places]
+        texts = pairs.texts_of_all(own)
+        scores = _at(self.model.similarity.compare(images, texts), places)
         columns = iter(_columns_of_parts(scores, len(parts), pairs.counts))
         of_groups = {}
         for name, group in groups.items():
             similarity, negatives = next(columns), [next(columns) for _ in group.negatives]
             valid = [gather_rows(of, pairs.counts) for of in group.valid]
-            embeds = group.tower_embeds
-            text_to_text = None if embeds is None else _cosines(embeds, embeds, pairs.counts)
-            of_groups[name] = pairs.scores(similarity, text_to_text, negatives, valid)
+            of_groups[name] = pairs.scores(similarity, group.text_to_text(pairs.counts), negatives, valid)
         return of_groups
 
     def _encode_group(self, texts: Texts, word_level: MadeTexts | None, keys: Tensor) -> _TextGroup:
@@ -136,12 +178,12 @@ class Objective:
         own, embeds, tower_embeds, noisy, noisy_valid = encode_in_chunks(
             self._encode_texts, texts, keys, chunk_size=self.chunk_size
         )
-        group = _TextGroup(own, embeds, tower_embeds, [], [])
+        group = _TextGroup(own, embeds, tower_embeds)
         if self.loss.uses_negatives and word_level is not None:
             (negatives,) = encode_in_chunks(self._encode_negatives, word_level.texts, chunk_size=self.chunk_size)
-            group.add(negatives, word_level.valid)
+            group = group.with_negatives(negatives, word_level.valid)
         if noisy is not None and noisy_valid is not None:
-            group.add(noisy, noisy_valid)
+            group = group.with_negatives(noisy, noisy_valid)
         return group
 
     def _encode_images(self, images: Tensor | Features) -> tuple[Features, Tensor | None]:
@@ -172,6 +214,11 @@ class Objective:
             raise UserError(
                 "the fused score is that of the independent embeddings, so there is nothing to distil: set "
                 "model.distillation_weight to 0, or model.similarity.local_weight above 0"
+            )
+        if self.fused_batch_size is not None:
+            raise UserError(
+                "distillation compares the fused scores of all pairs: set model.distillation_weight to 0, or "
+                "model.fused_batch_size to null"
             )
         if self.loss.temperature is None:
             raise UserError(
@@ -204,6 +251,15 @@ class _Pairs:
         targets = torch.arange(first, first + len(image_ids), device=image_ids.device)
         return cls(counts, gather_rows(image_ids, counts), targets)
 
+    @classmethod
+    def of_part(cls, image_ids: Tensor) -> "_Pairs":
+        """Pairs that are contrasted without those of other ranks."""
+        return cls([len(image_ids)], image_ids, torch.arange(len(image_ids), device=image_ids.device))
+
+    def texts_of_all(self, own: Features) -> Features:
+        """Texts of all pairs."""
+        return own if len(self.counts) == 1 else Features(*gather_sequences(own.pooled, own.tokens, own.mask))
+
     @property
     def scale(self) -> float:
         return len(self.targets) * len(self.counts) / sum(self.counts)
@@ -225,6 +281,15 @@ class _Pairs:
             targets=self.targets,
             text_to_text=text_to_text,
         )
+
+
+def _rows(value: Any, rows: Tensor | slice) -> Any:
+    """Rows of all tensors of a value."""
+    return map_tensors(value, lambda tensor: tensor[rows])
+
+
+def _at(scores: Tensor, places: Tensor | None) -> Tensor:
+    return scores if places is None else scores[places]
 
 
 def _cosines(own: Tensor, others: Tensor, counts: list[int]) -> Tensor:
