@@ -1,7 +1,8 @@
 """The training loss of a batch on any number of ranks: encodes, scores and contrasts pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -39,9 +40,6 @@ class _TextGroup:
     tower_embeds: Tensor | None
     negatives: tuple[Features, ...] = ()
     valid: tuple[Tensor, ...] = ()
-
-    def at(self, rows: slice) -> "_TextGroup":
-        return _rows(self, rows)
 
     def with_negatives(self, negatives: Features, valid: Tensor) -> "_TextGroup":
         return replace(self, negatives=(*self.negatives, negatives), valid=(*self.valid, valid))
@@ -134,16 +132,20 @@ class Objective:
         A part takes every n-th pair, so that captions of one image, which are neighbours, are in different parts.
         """
         num_pairs = len(image_ids)
-        num_parts = ceil(num_pairs / size)
-        places = torch.arange(num_pairs, device=image_ids.device) if places is None else places
+        every = torch.arange(num_pairs, device=image_ids.device)
+        parts = [every[first :: ceil(num_pairs / size)] for first in range(ceil(num_pairs / size))]
+        order, sizes = torch.cat(parts), [len(part) for part in parts]
+        in_order = (
+            _rows(images, order if places is None else places[order]),
+            tuple(_rows(group, order) for group in groups.values()),
+            image_ids[order],
+        )
         terms: dict[str, list[Tensor]] = {name: [] for name in groups}
-        for part in (slice(first, None, num_parts) for first in range(num_parts)):
-            ids = image_ids[part]
-            of_part = {name: group.at(part) for name, group in groups.items()}
-            scores = self._score(_rows(images, places[part]), None, of_part, _Pairs.of_part(ids))
+        for of_part, of_groups, ids in _split(in_order, sizes):
+            scores = self._score(of_part, None, dict(zip(groups, of_groups, strict=True)), _Pairs.of_part(ids))
             for name, of_group in scores.items():
                 terms[name].append(len(ids) / num_pairs * self.loss(of_group))
-        return {name: torch.stack(parts).sum() for name, parts in terms.items()}
+        return {name: torch.stack(of).sum() for name, of in terms.items()}
 
     def _terms_of_embeds(self, first_stage: PairScores, fused: PairScores | None) -> dict[str, Tensor]:
         """The loss of the first stage, and the divergence of its scores from the fused scores."""
@@ -283,9 +285,27 @@ class _Pairs:
         )
 
 
-def _rows(value: Any, rows: Tensor | slice) -> Any:
+def _rows(value: Any, rows: Tensor) -> Any:
     """Rows of all tensors of a value."""
     return map_tensors(value, lambda tensor: tensor[rows])
+
+
+def _split(value: Any, sizes: list[int]) -> Iterator[Any]:
+    """Values with consecutive rows of all tensors of a value."""
+    tensors: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_tensors(value, collect)
+    # the backward pass of `split` joins gradients; that of slices would fill and add one of all rows for each slice
+    for parts in zip(*(tensor.split(sizes) for tensor in tensors), strict=True):
+        yield map_tensors(value, partial(_next, iter(parts)))
+
+
+def _next(parts: Iterator[Tensor], _: Tensor) -> Tensor:
+    return next(parts)
 
 
 def _at(scores: Tensor, places: Tensor | None) -> Tensor:
