@@ -112,6 +112,17 @@ def test_features_rank_and_embed_as_pictures_and_captions_do(trained: Path) -> N
     assert items[0] == items[1]
 
 
+def test_words_attend_to_crops_as_to_regions_without_a_grid(trained: Path, tmp_path: Path) -> None:
+    """Four tokens and five crops are not a grid of 3 x 3."""
+    out = ["--out", str(tmp_path / "out"), "--splits", "[test]", "--views", "[crops]"]
+    assert ascl("extract", tmp_path, trained / "data", *out) == 0
+    checkpoint = ["--ckpt_path", str(only(trained, "runs/fit/version_0/checkpoints/last-00000004.ckpt"))]
+    assert from_features("test", tmp_path, "--data.source.crop_tokens", "true", *checkpoint) == 0
+    attention = json.loads(only(tmp_path, "runs/test/*/attention.json").read_text())
+    assert attention["grid"] is None
+    assert {len(word) for pair in attention["pairs"] for word in pair["word_to_region"]} == {9}
+
+
 @pytest.mark.parametrize("command", ["fit", "test"])
 def test_features_of_other_weights_are_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str

@@ -3,15 +3,17 @@ from functools import partial
 import pytest
 import torch
 from tests.helpers.encoders import MeanColour, WordTable
+from tests.helpers.towers import pictures
 from torch._dynamo.utils import counters
 
-from ascl_lightning.data.batch import Features, TokenizedTexts
+from ascl_lightning.data.batch import Features, ImageViews, TokenizedTexts, WithCrops
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.similarity.aggregation import LearnedWeights
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.late_interaction import LateInteraction
 from ascl_lightning.models.towers.convolutional import ConvImageEncoder
+from ascl_lightning.models.towers.timm_backbone import TimmImageEncoder
 from ascl_lightning.models.towers.word_transformer import WordTransformer
 
 
@@ -115,3 +117,74 @@ def test_compiled_towers_keep_outputs_and_weight_names(backend, monkeypatch):
         for found, gradient in zip(gradients(batch), expected, strict=True):
             torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-4)
     assert counters["stats"]["unique_graphs"] > 0
+
+
+def some_features(*lengths: int, num_crops: int = 2) -> tuple[Features, tuple[Features, ...]]:
+    """Images of so many tokens, with padding that is not zero, and stored vectors of crops, without tokens."""
+    torch.manual_seed(1)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    none = torch.zeros(len(lengths), 0, 3), torch.zeros(len(lengths), 0, dtype=torch.bool)
+    crops = tuple(Features(torch.randn(len(lengths), 3), *none) for _ in range(num_crops))
+    return Features(torch.randn(len(lengths), 3), torch.randn(*mask.shape, 3), mask), crops
+
+
+def naive_tokens(built: ImageTextModel, view: Features, crops: tuple[Features, ...]) -> list[list[torch.Tensor]]:
+    """Projected tokens of each image, one by one: those of the view, then a vector of each crop."""
+    tokens = []
+    for row, used in enumerate(view.mask):
+        own = [view.tokens[row, place] for place in range(len(used)) if used[place]]
+        vectors = [*own, *(crop.pooled[row] for crop in crops)] if own else []
+        weight, bias = built.image_projection.tokens.weight, built.image_projection.tokens.bias
+        tokens.append([weight @ vector + bias for vector in vectors])
+    return tokens
+
+
+def test_vectors_of_crops_are_tokens_behind_those_of_the_image():
+    """Also in front of padding; an image that could not be read has no tokens at all."""
+    built, (plain, crops) = model(), some_features(4, 2, 0)
+    encoded, alone = built.encode_images(WithCrops(**vars(plain), crops=crops)), built.encode_images(plain)
+    assert torch.equal(encoded.pooled, alone.pooled)
+    assert torch.equal(encoded.mask, torch.arange(6) < torch.tensor([[6], [4], [0]]))
+    for row, tokens in enumerate(naive_tokens(built, plain, crops)):
+        for place, token in enumerate(tokens):
+            torch.testing.assert_close(encoded.tokens[row, place], token / token.norm())
+
+
+@pytest.mark.parametrize("pooling", [False, True])
+def test_views_are_averaged_without_the_crops(pooling: bool):
+    """Learned pooling reads the crops with the tokens of each view."""
+    built = model()
+    if pooling:
+        built.image_pooling = GeneralizedPooling()
+    (plain, crops), (other, _) = some_features(4, 2), some_features(3, 5)
+    encoded = built.encode_images(ImageViews((WithCrops(**vars(plain), crops=crops), other)))
+    assert torch.equal(encoded.tokens, built.encode_images(WithCrops(**vars(plain), crops=crops)).tokens)
+    for row in range(2):
+        expected = [built.image_projection.pooled(view.pooled[row]) for view in (plain, other)]
+        if pooling:
+            tokens = [torch.stack(naive_tokens(built, view, crops)[row])[None] for view in (plain, other)]
+            expected = [built.image_pooling(each, torch.ones(1, each.shape[1], dtype=torch.bool))[0] for each in tokens]
+        torch.testing.assert_close(encoded.pooled[row], (expected[0] + expected[1]) / 2)
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_activations_of_crops_go_through_the_upper_part(unread: bool):
+    """Each alone, with the gradients of that; also if nothing else reads global vectors."""
+    torch.manual_seed(0)
+    tower = TimmImageEncoder("test_resnet", image_size=64, cut="layer4", model_args={"zero_init_last": False})
+    built = ImageTextModel(tower, WordTable(), FusedSimilarity(4, 2, 1.0, global_fusion="none"))
+    if unread:
+        built.freeze_unread(uses_global=False)
+    plain, *crops = (tower.to_store(pictures(64, 6)[place : place + 2]) for place in (0, 2, 4))
+    encoded = built.encode_images(WithCrops(**vars(plain), crops=tuple(crops)))
+    vectors = torch.stack([tower(crop).pooled for crop in crops], dim=1)
+    expected = torch.nn.functional.normalize(built.image_projection.tokens(vectors), dim=-1)
+    torch.testing.assert_close(encoded.tokens[:, 4:], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(encoded.tokens[:, :4], built.encode_images(plain).tokens)
+    gradients = []
+    for tokens in (encoded.tokens[:, 4:], expected):
+        tower.zero_grad()
+        tokens.pow(3).sum().backward()
+        gradients.append(tower.backbone.layer4[0].conv1.weight.grad.clone())
+    assert gradients[0].any()
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)

@@ -18,11 +18,14 @@ from ascl_lightning.data.image_views import PLAIN, VIEWS, ImageView, ViewKind, v
 from ascl_lightning.data.images import open_image, to_square
 from ascl_lightning.data.sources import ExtractedFeatures, KarpathyJson
 from ascl_lightning.errors import UserError
+from ascl_lightning.losses import InfoNCE
 from ascl_lightning.models import ConvImageEncoder, FusedSimilarity, ImageTextModel, TimmImageEncoder
 from ascl_lightning.models.towers.image import ImageEncoder
 from ascl_lightning.models.towers.regions import RegionEncoder
 from ascl_lightning.training.callbacks.frozen_features import check_features
 from ascl_lightning.training.extraction import SplitExtraction, check_views, foreign_entries
+from ascl_lightning.training.objective import Objective
+from ascl_lightning.training.terms import LossWeights
 
 ALL: list[ViewKind] = ["flip", "crops", "larger"]
 NUM_VIEWS = 8
@@ -149,6 +152,58 @@ def test_views_of_activations_go_through_the_upper_part(kind: str, tmp_path: Pat
             table = datamodule.view("train").features.image_tables[view]
             alone = model.encode_images(table.gather(torch.tensor([row])))
             torch.testing.assert_close(found.pooled[place], alone.pooled[0], rtol=1e-4, atol=1e-5)
+
+
+def test_crops_as_tokens_in_training_and_evaluation(tmp_path: Path) -> None:
+    """The tower's vectors of the crops, from the files, behind the tokens; the other views are drawn or averaged."""
+    model = make_model()
+    extract(tmp_path, model, ["flip", "crops"])
+    datamodule = data(tmp_path, model, ExtractedFeatures(crop_tokens=True))
+    (batch,) = datamodule.val_dataloader()
+    vectors, project = [naive(tmp_path, model, "val", view).pooled for view in VIEWS["crops"]], model.image_projection
+    with torch.no_grad():
+        found, plain = model.encode_images(batch.images), model.encode_images(batch.images.views[1])
+        expected = torch.nn.functional.normalize(project.tokens(torch.stack(vectors, dim=1)), dim=2)
+        torch.testing.assert_close(found.tokens[:, 4:], expected, rtol=0, atol=0.05)
+        pooled = [project.pooled(naive(tmp_path, model, "val", view).pooled) for view in (PLAIN, *VIEWS["flip"])]
+        torch.testing.assert_close(found.pooled, (pooled[0] + pooled[1]) / 2, rtol=0, atol=0.02)
+    assert found.mask.shape == (5, 4 + 5)
+    assert plain.mask.shape == (5, 4)
+    drawn, tables = set(), datamodule.view("train").features.image_tables
+    for batch in datamodule.train_dataloader():
+        for row, image in enumerate(batch.image_ids.tolist()):
+            own = [table.gather(torch.tensor([image])) for table in tables]
+            assert [crop.pooled[row].tolist() for crop in batch.images.crops] == [
+                of.pooled[0].tolist() for of in own[2:]
+            ]
+            drawn |= {view for view in (0, 1) if torch.equal(own[view].tokens[0], batch.images.tokens[row])}
+    assert drawn == {0, 1}
+
+
+def test_crops_as_tokens_in_chunks_of_a_batch(tmp_path: Path) -> None:
+    model = make_model()
+    extract(tmp_path, model, ["crops"])
+    batch = next(iter(data(tmp_path, model, ExtractedFeatures(crop_tokens=True)).train_dataloader()))
+    losses = []
+    for size in (None, 3):
+        model.zero_grad()
+        loss = Objective(model, InfoNCE(), None, LossWeights(), size)(batch).loss
+        loss.backward()
+        losses.append((loss.detach(), model.image_projection.tokens.weight.grad.clone()))
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_vectors_of_crops_must_be_as_wide_as_tokens(tmp_path: Path) -> None:
+    model = make_model()
+    extract(tmp_path, model, ["crops"])
+    stored = data(tmp_path, model, ExtractedFeatures(crop_tokens=True))
+    check_features(stored, model)
+    model.image_encoder.pooled_dim = 7
+    check_features(data(tmp_path, model), model)
+    with pytest.raises(
+        UserError, match=r"global vectors have width 7 and its tokens 3, so that .*\.crop_tokens to false"
+    ):
+        check_features(stored, model)
 
 
 def test_interrupted_extraction_continues_and_views_can_be_added(

@@ -54,7 +54,8 @@ class ExtractCLI(CommandCLI):
             type=list[ViewKind],
             default=[],
             help="Views of each image to store besides the plain one: flip (mirrored), crops (the four corners and the "
-            "center), larger (10/7 of the size). Training draws one view per image and epoch.",
+            "center), larger (10/7 of the size). Training draws one view per image and epoch, or reads crops as tokens "
+            "(data.source.init_args.crop_tokens).",
         )
 
     def before_instantiate_classes(self) -> None:

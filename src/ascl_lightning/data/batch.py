@@ -114,6 +114,13 @@ class Features:
 
 
 @dataclass
+class WithCrops(Features):
+    """Stored features of images, with those of crops of each image, whose global vectors are to be tokens as well."""
+
+    crops: tuple[Features, ...]
+
+
+@dataclass
 class ImageViews:
     """Stored features of N images in several views, of which the first is the plain one; in evaluation only."""
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ascl_lightning.data.arrays import damaged_arrays, load_array, save_arrays
-from ascl_lightning.data.batch import Features, ImageViews, MadeTexts
+from ascl_lightning.data.batch import Features, ImageViews, MadeTexts, WithCrops
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import remove_partials, write_file
 
@@ -345,38 +345,51 @@ class SplitFeatures:
         images: Features of the images as evaluation shows them.
         texts: Features of the captions and of texts made from them.
         views: Features of the images in other views.
+        crops: Features of crops of the images, whose global vectors are local tokens of the image.
     """
 
     images: FeatureTable | None = field(default=None)
     texts: TextFeatures | None = field(default=None)
     views: tuple[FeatureTable, ...] = ()
+    crops: tuple[FeatureTable, ...] = ()
 
     @property
     def num_views(self) -> int:
         """Number of stored views of an image, the plain one included."""
-        return len(self.image_tables)
+        return len(self._view_tables)
 
     @property
     def image_tables(self) -> tuple[FeatureTable, ...]:
         """All tables of images, the plain view first."""
-        return () if self.images is None else (self.images, *self.views)
+        return (*self._view_tables, *self.crops)
 
     def drawn(self, rows: Int[Tensor, " B"], views: Int[Tensor, " B"]) -> Features:
         """The features of some images, each in a view of its own, by number."""
         groups = [(int(view), (views == view).nonzero()[:, 0]) for view in views.unique()]
         if len(groups) == 1:
-            return self.image_tables[groups[0][0]].gather(rows)
-        joined = Features.join([self.image_tables[view].gather(rows[places]) for view, places in groups])
+            return self._with_crops(self._view_tables[groups[0][0]].gather(rows), rows)
+        joined = Features.join([self._view_tables[view].gather(rows[places]) for view, places in groups])
         order = torch.cat([places for _, places in groups]).argsort()
-        return Features(joined.pooled[order], joined.tokens[order], joined.mask[order])
+        return self._with_crops(Features(joined.pooled[order], joined.tokens[order], joined.mask[order]), rows)
 
     def every_view(self, rows: Int[Tensor, " B"]) -> Features | ImageViews:
         """The features of some images in all views."""
-        found = tuple(table.gather(rows) for table in self.image_tables)
-        return ImageViews(found) if len(found) > 1 else found[0]
+        plain, *others = (table.gather(rows) for table in self._view_tables)
+        plain = self._with_crops(plain, rows)
+        return ImageViews((plain, *others)) if others else plain
 
     def pooled_alone(self) -> "SplitFeatures":
         """The same features without tokens."""
-        tables = [table.pooled_alone() for table in self.image_tables]
+        tables = [table.pooled_alone() for table in self._view_tables]
         texts = None if self.texts is None else self.texts.pooled_alone()
         return SplitFeatures(tables[0] if tables else None, texts, tuple(tables[1:]))
+
+    @property
+    def _view_tables(self) -> tuple[FeatureTable, ...]:
+        return () if self.images is None else (self.images, *self.views)
+
+    def _with_crops(self, features: Features, rows: Int[Tensor, " B"]) -> Features:
+        if not self.crops:
+            return features
+        crops = tuple(table.pooled_alone().gather(rows) for table in self.crops)
+        return WithCrops(features.pooled, features.tokens, features.mask, crops)

@@ -111,7 +111,9 @@ class ShownQueries:
             }
             for pair, of_pair in zip(pairs, attention, strict=True)
         ]
-        return {"grid": grid_side(self._view.spec, images.mask.shape[1]), "pairs": shown, "reason": None}
+        # tokens of crops lie on no grid
+        side = None if self._view.features.crops else grid_side(self._view.spec, images.mask.shape[1])
+        return {"grid": side, "pairs": shown, "reason": None}
 
     def _said(self, direction: Direction, query: int) -> str:
         if direction == "text_to_image":

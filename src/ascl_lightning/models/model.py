@@ -1,5 +1,6 @@
 """The model: towers, projections and the fused similarity."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from ascl_lightning.data.batch import Features, ImageViews, TokenizedTexts
+from ascl_lightning.data.batch import Features, ImageViews, TokenizedTexts, WithCrops
 from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.projection import Projection, ProjectionSettings
 from ascl_lightning.models.similarity.fused import FusedSimilarity
@@ -61,16 +62,16 @@ class ImageTextModel(nn.Module):
         """Projected image features: pooled (N, D), and tokens (N, K, D), L2-normalised.
 
         `Features` instead of pictures are what the tower stores (`Encoder.to_store`), or extracted regions. Of several
-        views, the pooled vector is the mean, and the tokens are those of the first.
+        views, the pooled vector is the mean, and the tokens are those of the first. The tower's global vectors of crops
+        are projected as tokens, behind those of the image.
         """
-        if isinstance(images, ImageViews):
-            views = [self.encode_images(view) for view in images.views]
-            pooled = torch.stack([view.pooled for view in views]).mean(dim=0)
-            return Features(pooled, views[0].tokens, views[0].mask)
-        features = _features(self.image_encoder, images, self._reads_image_pooled)
-        projected = _pooled(self.image_projection(features), self.image_pooling)
-        tokens = projected.tokens.to(scoring_dtype(projected.tokens))
-        return Features(projected.pooled, unit_vectors(tokens), projected.mask)
+        views = images.views if isinstance(images, ImageViews) else (images,)
+        crops = self._vectors_of_crops(views[0].crops) if isinstance(views[0], WithCrops) else None
+        encoded = [self._encode_view(view, crops) for view in views]
+        if len(encoded) == 1:
+            return encoded[0]
+        pooled = torch.stack([view.pooled for view in encoded]).mean(dim=0)
+        return Features(pooled, encoded[0].tokens, encoded[0].mask)
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
         """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (docs/method.md#encoders)."""
@@ -120,9 +121,32 @@ class ImageTextModel(nn.Module):
         self.image_encoder.compile()
         self.text_encoder.compile()
 
+    def _encode_view(
+        self, images: UInt8[Tensor, "N 3 S S"] | Features, crops: Float[Tensor, "N C T"] | None
+    ) -> Features:
+        features = _features(self.image_encoder, images, self._reads_image_pooled)
+        if crops is not None:
+            features = _with_tokens(features, crops)
+        projected = _pooled(self.image_projection(features), self.image_pooling)
+        tokens = projected.tokens.to(scoring_dtype(projected.tokens))
+        return Features(projected.pooled, unit_vectors(tokens), projected.mask)
+
+    def _vectors_of_crops(self, crops: Sequence[Features]) -> Float[Tensor, "N C P"]:
+        """The tower's global vectors of C crops of each image."""
+        pooled = _features(self.image_encoder, Features.join(crops), True).pooled
+        return pooled.unflatten(0, (len(crops), -1)).transpose(0, 1)
+
 
 def _pooled(items: Features, pooling: GeneralizedPooling | None) -> Features:
     return items if pooling is None else Features(pooling(items.tokens, items.mask), items.tokens, items.mask)
+
+
+def _with_tokens(items: Features, vectors: Float[Tensor, "N C T"]) -> Features:
+    """Adds tokens behind those of each item, before its padding; an item without tokens gets none."""
+    exist = items.mask.any(dim=1, keepdim=True).expand(-1, vectors.shape[1])
+    tokens, mask = torch.cat([items.tokens, vectors], dim=1), torch.cat([items.mask, exist], dim=1)
+    order = mask.int().argsort(dim=1, descending=True, stable=True)
+    return Features(items.pooled, tokens.take_along_dim(order[..., None], dim=1), mask.gather(1, order))
 
 
 def _features(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ascl_lightning.data.batch import Features
+from ascl_lightning.data.batch import Features, ImageViews
+from ascl_lightning.data.image_views import VIEWS, ViewKind, views_of
 from ascl_lightning.data.sources import ExtractedFeatures
 from ascl_lightning.data.sources.base import MissingSplitError
 from ascl_lightning.data.stored_features import Manifest, TextRows, write_shard
@@ -106,3 +107,26 @@ def test_rows_of_texts_that_are_missing_are_named(tmp_path: Path) -> None:
 def test_the_root_must_be_given() -> None:
     with pytest.raises(UserError, match=r"set --data\.root to the folder that holds what `ascl extract --out` wrote"):
         ExtractedFeatures().read(None, "train")
+
+
+@pytest.mark.parametrize(("views", "shown"), [(None, 2), ([], 1), (["flip"], 2), (["crops", "flip"], 2)])
+def test_crops_are_tokens_and_not_views(tmp_path: Path, views: list[ViewKind] | None, shown: int) -> None:
+    folder = write(tmp_path)
+    with pytest.raises(
+        UserError, match=r"crop_tokens needs crops, which are not stored; run `ascl extract` with --views"
+    ):
+        ExtractedFeatures(crop_tokens=True).read(tmp_path, "train")
+    for view in views_of(["flip", "crops"]):
+        table(folder / "views" / view.name, 2, 2, 2)
+    features = ExtractedFeatures(views, crop_tokens=True).read(tmp_path, "train").features
+    assert features.num_views == shown
+    assert [crop.folder.name for crop in features.crops] == [view.name for view in VIEWS["crops"]]
+    assert features.pooled_alone().crops == ()
+    rows = torch.tensor([2, 0, 1])
+    for batch in (features.every_view(rows), features.drawn(rows, torch.zeros(3, dtype=torch.long))):
+        plain = batch.views[0] if isinstance(batch, ImageViews) else batch
+        assert plain.mask.sum(dim=1).tolist() == [1, 1, 2]
+        assert [crop.pooled[:, 0].tolist() for crop in plain.crops] == [[2, 0, 1]] * 5
+    shutil.rmtree(folder / "views" / "crop_center")
+    with pytest.raises(UserError, match="crop_tokens needs crops"):
+        ExtractedFeatures([], crop_tokens=True).read(tmp_path, "train")

@@ -1,5 +1,6 @@
 """The output of `ascl extract`: captions, and features in place of pictures."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,10 +32,13 @@ class ExtractedFeatures(Source):
 
     Args:
         views: Kinds of views to use besides the plain one, or an empty list for that alone; None: all that are stored.
+        crop_tokens: Make the global vector of each crop a local token of its image, in training and evaluation. Crops
+            are then neither drawn nor averaged as views.
     """
 
-    def __init__(self, views: list[ViewKind] | None = None) -> None:
+    def __init__(self, views: list[ViewKind] | None = None, crop_tokens: bool = False) -> None:
         self.views = views
+        self.crop_tokens = crop_tokens
 
     def read(self, root: Path | None, split: str) -> Split:
         """Read one split; see `Source.read`."""
@@ -44,7 +48,7 @@ class ExtractedFeatures(Source):
             found = [path.parent for path in sorted(root.glob(f"*/{_CAPTIONS}"))]
             raise missing_split(split, {path.name: len(_captions(path)) for path in found}, str(root))
         captions = _captions(folder)
-        features = SplitFeatures(_images(folder), _texts(folder), self._views(folder))
+        features = SplitFeatures(_images(folder), _texts(folder), self._views(folder), self._crops(folder))
         if features.images is None:
             raise UserError(f"{folder}: holds no features of images; run `ascl extract` with an image encoder")
         for table in features.image_tables:
@@ -64,17 +68,30 @@ class ExtractedFeatures(Source):
 
     def _views(self, folder: Path) -> tuple[FeatureTable, ...]:
         wanted = views_of(list(VIEWS) if self.views is None else self.views)
-        stored = [view for view in wanted if (folder / view_folder(view)).is_dir()]
+        stored = _stored(folder, wanted)
         if self.views is not None and stored != wanted:
             raise UserError(
                 f"{folder}: not all views of {', '.join(self.views)} are stored; run `ascl extract` with these --views"
             )
-        return tuple(FeatureTable(folder / view_folder(view)) for view in stored)
+        shown = [view for view in stored if not (self.crop_tokens and view in VIEWS["crops"])]
+        return tuple(FeatureTable(folder / view_folder(view)) for view in shown)
+
+    def _crops(self, folder: Path) -> tuple[FeatureTable, ...]:
+        crops = VIEWS["crops"] if self.crop_tokens else ()
+        if _stored(folder, crops) != [*crops]:
+            raise UserError(
+                f"{folder}: crop_tokens needs crops, which are not stored; run `ascl extract` with --views '[crops]'"
+            )
+        return tuple(FeatureTable(folder / view_folder(view)) for view in crops)
 
 
 def view_folder(view: ImageView) -> str:
     """The folder of a view's features in that of the split."""
     return "images" if view == PLAIN else f"{VIEW_FOLDERS}/{view.name}"
+
+
+def _stored(folder: Path, views: Sequence[ImageView]) -> list[ImageView]:
+    return [view for view in views if (folder / view_folder(view)).is_dir()]
 
 
 def _captions(folder: Path) -> Split:

@@ -125,10 +125,17 @@ def check_features(datamodule: RetrievalDataModule, model: ImageTextModel, train
         training: Whether the model will be trained.
 
     Raises:
-        UserError: If features come from other towers, or from a tower that will be trained.
+        UserError: If features come from other towers, or from a tower that will be trained, or global vectors of crops
+            are too wide or narrow to be tokens.
     """
+    widths = model.image_encoder.pooled_dim, model.image_encoder.token_dim
     for view in datamodule.views.values():
         texts = view.features.texts
+        if view.features.crops and widths[0] != widths[1]:
+            raise UserError(
+                "the image encoder's global vectors have width {} and its tokens {}, so that vectors of crops cannot "
+                "be tokens: set data.source.init_args.crop_tokens to false".format(*widths)
+            )
         for table in view.features.image_tables:
             _check_table(table, model.image_encoder, "image", training)
         if texts is not None:
