@@ -25,6 +25,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.models import FusedSimilarity
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.towers.regions import RegionEncoder
+from ascl_lightning.models.towers.timm_backbone import TimmImageEncoder
 from ascl_lightning.training.extraction import SplitExtraction, fingerprint
 
 POSITIVES = [JoinCaptions(), AppendOtherCaption(), FirstHalf(), RandomSpan()]
@@ -231,6 +232,16 @@ def test_a_fingerprint_depends_on_class_format_and_weights():
     next(iter(other.parameters())).data.add_(1e-3)
     assert fingerprint(first) == fingerprint(same)
     assert len({fingerprint(first), fingerprint(other), fingerprint(WordTable(tuning=FROZEN))}) == 3
+
+
+def test_a_fingerprint_depends_on_inner_layers_unless_activations_below_them_are_stored():
+    def hash_of(layers: list[str], cut: str | None = None) -> str:
+        torch.manual_seed(0)
+        return fingerprint(TimmImageEncoder("test_resnet", image_size=64, inner_layers=layers, cut=cut))
+
+    assert len({hash_of([]), hash_of(["layer2"]), hash_of(["layer2", "layer3"])}) == 3
+    assert hash_of(["layer2", "layer3"]) == hash_of(["layer3", "layer2"])
+    assert hash_of([], "layer3") == hash_of(["layer3"], "layer3") != hash_of([])
 
 
 def test_existing_shards_are_not_encoded_again(tmp_path, model, monkeypatch):

@@ -292,9 +292,10 @@ class FeatureExtraction(LightningModule):
 
 
 def fingerprint(encoder: ImageEncoder | TextEncoder) -> str:
-    """A hash of a tower's class, input specification and weights; of a tower with a cut, of what lies below it."""
+    """A hash of a tower's class, settings and weights; of a tower with a cut, of what lies below it."""
     cut = "" if encoder.cut is None else f" cut at {encoder.cut}"
-    return hash_of_weights(encoder, f"{type(encoder).__name__} {encoder.spec}{cut}", without=encoder.above)
+    settings = f" {encoder.stored_settings}" if encoder.stored_settings else ""
+    return hash_of_weights(encoder, f"{type(encoder).__name__} {encoder.spec}{cut}{settings}", without=encoder.above)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -141,6 +141,75 @@ def test_token_grid_must_lie_within_the_grid(token_grid: int) -> None:
         TimmImageEncoder("test_vit", token_grid=token_grid)
 
 
+INNER_LAYERS = {
+    "test_resnet": ["act1", "layer3"],
+    "test_efficientnet": ["blocks.2", "blocks.3"],
+    "test_convnext": ["stages.2"],
+    "test_mambaout": ["stages.1", "stages.2"],
+    SWIN: ["layers.1", "layers.2"],
+    "test_vit": ["blocks.0", "blocks.4"],
+    "test_vit_relpos": ["blocks.5"],
+}
+
+
+def averaged(grid: Tensor, side: int) -> Tensor:
+    """The means of the side x side equal squares of a grid (N, h, h, C), row by row, in loops."""
+    step = grid.shape[1] // side
+    assert grid.shape[1] == grid.shape[2] == side * step
+    squares = [
+        grid[:, row : row + step, column : column + step].mean(dim=(1, 2))
+        for row in range(0, side * step, step)
+        for column in range(0, side * step, step)
+    ]
+    return torch.stack(squares, dim=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_inner_layers_are_joined_to_the_last_one(name: str, coarse: bool) -> None:
+    """Against what hooks record in the original model, averaged in loops."""
+    size = {"test_vit": 160, "test_vit_relpos": 160}.get(name, 256)
+    side = {"test_vit": 10, "test_vit_relpos": 10}.get(name, 8) // (2 if coarse else 1)
+    torch.manual_seed(0)
+    # in another order than that of the network, and one twice
+    layers = [*reversed(INNER_LAYERS[name]), INNER_LAYERS[name][0]]
+    encoder = TimmImageEncoder(
+        name, image_size=size, inner_layers=layers, token_grid=side if coarse else None, model_args=model_args(name)
+    ).eval()
+    plain = TimmImageEncoder(name, image_size=size, model_args=model_args(name)).eval()
+    plain.load_state_dict(encoder.state_dict())
+    seen: dict[str, Tensor] = {}
+    for layer in INNER_LAYERS[name]:
+        # copied, since a later layer may work in place
+        plain.backbone.get_submodule(layer).register_forward_hook(
+            lambda _, __, out, layer=layer: seen.__setitem__(layer, out.clone())
+        )
+    features, last = encoder(pictures(size)), plain(pictures(size))
+    num_prefix = getattr(plain.backbone, "num_prefix_tokens", 0)
+    maps = [last.tokens, *(naive_tokens(seen[layer], LAYOUTS[name], num_prefix) for layer in INNER_LAYERS[name])]
+    grids = [each.unflatten(1, (round(each.shape[1] ** 0.5), -1)) for each in maps]
+    expected = torch.cat([averaged(grid, side) for grid in grids], dim=2)
+    torch.testing.assert_close(features.tokens, expected, rtol=1e-4, atol=1e-5)
+    pooled = torch.cat([last.pooled, *(each.mean(dim=1) for each in maps[1:])], dim=1)
+    torch.testing.assert_close(features.pooled, pooled, rtol=1e-4, atol=1e-5)
+    assert (encoder.pooled_dim, encoder.token_dim) == (features.pooled.shape[1], features.tokens.shape[2])
+    assert features.mask.shape == features.tokens.shape[:2]
+
+
+def test_pictures_of_another_size_give_a_grid_of_theirs() -> None:
+    encoder = TimmImageEncoder("test_resnet", image_size=96, inner_layers=["layer2"]).eval()
+    assert [encoder(pictures(size)).tokens.shape[1] for size in (96, 160)] == [9, 25]
+
+
+def test_a_layer_without_feature_map_is_named_with_those_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"of an inner layer 'layer9'; it gives those of act1, layer1, .*, layer4$"):
+        TimmImageEncoder("test_resnet", inner_layers=["layer2", "layer9"])
+    monkeypatch.delattr(timm.models.resnet.ResNet, "forward_intermediates")
+    with pytest.raises(UserError, match=r"of an inner layer 'layer2'; it gives those of none$"):
+        TimmImageEncoder("test_resnet", inner_layers=["layer2"])
+
+
 @pytest.mark.parametrize(("name", "num_tokens"), [("test_vit", 36), ("test_resnet", 9), ("test_convnext", 9)])
 def test_image_size_overrides_the_models(name: str, num_tokens: int) -> None:
     encoder = TimmImageEncoder(name, image_size=96)
@@ -252,9 +321,11 @@ def test_frozen_backbone_keeps_its_batch_statistics(frozen: bool) -> None:
     assert (encoder.tuning.frozen, encoder.tuning.learning_rate) == (frozen, 0.01)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_mambaout"])
-def test_every_weight_of_a_trained_backbone_gets_a_gradient(name: str) -> None:
-    encoder = TimmImageEncoder(name)
+@pytest.mark.parametrize(
+    ("name", "layers"), [("test_vit", []), ("test_resnet", []), ("test_mambaout", []), ("test_resnet", ["layer2"])]
+)
+def test_every_weight_of_a_trained_backbone_gets_a_gradient(name: str, layers: list[str]) -> None:
+    encoder = TimmImageEncoder(name, inner_layers=layers)
     features = encoder(pictures(encoder.spec.size))
     (features.pooled.sum() + features.tokens.square().sum()).backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []

@@ -61,6 +61,8 @@ class Encoder(nn.Module, metaclass=_TunedWhenBuilt):
     """Name of the layer that the stored activations enter; None for a tower that is not cut."""
     above: Sequence[str] = ()
     """Names of the modules above the cut, in the tower."""
+    stored_settings: str = ""
+    """Settings that change what `to_store` returns with the same weights and `spec`; empty for the default ones."""
 
     def __init__(self, tuning: Tuning = Tuning()) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ascl_lightning.data.batch import Features, PixelSpec
@@ -40,12 +41,15 @@ class TimmImageEncoder(PixelEncoder):
         token_grid: Average-pool the grid of tokens to this many rows and columns; fewer tokens are scored faster.
         cut: Freeze everything below this layer (`blocks.5`, `layer4`), so that the activations which enter it can be
             stored; what lies above is trained as `tuning` says, with fixed batch statistics.
+        inner_layers: Layers whose feature maps are joined to the last one (`blocks.4`, `layer3`), in the order of the
+            network: the mean of each map to the global vector, and the map itself, averaged to the grid of the tokens,
+            to every token. With a `cut`, they must lie above it.
         model_args: Further arguments of `timm.create_model`, such as `drop_path_rate`.
         tuning: How the tower is trained.
 
     Raises:
         UserError: If timm has no such model, the weights are not available or do not fit, or the backbone does not
-            support the image size, the token grid, the cut or the tuning.
+            support the image size, the token grid, the cut, the inner layers or the tuning.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class TimmImageEncoder(PixelEncoder):
         image_size: PositiveInt | None = None,
         token_grid: PositiveInt | None = None,
         cut: str | None = None,
+        inner_layers: Sequence[str] = (),
         model_args: dict[str, Any] | None = None,
         tuning: Tuning = Tuning(),
     ) -> None:
@@ -74,12 +79,17 @@ class TimmImageEncoder(PixelEncoder):
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self._token_grid = None
         self._recomputes = False
+        self._inner: dict[str, int] = {}
         probe = self._probe(name, self)
+        if inner_layers:
+            probe = self._join_layers(inner_layers, name, probe)
         self.pooled_dim, self.token_dim = probe.pooled.shape[-1], probe.tokens.shape[-1]
         if token_grid is not None:
-            _check_token_grid(name, token_grid, probe.tokens.shape[1])
+            check_token_grid(f"backbone '{name}'", token_grid, _square_side(name, probe.tokens.shape[1], "token_grid"))
         if cut is not None:
             self._cut_at(cut, name, probe)
+        elif self._inner:
+            self.stored_settings = f"joined with {', '.join(self._inner)}"
         self._token_grid = token_grid
 
     @classmethod
@@ -117,7 +127,10 @@ class TimmImageEncoder(PixelEncoder):
             super()._checkpoint_activations()
 
     def _encode_pixels(self, pixels: Float[Tensor, "N 3 S S"]) -> Features:
-        return self._features_of(self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last)))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if not self._inner:
+            return self._features_of(self.backbone.forward_features(pixels))
+        return self._features_of(*self.backbone.forward_intermediates(pixels, indices=list(self._inner.values())))
 
     def _below(self, pixels: UInt8[Tensor, "N 3 S S"]) -> Features:
         (below,) = self._lower
@@ -141,20 +154,32 @@ class TimmImageEncoder(PixelEncoder):
         if not (self._is_sequence or self._channels_last):
             # a view of channels-last memory
             grid = grid.permute(0, 3, 1, 2)
-        for layer in self._chain:
+        inner = []
+        for name, layer in self._chain:
             recomputes = self._recomputes and torch.is_grad_enabled()
             grid = checkpoint(layer, grid, use_reentrant=False) if recomputes else layer(grid)
-        return self._features_of(grid)
+            if name in self._inner:
+                tokens = self._tokens_of(grid)
+                inner.append(tokens.mT.unflatten(2, (isqrt(tokens.shape[1]), -1)))
+        return self._features_of(grid, inner)
 
-    def _features_of(self, features: Tensor) -> Features:
-        """Global vectors and tokens of the backbone's feature maps."""
+    def _features_of(self, features: Tensor, inner: Sequence[Float[Tensor, "N _ _ _"]] = ()) -> Features:
+        """Global vectors and tokens of the last feature map and of inner ones."""
         pooled = self.backbone.forward_head(features, pre_logits=True)
-        tokens = self._as_sequence(features)
-        if features.ndim == 3:
-            tokens = tokens[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+        tokens = self._tokens_of(features)
         if self._token_grid is not None:
             tokens = pool_grid(tokens, self._token_grid)
+        if inner:
+            side = isqrt(tokens.shape[1])
+            pooled = torch.cat([pooled, *(grid.mean(dim=(2, 3)) for grid in inner)], dim=1)
+            grids = [F.adaptive_avg_pool2d(grid, side).flatten(2).mT for grid in inner]
+            tokens = torch.cat([tokens, *grids], dim=2)
         return grid_features(pooled, tokens)
+
+    def _tokens_of(self, features: Tensor) -> Float[Tensor, "N K T"]:
+        """The positions of a feature map row by row, without class and register tokens."""
+        tokens = self._as_sequence(features)
+        return tokens[:, getattr(self.backbone, "num_prefix_tokens", 0) :] if features.ndim == 3 else tokens
 
     def _as_sequence(self, features: Tensor) -> Float[Tensor, "N K T"]:
         """A feature map (N, T, h, w) or (N, h, w, T) row by row; a sequence (N, K, T) as it is."""
@@ -166,6 +191,21 @@ class TimmImageEncoder(PixelEncoder):
     def _channels_last(self) -> bool:
         return bool(getattr(self.backbone, "output_fmt", "NCHW") == "NHWC")
 
+    def _join_layers(self, layers: Sequence[str], name: str, last: Features) -> Features:
+        """Joins inner layers to the last one, and returns what the tower then makes of the picture of the probe."""
+        _square_side(name, last.tokens.shape[1], "inner_layers")
+        # timm numbers the feature maps that it gives in the order of this list
+        given = self.backbone.feature_info if hasattr(self.backbone, "forward_intermediates") else ()
+        known = [layer["module"] for layer in given]
+        missing = [layer for layer in layers if layer not in known]
+        if missing:
+            raise UserError(
+                f"backbone '{name}' gives no feature map of an inner layer '{missing[0]}'; it gives those of "
+                f"{', '.join(known) or 'none'}"
+            )
+        self._inner = {layer: number for number, layer in enumerate(known) if layer in layers}
+        return self._probe(name, self)
+
     def _cut_at(self, cut: str, name: str, whole: Features) -> None:
         """Cuts the backbone, and checks that both parts together compute what the whole backbone does."""
         try:
@@ -174,7 +214,13 @@ class TimmImageEncoder(PixelEncoder):
             raise UserError(f"backbone '{name}' has no layer '{cut}' to cut at{_places(self.backbone)}") from error
         # twins of registered modules, in tuples so that they are not registered again
         self._lower: tuple[Any, ...] = (without_parts(self.backbone, above),)
-        self._chain = tuple(map(self.backbone.get_submodule, self._called(above)))
+        self._chain = tuple((part, self.backbone.get_submodule(part)) for part in self._called(above))
+        below_cut = [layer for layer in self._inner if layer not in dict(self._chain)]
+        if below_cut:
+            raise UserError(
+                f"backbone '{name}': inner layer '{below_cut[0]}' is not among the layers from the cut '{cut}' on: "
+                f"remove it from inner_layers, or cut at it or below"
+            )
         self.above = [f"backbone.{part}" for part in above]
         self.cut = cut
         try:
@@ -297,8 +343,9 @@ def _unsuited(name: str, size: int, error: Exception) -> UserError:
     return UserError(f"backbone '{name}' gives no tokens of pictures of {size} x {size} pixels: {first_line(error)}")
 
 
-def _check_token_grid(name: str, token_grid: int, num_tokens: int) -> None:
+def _square_side(name: str, num_tokens: int, setting: str) -> int:
+    """Rows and columns of the grid of tokens, which a setting needs."""
     side = isqrt(num_tokens)
     if side * side != num_tokens:
-        raise UserError(f"backbone '{name}' gives {num_tokens} tokens, no square grid: remove token_grid")
-    check_token_grid(f"backbone '{name}'", token_grid, side)
+        raise UserError(f"backbone '{name}' gives {num_tokens} tokens, no square grid: remove {setting}")
+    return side
