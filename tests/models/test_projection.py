@@ -1,10 +1,11 @@
 import pytest
 import torch
 from tests.helpers.encoders import MeanColour, WordTable
+from tests.helpers.towers import pictures
 from torch import Tensor
 
 from ascl_lightning.data.batch import Features
-from ascl_lightning.models import FusedSimilarity, ImageTextModel, ProjectionSettings
+from ascl_lightning.models import FusedSimilarity, ImageTextModel, ProjectionSettings, TimmImageEncoder
 from ascl_lightning.models.projection import Projection
 
 
@@ -32,6 +33,21 @@ def test_vectors_are_mapped_one_by_one(layer_norm):
             torch.testing.assert_close(projected.tokens[item, token], expected)
 
 
+def test_vectors_of_joined_layers_are_normalised_alone():
+    torch.manual_seed(0)
+    projection = Projection(9, 7, 6, ProjectionSettings(layer_norm=True), [2, 3])
+    features = Features(torch.randn(2, 9), torch.randn(2, 3, 7), torch.ones(2, 3, dtype=torch.bool))
+    projected = projection(features)
+    for vectors, found, linear, own in (
+        (features.pooled, projected.pooled, projection.pooled, 4),
+        (features.tokens[:, 1], projected.tokens[:, 1], projection.tokens, 2),
+    ):
+        for vector, result in zip(vectors, found, strict=True):
+            parts = vector[:own], vector[own : own + 2], vector[own + 2 :]
+            expected = linear.weight @ torch.cat([naive_layer_norm(part) for part in parts]) + linear.bias
+            torch.testing.assert_close(result, expected)
+
+
 def test_dropout_zeroes_its_share_and_keeps_the_mean():
     torch.manual_seed(0)
     projection = Projection(10_000, 4, 1, ProjectionSettings(dropout=0.25))
@@ -42,6 +58,20 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
     kept = projection(features).pooled.item() * 3 / 4
     assert abs(kept - 7500) < 300
     assert kept == pytest.approx(round(kept), abs=0.01)
+
+
+def test_the_widths_of_joined_layers_reach_the_projection():
+    """Of layers of any size: normalised alone, a map times 100 is the same."""
+    tower = TimmImageEncoder("test_resnet", image_size=64, inner_layers=["layer1", "layer2"]).eval()
+    model = ImageTextModel(tower, WordTable(), FusedSimilarity(8, num_heads=1), ProjectionSettings(layer_norm=True))
+    with torch.no_grad():
+        features = tower(pictures(64))
+        last = tower.pooled_dim - sum(tower.joined_widths)
+        sizes = torch.tensor([1.0] * last + [100.0] * (tower.pooled_dim - last))
+        larger = Features(features.pooled * sizes, features.tokens * sizes, features.mask)
+        one, other = model.encode_images(features), model.encode_images(larger)
+    torch.testing.assert_close(one.pooled, other.pooled, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(one.tokens, other.tokens, rtol=1e-2, atol=1e-2)
 
 
 def test_settings_reach_both_projections_and_add_no_weights():

@@ -178,7 +178,7 @@ class _TokensWithPooled(torch.autograd.Function):
 def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool | ProjectionSettings) -> nn.Module:
     if project is not False:
         settings = ProjectionSettings() if project is True else project
-        return Projection(encoder.pooled_dim, encoder.token_dim, embed_dim, settings)
+        return Projection(encoder.pooled_dim, encoder.token_dim, embed_dim, settings, encoder.joined_widths)
     if encoder.pooled_dim != embed_dim or encoder.token_dim != embed_dim:
         raise ValueError(
             f"{type(encoder).__name__} returns vectors of width {encoder.pooled_dim} and {encoder.token_dim}, but "

@@ -1,7 +1,9 @@
 """Maps of a tower's vectors to the width that images and texts share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +18,8 @@ class ProjectionSettings:
 
     Args:
         layer_norm: Give each vector mean 0 and variance 1 (layer normalisation without parameters). Vectors of towers
-            that end in an activation function have dimensions of very different size.
+            that end in an activation function have dimensions of very different size. Where a tower joins feature maps
+            of inner layers, which differ in size too, the vector of each layer is normalised alone.
         dropout: Share of dimensions that are set to zero in training. Large values keep projections of frozen towers
             from overfitting.
     """
@@ -33,15 +36,22 @@ class Projection(nn.Module):
         token_dim: T, the width of tokens.
         embed_dim: D.
         settings: What happens before the linear maps.
+        joined_widths: Widths of the vectors of inner layers at the end of the global vector and of each token.
     """
 
     def __init__(
-        self, pooled_dim: int, token_dim: int, embed_dim: int, settings: ProjectionSettings = ProjectionSettings()
+        self,
+        pooled_dim: int,
+        token_dim: int,
+        embed_dim: int,
+        settings: ProjectionSettings = ProjectionSettings(),
+        joined_widths: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.pooled = nn.Linear(pooled_dim, embed_dim)
         self.tokens = nn.Linear(token_dim, embed_dim)
         self.settings = settings
+        self._joined_widths = tuple(joined_widths)
 
     def forward(self, features: Features) -> Features:
         """(B, P) and (B, K, T) to (B, D) and (B, K, D)."""
@@ -50,5 +60,6 @@ class Projection(nn.Module):
 
     def _ready(self, vectors: Float[Tensor, "... T"]) -> Float[Tensor, "... T"]:
         if self.settings.layer_norm:
-            vectors = F.layer_norm(vectors, vectors.shape[-1:])
+            widths = vectors.shape[-1] - sum(self._joined_widths), *self._joined_widths
+            vectors = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in vectors.split(widths, dim=-1)], dim=-1)
         return F.dropout(vectors, self.settings.dropout, self.training)

@@ -194,6 +194,7 @@ def test_inner_layers_are_joined_to_the_last_one(name: str, coarse: bool) -> Non
     pooled = torch.cat([last.pooled, *(each.mean(dim=1) for each in maps[1:])], dim=1)
     torch.testing.assert_close(features.pooled, pooled, rtol=1e-4, atol=1e-5)
     assert (encoder.pooled_dim, encoder.token_dim) == (features.pooled.shape[1], features.tokens.shape[2])
+    assert encoder.joined_widths == [each.shape[2] for each in maps[1:]]
     assert features.mask.shape == features.tokens.shape[:2]
 
 

@@ -55,6 +55,8 @@ class Encoder(nn.Module, metaclass=_TunedWhenBuilt):
     """Width P of the global vector."""
     token_dim: int
     """Width T of the tokens."""
+    joined_widths: Sequence[int] = ()
+    """Widths of the vectors of inner layers, if any, at the end of the global vector and of each token."""
     pretrained: bool = False
     """Whether its weights are pretrained."""
     cut: str | None = None

@@ -196,7 +196,7 @@ class TimmImageEncoder(PixelEncoder):
         _square_side(name, last.tokens.shape[1], "inner_layers")
         # timm numbers the feature maps that it gives in the order of this list
         given = self.backbone.feature_info if hasattr(self.backbone, "forward_intermediates") else ()
-        known = [layer["module"] for layer in given]
+        known = {layer["module"]: layer["num_chs"] for layer in given}
         missing = [layer for layer in layers if layer not in known]
         if missing:
             raise UserError(
@@ -204,6 +204,7 @@ class TimmImageEncoder(PixelEncoder):
                 f"{', '.join(known) or 'none'}"
             )
         self._inner = {layer: number for number, layer in enumerate(known) if layer in layers}
+        self.joined_widths = [known[layer] for layer in self._inner]
         return self._probe(name, self)
 
     def _cut_at(self, cut: str, name: str, whole: Features) -> None:
