@@ -7,6 +7,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.models.towers.text import TextEncoder
 
 
 def shard_weights(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -> None:
@@ -38,6 +39,10 @@ def shard_weights(module: nn.Module, mesh: DeviceMesh, methods: Sequence[str]) -
         if whole.isdisjoint(layer.parameters()):
             fully_shard(layer, mesh=shards)
     fully_shard(module, mesh=shards, reshard_after_forward=False, ignored_params=whole)
+    for tower in module.modules():
+        if isinstance(tower, TextEncoder):
+            # each call of a layer gathers its weights from all ranks, whose batches have different lengths
+            tower.groups_by_length = False
     for method in methods:
         register_fsdp_forward_method(module, method)
 

@@ -102,6 +102,7 @@ class ClipTextEncoder(TransformersTower, TextEncoder):
         self.tower = (_ClipTextTower if config.model_type == "clip" else _SiglipTextTower)(folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
         self.spec = _text_spec(folder, config, max_length)
+        self.groups_by_length = config.model_type == "clip"
 
     @classmethod
     def spec_of(cls, arguments: Mapping[str, Any]) -> TextSpec:
