@@ -7,6 +7,7 @@ from tests.helpers.towers import pictures
 from torch._dynamo.utils import counters
 
 from ascl_lightning.data.batch import Features, ImageViews, TokenizedTexts, WithCrops
+from ascl_lightning.errors import UserError
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.similarity.aggregation import LearnedWeights
@@ -71,6 +72,19 @@ def test_weights_of_a_local_level_without_weight_are_frozen(local_weight):
     built = ImageTextModel(MeanColour(), WordTable(), FusedSimilarity(4, 1, local_weight, local=local))
     built.freeze_unread(uses_global=True)
     assert local.over_words.salience.weight.requires_grad == (local_weight > 0)
+
+
+def test_tokens_are_projected_to_a_width_of_their_own():
+    built = ImageTextModel(MeanColour(), WordTable(), FusedSimilarity(6, 1, global_fusion="none", local_dim=2))
+    encoded = built.encode_images(torch.zeros(3, 3, 16, 16, dtype=torch.uint8))
+    assert encoded.pooled.shape == (3, 6)
+    assert encoded.tokens.shape[::2] == (3, 2)
+
+
+def test_pooled_tokens_have_the_width_of_global_vectors():
+    similarity = FusedSimilarity(6, 1, global_fusion="none", local_dim=2)
+    with pytest.raises(UserError, match=r"remove similarity\.local_dim"):
+        ImageTextModel(MeanColour(), WordTable(), similarity, True, GeneralizedPooling())
 
 
 def test_without_projection_the_towers_must_have_the_common_width():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from ascl_lightning.data.batch import Features, ImageViews, TokenizedTexts, WithCrops
+from ascl_lightning.errors import UserError
 from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.projection import Projection, ProjectionSettings
 from ascl_lightning.models.similarity.fused import FusedSimilarity
@@ -30,7 +31,8 @@ class ImageTextModel(nn.Module):
         text_pooling: The same for texts.
 
     Raises:
-        ValueError: If `project` is False and a tower's width is not `similarity.embed_dim`.
+        ValueError: If `project` is False and a tower's widths are not those of `similarity`.
+        UserError: If there is pooling, and `similarity.local_dim` is not `embed_dim`.
     """
 
     def __init__(
@@ -43,11 +45,15 @@ class ImageTextModel(nn.Module):
         text_pooling: GeneralizedPooling | None = None,
     ) -> None:
         super().__init__()
+        if similarity.local_dim != similarity.embed_dim and not (image_pooling is None and text_pooling is None):
+            raise UserError(
+                "pooling makes global vectors from tokens, so their widths are equal: remove similarity.local_dim"
+            )
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.similarity = similarity
-        self.image_projection = _projection(image_encoder, similarity.embed_dim, project)
-        self.text_projection = _projection(text_encoder, similarity.embed_dim, project)
+        self.image_projection = _projection(image_encoder, similarity, project)
+        self.text_projection = _projection(text_encoder, similarity, project)
         self.image_pooling = image_pooling
         self.text_pooling = text_pooling
         # whether anything reads the towers' own global vectors; see `freeze_unread`
@@ -175,13 +181,18 @@ class _TokensWithPooled(torch.autograd.Function):
         return gradients[0], torch.zeros_like(pooled)
 
 
-def _projection(encoder: ImageEncoder | TextEncoder, embed_dim: int, project: bool | ProjectionSettings) -> nn.Module:
+def _projection(
+    encoder: ImageEncoder | TextEncoder, similarity: FusedSimilarity, project: bool | ProjectionSettings
+) -> nn.Module:
+    embed_dim, local_dim = similarity.embed_dim, similarity.local_dim
     if project is not False:
         settings = ProjectionSettings() if project is True else project
-        return Projection(encoder.pooled_dim, encoder.token_dim, embed_dim, settings, encoder.joined_widths)
-    if encoder.pooled_dim != embed_dim or encoder.token_dim != embed_dim:
+        widths = encoder.pooled_dim, encoder.token_dim, embed_dim
+        return Projection(*widths, settings, encoder.joined_widths, local_dim)
+    if encoder.pooled_dim != embed_dim or encoder.token_dim != local_dim:
         raise ValueError(
             f"{type(encoder).__name__} returns vectors of width {encoder.pooled_dim} and {encoder.token_dim}, but "
-            f"similarity.embed_dim is {embed_dim}: set embed_dim to that width, or project to true"
+            f"similarity.embed_dim is {embed_dim} and that of tokens {local_dim}: set embed_dim and local_dim to these "
+            f"widths, or project to true"
         )
     return nn.Identity()

@@ -37,6 +37,7 @@ class Projection(nn.Module):
         embed_dim: D.
         settings: What happens before the linear maps.
         joined_widths: Widths of the vectors of inner layers at the end of the global vector and of each token.
+        local_dim: Width of projected tokens; None: D.
     """
 
     def __init__(
@@ -46,15 +47,16 @@ class Projection(nn.Module):
         embed_dim: int,
         settings: ProjectionSettings = ProjectionSettings(),
         joined_widths: Sequence[int] = (),
+        local_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.pooled = nn.Linear(pooled_dim, embed_dim)
-        self.tokens = nn.Linear(token_dim, embed_dim)
+        self.tokens = nn.Linear(token_dim, local_dim or embed_dim)
         self.settings = settings
         self._joined_widths = tuple(joined_widths)
 
     def forward(self, features: Features) -> Features:
-        """(B, P) and (B, K, T) to (B, D) and (B, K, D)."""
+        """(B, P) and (B, K, T) to (B, D) and (B, K, local_dim)."""
         pooled, tokens = self.pooled(self._ready(features.pooled)), self.tokens(self._ready(features.tokens))
         return Features(pooled, tokens, features.mask)
 

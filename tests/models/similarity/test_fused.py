@@ -228,6 +228,8 @@ def test_float32_stays_within_1e_5_of_float64() -> None:
         ({"num_heads": 5}, "is not divisible by num_heads 5"),
         ({"local_weight": 1.5}, "local_weight is 1.5"),
         ({"global_fusion": "none", "text_gate": True}, "text_gate"),
+        ({"global_fusion": "none", "local_dim": 6}, "local_dim 6 is not divisible by num_heads 8"),
+        ({"local_dim": 8}, "remove local_dim, or set global_fusion to none"),
     ],
 )
 def test_invalid_arguments_raise(arguments: dict[str, object], message: str) -> None:
@@ -279,6 +281,13 @@ def test_the_fused_score_is_the_weighted_sum_of_its_levels(fusion):
     if fusion != "pairwise":
         product = similarity.image_embeds(images) @ similarity.text_embeds(texts).T
         torch.testing.assert_close(levels["independent"][1](images, texts), product)
+
+
+def test_tokens_may_have_another_width_than_global_vectors():
+    similarity = FusedSimilarity(DIM, num_heads=2, local_weight=0.3, global_fusion="none", local_dim=8)
+    images, texts = make_features(4, 3, seed=1), make_features(5, 6, seed=2)
+    images.tokens, texts.tokens = images.tokens[..., :8], texts.tokens[..., :8]
+    torch.testing.assert_close(similarity(images, texts), naive_scores(similarity, images, texts), rtol=0, atol=1e-12)
 
 
 def test_a_score_with_one_level_equals_that_level():

@@ -89,7 +89,7 @@ class LearnedWeights(Aggregation):
     Training starts at the mean.
 
     Args:
-        embed_dim: D, the width of tokens: that of the similarity.
+        embed_dim: Width of tokens: that of the similarity, its `local_dim` if it has one.
     """
 
     def __init__(self, embed_dim: PositiveInt) -> None:

@@ -55,8 +55,8 @@ class FusedSimilarity(nn.Module):
     float32 (float64 if an input is float64), also under autocast.
 
     Args:
-        embed_dim: D, the width of pooled vectors and tokens.
-        num_heads: Attention heads, which split D.
+        embed_dim: D, the width of pooled vectors.
+        num_heads: Attention heads, which split the width of tokens.
         local_weight: u, in [0, 1]. 0 uses only the global level, 1 only the local level.
         image_to_text_scale: Factor of the logits when regions or words attend over words.
         text_to_image_scale: Factor of the logits when words or regions attend over regions.
@@ -69,10 +69,12 @@ class FusedSimilarity(nn.Module):
             context replaces it.
         memory_budget: Bytes for scoring, in addition to features and scores; None: half of the free memory.
         local: Local level; None: `CrossAttention`, as published.
+        local_dim: Width of tokens; None: D. Fusion needs that of D.
 
     Raises:
-        UserError: If D is not divisible by `num_heads`, `local_weight` is outside [0, 1], `global_fusion` is
-            unknown, `text_gate` is set without fusion, or `local` has parameters for tokens of another width.
+        UserError: If the width of tokens is not divisible by `num_heads`, or is not D with fusion; `local_weight` is
+            outside [0, 1]; `global_fusion` is unknown; `text_gate` is set without fusion; or `local` has parameters
+            for tokens of another width.
     """
 
     def __init__(
@@ -87,10 +89,17 @@ class FusedSimilarity(nn.Module):
         text_gate: bool = False,
         memory_budget: PositiveInt | None = None,
         local: LocalLevel | None = None,
+        local_dim: PositiveInt | None = None,
     ) -> None:
         super().__init__()
-        if num_heads < 1 or embed_dim % num_heads:
-            raise UserError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}; choose a divisor of it")
+        self.local_dim = embed_dim if local_dim is None else local_dim
+        if num_heads < 1 or self.local_dim % num_heads:
+            name = "embed_dim" if local_dim is None else "local_dim"
+            raise UserError(
+                f"{name} {self.local_dim} is not divisible by num_heads {num_heads}; choose a divisor of it"
+            )
+        if self.local_dim != embed_dim and global_fusion != "none":
+            raise UserError("fusion adds tokens to global vectors: remove local_dim, or set global_fusion to none")
         if not 0.0 <= local_weight <= 1.0:
             raise UserError(f"local_weight is {local_weight}; give a number from 0 (only global) to 1 (only local)")
         if global_fusion not in get_args(GlobalFusion):
@@ -105,7 +114,7 @@ class FusedSimilarity(nn.Module):
         factor = num_heads if normalize_words else 1
         self.attention = AttentionSettings(num_heads, factor * image_to_text_scale, factor * text_to_image_scale)
         self.local = CrossAttention() if local is None else local
-        self.local.check_width(embed_dim)
+        self.local.check_width(self.local_dim)
         if global_fusion != "none":
             self.image_fusion = ContextFusion(embed_dim, gated=True)
             self.text_fusion = ContextFusion(embed_dim, gated=text_gate)

@@ -35,17 +35,28 @@ class LateInteraction(LocalLevel):
     def forward(self, regions: TokenSet, words: TokenSet, attention: AttentionSettings) -> Float[Tensor, "N M"]:
         """See `LocalLevel`."""
         dtype = scoring_dtype(regions.bias, words.bias)
+        images, texts = _unit_tokens(regions, dtype).flatten(0, 1), _unit_tokens(words, dtype)
+        if self.direction == "text_to_image":
+            return self._of_real_words(images, regions, texts, words)
         # one product of two matrices: a batch of small ones would be slower
-        products = _unit_tokens(regions, dtype).flatten(0, 1) @ _unit_tokens(words, dtype).flatten(0, 1).T
-        products = products.view(*regions.bias.shape, *words.bias.shape)
-        scores = []
-        if self.direction != "text_to_image":
-            of_regions = _largest(products + words.bias, 3).permute(2, 0, 1)
-            scores.append(_aggregated(of_regions, self.over_regions, regions).T)
-        if self.direction != "image_to_text":
-            of_words = _largest(products + regions.bias[..., None, None], 1)
-            scores.append(_aggregated(of_words, self.over_words, words))
-        return (scores[0] + scores[1]) / 2 if len(scores) == 2 else scores[0]
+        products = (images @ texts.flatten(0, 1).T).view(*regions.bias.shape, *words.bias.shape)
+        of_regions = _largest(products + words.bias, 3).permute(2, 0, 1)
+        scores = _aggregated(of_regions, self.over_regions, regions).T
+        if self.direction == "image_to_text":
+            return scores
+        of_words = _largest(products + regions.bias[..., None, None], 1)
+        return (scores + _aggregated(of_words, self.over_words, words)) / 2
+
+    def _of_real_words(
+        self, images: Float[Tensor, "R D"], regions: TokenSet, texts: Float[Tensor, "M L D"], words: TokenSet
+    ) -> Float[Tensor, "N M"]:
+        """Aggregated best matches of words; padding, which in many batches is half of the words, is not multiplied."""
+        is_real = words.share > 0
+        products = (images @ texts[is_real].T).view(*regions.bias.shape, -1)
+        best = _largest(products + regions.bias[..., None], 1)
+        of_words = best.new_zeros(len(best), *is_real.shape)
+        of_words[:, is_real] = best
+        return _aggregated(of_words, self.over_words, words)
 
     def support(
         self, queries: TokenSet, context: TokenSet, scale: float
