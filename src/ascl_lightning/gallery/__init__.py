@@ -1,0 +1,1 @@
+"""Galleries: encoded items on disk or in a vector database, indexed and searched."""
