@@ -75,7 +75,7 @@ def test_rows_of_several_shards(tmp_path, monkeypatch, lengths):
 def test_tokens_that_nobody_needs_are_not_read(tmp_path, monkeypatch):
     first = features(2, 4)
     stored = table(tmp_path, first)
-    monkeypatch.setattr("ascl_lightning.data.stored_features._Shard.copy_tokens", None)
+    monkeypatch.setattr("ascl_lightning.data.feature_shards.FeatureShard.copy_tokens", None)
     got = stored.pooled_alone().gather(torch.tensor([1, 0, 1]))
     torch.testing.assert_close(got.pooled, first.pooled[[1, 0, 1]])
     assert got.tokens.shape == (3, 0, 2)

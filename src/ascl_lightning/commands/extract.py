@@ -6,10 +6,10 @@ from pathlib import Path
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ascl_lightning.commands.base import CommandCLI
+from ascl_lightning.data.feature_shards import Precision
 from ascl_lightning.data.image_views import ViewKind, views_of
 from ascl_lightning.data.regions import RegionStore
 from ascl_lightning.data.sources.base import MissingSplitError
-from ascl_lightning.data.stored_features import Precision
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import require_writable_folder
 from ascl_lightning.runtime.number_types import NonNegativeInt

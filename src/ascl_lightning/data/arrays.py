@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,19 +29,24 @@ def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
         (partial / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
 
-def load_array(path: Path) -> np.ndarray:
+def load_array(path: Path, remedy: str = "extract again", *, mode: Literal["r", "c"] = "r") -> np.ndarray:
     """Memory-maps a `.npy` file.
+
+    Args:
+        path: The file.
+        remedy: What the user can do if it is damaged.
+        mode: "c" gives an array that may be written, as torch wants it; the file does not change.
 
     Raises:
         UserError: If it is no regular file, or damaged.
     """
     if not path.is_file():  # opening a named pipe would wait for ever
-        raise UserError(f"{path}: there is no such file, or it is no regular file; extract again")
+        raise UserError(f"{path}: there is no such file, or it is no regular file; {remedy}")
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        return np.lib.format.open_memmap(path, mode=mode)
     except Exception as error:
         # on damaged headers numpy raises nearly anything: ValueError, EOFError, SyntaxError, tokenize.TokenError...
-        raise UserError(f"{path}: not a readable array ({first_line(error)}); extract again") from error
+        raise UserError(f"{path}: not a readable array ({first_line(error)}); {remedy}") from error
 
 
 def damaged_arrays(folder: Path, names: Iterable[str]) -> list[Path]:

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from ascl_lightning.data.arrays import damaged_arrays, load_array, save_arrays
 from ascl_lightning.data.batch import Features, ImageViews, MadeTexts, WithCrops
+from ascl_lightning.data.feature_shards import DTYPES, FIELDS, FeatureShard, Precision, gather_rows, shard_arrays
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import remove_partials, write_file
 
 SHARD_ROWS = 1024
 """Rows per shard; a killed extraction loses at most one shard per process."""
 
-Precision = Literal["float16", "bfloat16", "float32"]
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-_FIELDS = ("pooled", "tokens", "lengths")
 _MANIFEST = "manifest.json"
 _VERIFIED_BYTES = 1 << 30
 """Tokens of larger tables are not verified at opening, which takes a second per gigabyte."""
@@ -90,36 +88,6 @@ class Manifest:
         write_file(folder / _MANIFEST, json.dumps(vars(self), indent=1))
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """Memory-mapped rows; tokens are concatenated without padding."""
-
-    pooled: np.ndarray
-    tokens: np.ndarray
-    lengths: np.ndarray
-
-    @classmethod
-    def open(cls, folder: Path, num_rows: int) -> "_Shard":
-        shard = cls(*(load_array(folder / f"{name}.npy") for name in _FIELDS))
-        shapes = shard.pooled.shape[:-1], shard.lengths.shape, shard.tokens.shape[:-1]
-        if shapes != ((num_rows,), (num_rows,), (int(shard.lengths.sum()),)):
-            raise UserError(f"{folder}: the arrays of this shard do not fit together; remove it and extract again")
-        return shard
-
-    @cached_property
-    def starts(self) -> np.ndarray:
-        return np.cumsum(self.lengths) - self.lengths
-
-    def copy_tokens(self, rows: np.ndarray, into: np.ndarray, places: np.ndarray) -> None:
-        """Copies the tokens of some rows to positions of a padded array (B, K, T)."""
-        lengths, starts = self.lengths[rows], self.starts[rows]
-        if len(rows) and (lengths == into.shape[1]).all():
-            into[places] = self.tokens[starts[:, None] + np.arange(into.shape[1])]
-            return
-        for place, start, length in zip(places, starts, lengths, strict=True):
-            into[place, :length] = self.tokens[start : start + length]
-
-
 class FeatureTable:
     """Rows of unprojected `Features`, memory-mapped.
 
@@ -144,11 +112,11 @@ class FeatureTable:
         self.manifest = manifest
         self._with_tokens = True
         self._shards = [
-            _Shard.open(folder / _name(number), len(manifest.shard_rows(number)))
+            FeatureShard.open(folder / _name(number), len(manifest.shard_rows(number)))
             for number in range(manifest.num_shards)
         ]
         tokens_too = sum(shard.tokens.nbytes for shard in self._shards) <= _VERIFIED_BYTES
-        damaged = self.damaged(_FIELDS if tokens_too else ("pooled", "lengths"))
+        damaged = self.damaged(FIELDS if tokens_too else ("pooled", "lengths"))
         if damaged:
             raise UserError(
                 f"{damaged[0]}: is not what `ascl extract` wrote, as its checksum says; "
@@ -158,7 +126,7 @@ class FeatureTable:
     def __len__(self) -> int:
         return self.manifest.rows
 
-    def damaged(self, arrays: Sequence[str] = _FIELDS) -> list[Path]:
+    def damaged(self, arrays: Sequence[str] = FIELDS) -> list[Path]:
         """The files whose checksums do not match; reads these arrays whole.
 
         Args:
@@ -178,38 +146,18 @@ class FeatureTable:
     def gather(self, rows: Int[Tensor, " B"]) -> Features:
         """The features of some rows, padded on the right; K is 0 without tokens."""
         numbers, places = np.divmod(rows.numpy(), SHARD_ROWS)
-        groups = [(self._shards[n], np.flatnonzero(numbers == n)) for n in np.unique(numbers)]
-        pooled = np.empty((len(rows), self._shards[0].pooled.shape[1]), self._bit_type)
-        for shard, group in groups:
-            pooled[group] = shard.pooled[places[group]]
-        with_tokens = groups if self._with_tokens else []
-        lengths = np.zeros(len(rows), np.int64)
-        for shard, group in with_tokens:
-            lengths[group] = shard.lengths[places[group]]
-        longest = int(lengths.max(initial=1)) if self._with_tokens else 0
-        tokens = np.zeros((len(rows), longest, self._shards[0].tokens.shape[1]), self._bit_type)
-        for shard, group in with_tokens:
-            shard.copy_tokens(places[group], tokens, group)
-        mask = np.arange(tokens.shape[1]) < lengths[:, None]
-        return Features(self._numbers(pooled), self._numbers(tokens), torch.from_numpy(mask))
+        return gather_rows(self._shards, numbers, places, self.manifest.dtype, with_tokens=self._with_tokens)
 
     def as_stored(self, features: Features) -> Features:
         """Rounds features as storing them does."""
         fields = (features.pooled, features.tokens)
-        pooled, tokens = (field.to(_DTYPES[self.manifest.dtype]).float() for field in fields)
+        pooled, tokens = (field.to(DTYPES[self.manifest.dtype]).float() for field in fields)
         return Features(pooled, tokens, features.mask)
 
     @cached_property
     def is_empty(self) -> Bool[np.ndarray, " N"]:
         """Rows of unreadable pictures."""
         return np.concatenate([shard.lengths for shard in self._shards]) == 0
-
-    @property
-    def _bit_type(self) -> np.dtype[Any]:
-        return self._shards[0].pooled.dtype
-
-    def _numbers(self, bits: np.ndarray) -> Tensor:
-        return torch.from_numpy(bits).view(_DTYPES[self.manifest.dtype]).float()
 
 
 def holds_other_files(folder: Path) -> bool:
@@ -230,22 +178,8 @@ def write_shard(folder: Path, number: int, parts: Sequence[Features], dtype: Pre
     Raises:
         UserError: If numbers are too large for the data type, as activations inside a tower can be for float16.
     """
-    arrays = (
-        np.concatenate([_bits(part.pooled, dtype) for part in parts]),
-        np.concatenate([_bits(part.tokens[part.mask], dtype) for part in parts]),
-        np.concatenate([part.mask.sum(dim=1).cpu().numpy().astype(np.int32) for part in parts]),
-    )
-    save_arrays(folder / _name(number), dict(zip(_FIELDS, arrays, strict=True)))
-
-
-def _bits(values: Tensor, dtype: Precision) -> np.ndarray:
-    """Numbers reinterpreted as integers of the same width, as NumPy has no bfloat16."""
-    width = torch.int32 if dtype == "float32" else torch.int16
-    stored = values.detach().to(_DTYPES[dtype]).cpu()
-    if bool(stored.isinf().any()) and not bool(values.isinf().any()):
-        raise UserError(f"features are too large for {dtype}: run `ascl extract` with --dtype bfloat16")
-    bits: np.ndarray = stored.view(width).numpy()
-    return bits
+    arrays = shard_arrays(parts, dtype, remedy="run `ascl extract` with --dtype bfloat16")
+    save_arrays(folder / _name(number), arrays)
 
 
 def _name(number: int) -> str:

@@ -4,7 +4,6 @@ A process claims a task by a lock on a file in the task's folder (flock). The ke
 the command that it started have ended, for whatever reason, so that another process can go on.
 """
 
-import fcntl
 import json
 import os
 import shlex
@@ -21,6 +20,7 @@ from threading import Event
 from typing import Any
 
 from ascl_lightning.runtime.files import write_file
+from ascl_lightning.runtime.locks import take_lock
 
 DONE = "done.json"
 """Written when all commands of a task have succeeded."""
@@ -120,16 +120,12 @@ def claim(folder: Path) -> Iterator[int | None]:
         The descriptor of the locked file; None if another process, or another thread of this one, has the task.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = take_lock(folder / _LOCK)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield descriptor
+        yield descriptor
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 class Workers:

@@ -33,10 +33,11 @@ class VectorStore(Protocol):
 
         Args:
             ids: Distinct numbers from 0, one per item.
-            items: The encoded items.
+            items: The encoded items, with L2-normalised embeddings.
 
         Raises:
-            ValueError: If the ids are not distinct, are negative or do not match the items.
+            ValueError: If the ids are not distinct, are negative or do not match the items, or if embeddings are not
+                normalised.
             UserError: If the items are of another kind or model than those in the store, or cannot be written.
         """
 
@@ -64,6 +65,7 @@ class VectorStore(Protocol):
 
         Raises:
             KeyError: If the store does not have an id.
+            ValueError: If there are no ids.
         """
 
     def ids(self) -> Int[np.ndarray, " n"]:

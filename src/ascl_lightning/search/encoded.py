@@ -64,6 +64,11 @@ class Encoded:
         """Device of the tensors."""
         return self.embeds.device
 
+    @property
+    def shares_vectors(self) -> bool:
+        """Whether the fused score uses the embeddings, so that they are not stored twice."""
+        return self.features.pooled is self.embeds
+
     def __len__(self) -> int:
         return len(self.embeds)
 
@@ -115,7 +120,7 @@ class Encoded:
             raise UserError("parts of different kinds or models cannot be joined")
         embeds = torch.cat([part.embeds for part in parts])
         features = Features.join([part.features for part in parts])
-        shared = all(part._shares_vectors for part in parts)
+        shared = all(part.shares_vectors for part in parts)
         return cls(parts[0].kind, embeds, _with_pooled(features, embeds) if shared else features, parts[0].model)
 
     def save(self, path: str | Path) -> None:
@@ -125,7 +130,7 @@ class Encoded:
             UnwritableError: If the file cannot be written.
         """
         named = {"embeds": self.embeds, "tokens": self.features.tokens, "mask": self.features.mask}
-        if not self._shares_vectors:
+        if not self.shares_vectors:
             named["pooled"] = self.features.pooled
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
         write_file(Path(path), save(tensors, {"format": _FORMAT, "kind": self.kind, "model": self.model}))
@@ -172,14 +177,9 @@ class Encoded:
             yield block
         self._kept.extend(blocks)
 
-    @property
-    def _shares_vectors(self) -> bool:
-        """Whether the fused score uses the embeddings, so that they are not stored twice."""
-        return self.features.pooled is self.embeds
-
     def _changed(self, change: Callable[[Tensor], Shaped[Tensor, "..."]]) -> "Encoded":
         embeds = change(self.embeds)
-        pooled = embeds if self._shares_vectors else change(self.features.pooled)
+        pooled = embeds if self.shares_vectors else change(self.features.pooled)
         features = Features(pooled, change(self.features.tokens), change(self.features.mask))
         return Encoded(self.kind, embeds, features, self.model)
 

@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader
 from ascl_lightning.data.augment.asymmetry_sampler import AsymmetrySample, MadeText
 from ascl_lightning.data.batch import Features, PixelSpec, RegionSpec, TokenizedTexts
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.data.feature_shards import Precision
 from ascl_lightning.data.image_views import PLAIN, ImageView
 from ascl_lightning.data.regions import OpenRegions
 from ascl_lightning.data.sources.extracted import NUMBERS, PICTURES, VIEW_FOLDERS, view_folder
 from ascl_lightning.data.stored_features import (
     FeatureTable,
     Manifest,
-    Precision,
     SplitFeatures,
     TextFeatures,
     TextRows,

@@ -71,7 +71,7 @@ def test_scores_of_global_vectors_need_no_tokens(tmp_path, monkeypatch):
         return fit(tmp_path / folder, similarity=similarity, **arguments)
 
     expected = of_global_vectors("a")
-    monkeypatch.setattr("ascl_lightning.data.stored_features._Shard.copy_tokens", None)
+    monkeypatch.setattr("ascl_lightning.data.feature_shards.FeatureShard.copy_tokens", None)
     assert of_global_vectors("b", with_tokens=False).metrics == expected.metrics
 
 

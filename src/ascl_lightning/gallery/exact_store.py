@@ -1,0 +1,115 @@
+"""The embedded store: exact search in memory-mapped shards, with nothing to start or to build.
+
+Queries are first compared with all items in half precision. Every item whose score is within the rounding error of the
+k-th best is then scored exactly, so that the result is that of an exact search among the stored embeddings.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ascl_lightning.gallery.item_shards import ItemShards
+from ascl_lightning.gallery.snapshot import Snapshot
+from ascl_lightning.gallery.store import Neighbours
+from ascl_lightning.search.top_k import streamed_top_k
+
+_BLOCK_SCORES = 1 << 25
+"""Scores in memory at a time: 128 MiB."""
+_NORM = 1.02
+"""No stored embedding is longer: they are normalised to 1% and rounded to float16."""
+_UNIT = 2.0**-11
+"""Largest relative error of a number rounded to float16, unless it is small."""
+_SMALLEST = 2.0**-25
+"""Largest error of a small number."""
+
+
+class ExactStore(ItemShards):
+    """Embeddings and local tokens in a folder, searched exactly. A `VectorStore`.
+
+    Args:
+        folder: The folder; created for writing.
+        mode: Whether to write, which one process may do at a time, or only to read.
+
+    Raises:
+        UserError: If another process writes the folder, or if it cannot be read or written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ascl_lightning.data.batch import Features
+        >>> from ascl_lightning.search.encoded import Encoded
+        >>> none = torch.zeros(3, 0, 2), torch.zeros(3, 0, dtype=torch.bool)
+        >>> items = Encoded("images", torch.eye(3), Features(torch.eye(3), *none), model="of an example")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = ExactStore(Path(folder), "write")
+        ...     store.upsert([7, 8, 9], items)
+        ...     store.search(torch.tensor([[0.6, 0.8, 0.0]]), k=2).ids.tolist()
+        [[8, 7]]
+    """
+
+    @torch.no_grad()
+    def search(self, queries: Float[Tensor, "Q D"], k: int, allowed: Int[np.ndarray, " a"] | None = None) -> Neighbours:
+        """See `VectorStore.search`. Items of equal score are ordered by id."""
+        snapshot = self.snapshot()
+        if k < 1:
+            raise ValueError(f"k is {k}; give a positive number")
+        if snapshot.encoding is not None and queries.shape[1] != snapshot.encoding.width:
+            raise ValueError(f"queries of width {queries.shape[1]} for items of width {snapshot.encoding.width}")
+        queries = queries.detach().cpu().float()
+        ids = torch.full((len(queries), k), -1)
+        scores = torch.full((len(queries), k), -torch.inf)
+        searched, num_searched = _searched(snapshot, allowed)
+        if num_searched:
+            for row, slots in enumerate(_candidates(snapshot, queries, min(k, num_searched), searched)):
+                best, places = _exact_top_k(snapshot, queries[row], slots, k)
+                scores[row, : len(best)] = best
+                ids[row, : len(best)] = torch.from_numpy(snapshot.id_of_slot[slots])[places]
+        return Neighbours(ids, scores)
+
+
+def _searched(snapshot: Snapshot, allowed: Int[np.ndarray, " a"] | None) -> tuple[Bool[Tensor, " S"] | None, int]:
+    """Which slots to search, None for all of them; and how many."""
+    slots = snapshot.slots
+    if allowed is not None:
+        places, found = snapshot.find(np.unique(allowed))
+        slots = slots[places[found]]
+    elif len(slots) == snapshot.num_slots:
+        return None, len(slots)
+    searched = torch.zeros(snapshot.num_slots, dtype=torch.bool)
+    searched[torch.from_numpy(slots)] = True
+    return searched, len(slots)
+
+
+def _candidates(
+    snapshot: Snapshot, queries: Float[Tensor, "Q D"], k: int, searched: Bool[Tensor, " S"] | None
+) -> Iterator[Int[np.ndarray, " c"]]:
+    """Yields the slots of all items that may be among the k nearest of each query, in ascending order of ids."""
+    for block in queries.split(max(1, _BLOCK_SCORES // snapshot.num_slots)):
+        halves = block.half()
+        rough = torch.cat([F.linear(halves, shard.embeds) for shard in snapshot.shards.values()], dim=1).float()
+        if searched is not None:
+            rough.masked_fill_(~searched, -torch.inf)
+        # sums are accumulated in float32; queries, and sums at last, are rounded to float16
+        relative = _UNIT + queries.shape[1] * 2.0**-24
+        error = _NORM * ((block - halves.float()).norm(dim=1) + relative * block.norm(dim=1)) + _SMALLEST
+        least = rough.topk(k, dim=1).values[:, -1] - 2 * error
+        for scores, bound in zip(rough, least, strict=True):
+            slots = (scores >= bound).nonzero()[:, 0].numpy()
+            yield slots[snapshot.id_of_slot[slots].argsort()]
+
+
+def _exact_top_k(
+    snapshot: Snapshot, query: Float[Tensor, " D"], slots: Int[np.ndarray, " c"], k: int
+) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"]]:
+    """Scores and places in `slots` of the nearest items."""
+
+    def score(_: Tensor, places: Tensor) -> Tensor:
+        # in float64, the score of equal embeddings does not depend on their places
+        return (snapshot.embeds(slots[places.numpy()]).double() @ query.double()).float()[None]
+
+    scores, places = streamed_top_k(score, 1, len(slots), k)
+    return scores[0], places[0]
