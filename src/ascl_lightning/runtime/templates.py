@@ -1,5 +1,6 @@
 """Jinja templates of the package, rendered to HTML or Markdown."""
 
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -12,7 +13,11 @@ def render(template: str, **values: Any) -> str:
         template: Path of the template inside the package.
         values: Variables of the template.
     """
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    """Compiles each template once."""
     loader = PackageLoader("ascl_lightning", "")
-    return (
-        Environment(loader=loader, autoescape=select_autoescape(["html.jinja"])).get_template(template).render(**values)
-    )
+    return Environment(loader=loader, autoescape=select_autoescape(["html.jinja"]))

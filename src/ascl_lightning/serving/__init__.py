@@ -1,0 +1,1 @@
+"""`ascl serve`: a web page and an HTTP API over a gallery."""
