@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 from torchvision.transforms.v2 import functional as reference
 
 from ascl_lightning.data import images
 from ascl_lightning.data.batch import PixelSpec
-from ascl_lightning.data.images import ImageBytes, ends, open_image, open_square, to_square
+from ascl_lightning.data.images import (
+    ImageBytes,
+    ImageFacts,
+    ends,
+    image_facts,
+    open_image,
+    open_square,
+    to_square,
+)
 from ascl_lightning.errors import UserError
 
 COCO_MINI = Path(__file__).parents[3] / "shared" / "coco_mini" / "train2017"
@@ -427,3 +435,33 @@ def test_real_photos() -> None:
         assert whole.std() > 10
         # the cut falls on whole pixels of the decoded picture: up to half a pixel of the square beside where it was
         assert np.abs(whole - quick).mean() < 5
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (30, 20)), (3, (30, 20)), (6, (20, 30)), (8, (20, 30))])
+def test_facts_are_those_of_the_picture_as_shown(tmp_path, orientation, size):
+    file = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.DateTime] = "2020:01:01 00:00:00"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2024:05:31 12:34:56"
+    Image.new("RGB", (30, 20)).save(file, exif=exif)
+    assert image_facts(file) == ImageFacts(*size, "2024-05-31T12:34:56")
+    assert open_image(file).size == size
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [("2020:01:01 00:00:00", "2020-01-01T00:00:00"), ("0000:00:00 00:00:00", None), ("yesterday", None), (None, None)],
+)
+def test_a_date_that_is_none_is_left_out(tmp_path, written, found):
+    exif = Image.Exif()
+    if written is not None:
+        exif[ExifTags.Base.DateTime] = written
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.jpg", exif=exif)
+    assert image_facts(tmp_path / "a.jpg").taken == found
+
+
+def test_facts_of_what_is_no_picture_are_refused(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match="not a picture"):
+        image_facts(tmp_path / "a.jpg")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,44 @@ def image_size(source: Path | ImageBytes) -> tuple[int, int]:
     """
     with _opened(source) as image:
         return image.size
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What the header of a picture says.
+
+    Args:
+        width: Width as shown, after the EXIF orientation.
+        height: Height as shown.
+        taken: When it was taken by its EXIF data, such as `2024-05-31T12:00:00`.
+    """
+
+    width: int
+    height: int
+    taken: str | None
+
+
+def image_facts(source: Path | ImageBytes) -> ImageFacts:
+    """Size and date from the header of a picture, without decoding it.
+
+    Raises:
+        UserError: If the header shows what `open_image` refuses.
+    """
+    with _opened(source) as image:
+        exif = image.getexif()
+        turned = exif.get(ExifTags.Base.Orientation, 1) in _TURNED
+        width, height = image.size[::-1] if turned else image.size
+        inner = exif.get_ifd(ExifTags.IFD.Exif)
+        dates = (inner.get(ExifTags.Base.DateTimeOriginal), exif.get(ExifTags.Base.DateTime))
+        return ImageFacts(width, height, next(filter(None, map(_iso_date, dates)), None))
+
+
+def _iso_date(text: Any) -> str | None:
+    """An EXIF date, `2024:05:31 12:00:00`, in ISO 8601; None if it is not one, such as `0000:00:00 00:00:00`."""
+    try:
+        return datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
+    except ValueError:
+        return None
 
 
 def ends(source: Path | ImageBytes) -> bytes:

@@ -8,7 +8,8 @@ from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.files import FolderImages, Record, data_folder, read_lines
 from ascl_lightning.errors import UserError
 
-_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+"""Endings of picture files, in lower case."""
 
 
 class CaptionFolder(Source):
@@ -27,11 +28,11 @@ class CaptionFolder(Source):
             raise missing_split(split, sizes, str(root))
         names, texts = _list(folder)
         if not names:
-            raise UserError(f"{folder}: holds no images ({', '.join(sorted(_ENDINGS))})")
+            raise UserError(f"{folder}: holds no images ({', '.join(sorted(PICTURE_ENDINGS))})")
         # refuses symbolic links out of the folder for texts too
-        files = FolderImages(folder, [_text_of(name) for name in names])
-        captions = [tuple(_captions(files[row])) if name in texts else () for row, name in enumerate(files.names)]
-        lonely = texts - {_text_of(name) for name in names}
+        files = FolderImages(folder, [text_beside(name) for name in names])
+        captions = [tuple(captions_in(files[row])) if name in texts else () for row, name in enumerate(files.names)]
+        lonely = texts - {text_beside(name) for name in names}
         if lonely:
             raise UserError(f"{folder / min(lonely)}: there is no image of this name")
         if not any(captions):
@@ -39,7 +40,8 @@ class CaptionFolder(Source):
         return Split(names, captions, FolderImages(folder, names))
 
 
-def _text_of(name: str) -> str:
+def text_beside(name: str) -> str:
+    """Path of the text file with the captions of an image."""
     return os.path.splitext(name)[0] + ".txt"  # noqa: PTH122 — a million paths cost seconds
 
 
@@ -52,14 +54,19 @@ def _list(folder: Path) -> tuple[list[str], set[str]]:
         for file in files:
             name = file if below == "." else f"{below}/{file}"
             ending = Path(file).suffix.lower()
-            if ending in _ENDINGS:
+            if ending in PICTURE_ENDINGS:
                 images.append(name)
             elif ending == ".txt":
                 texts.add(name)
     return sorted(images), texts
 
 
-def _captions(file: Path) -> Iterator[str]:
+def captions_in(file: Path) -> Iterator[str]:
+    """The captions of a text file, one per line without empty ones.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
     for number, line in enumerate(read_lines(file), start=1):
         if line.strip():
             yield from Record({"caption": line.strip()}, f"{file}, line {number}").caption("caption")
