@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ class Neighbours:
     """Cosines of their embeddings with the query's; -inf where there are fewer than k items."""
 
 
+@runtime_checkable
 class VectorStore(Protocol):
     """Embeddings and local tokens of items, by id. What a call that returned has written survives a crash.
 
