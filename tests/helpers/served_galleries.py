@@ -74,9 +74,9 @@ class DrawnGallery:
     def __init__(self, folder: Path, seconds: float = 0) -> None:
         self.folder, self.seconds = folder, seconds
         self.retriever = small()
-        self.store = self
         self.asked: list[dict[str, Any]] = []
         self._files = [folder / f"{number}.jpg" for number in range(len(CAPTIONS))]
+        self.sizes = [Image.open(file).size for file in self._files]
         self._items = self.retriever.encode_images(self._files)
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class DrawnGallery:
                 f"{number}.jpg",
                 scores[number],
                 {"independent": scores[number] / 2, "fused": scores[number]},
-                {"caption": CAPTIONS[number], "width": 64, "height": 64, "year": 2024},
+                {"caption": CAPTIONS[number], "width": self.sizes[number][0], "height": self.sizes[number][1]},
             )
             for number in order
         ]

@@ -62,7 +62,7 @@ class TestSearch:
             "path": "5.jpg",
             "score": 1.0,
             "scores": {"independent": 0.5, "fused": 1.0},
-            "fields": {"caption": "a blue box", "width": 64, "height": 64, "year": 2024},
+            "fields": {"caption": "a blue box", "width": 96, "height": 64},
             "image": "/v1/images/12",
             "thumbnail": "/v1/images/12/thumbnail",
         }
@@ -258,13 +258,13 @@ class TestPage:
         answer = client.post("/", data={"text": "a red kite", "k": "24", "where": ""}, files={"image": ("", b"")})
         assert (answer.status_code, answer.headers["location"]) == (303, "/?text=a+red+kite&k=24")
 
-    def test_results(self, client, gallery):
+    def test_results(self, client):
         page = client.get("/?text=a+green+ball").text
         assert pictures_of(page)[0] == FIRST + CAPTIONS.index("a green ball")
         assert len(pictures_of(page)) == 12
         assert "12 pictures for “a green ball”." in page
         # each word of the query, and where it looks in each picture
-        assert page.count(f'class="shade s1 {gallery.retriever.image_spec.crop}"') == 12
+        assert page.count('class="shade s1"') == 12
 
     def test_an_upload_shows_itself_similar_pictures_and_captions(self, client):
         page = client.post("/", data={"k": "3"}, files={"image": ("mine.png", png("yellow"))}).text

@@ -10,6 +10,8 @@ from tests.helpers.retrievers import pictures, small
 from ascl_lightning.models import FusedSimilarity
 from ascl_lightning.serving.words import looks
 
+# the text is longer than the model reads
+pytestmark = pytest.mark.filterwarnings("ignore:.*truncated")
 TEXT = "A red kite, two dogs and a red kite"
 
 

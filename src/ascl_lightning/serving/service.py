@@ -22,19 +22,10 @@ CAPTIONS = 5
 
 
 @runtime_checkable
-class Store(Protocol):
-    """Encoded pictures by id."""
-
-    def items(self, ids: Sequence[int]) -> Encoded:
-        """Embeddings and tokens of some pictures in this order."""
-
-
-@runtime_checkable
 class SearchedGallery(Protocol):
     """What the server needs of a gallery."""
 
     retriever: Retriever
-    store: Store
 
     def search(self, text: str | None = None, image: Any = None, **settings: Any) -> Any:
         """Searches by a text, a picture, or both."""
@@ -44,6 +35,9 @@ class SearchedGallery(Protocol):
 
     def captions_of(self, image: Any, k: int = 10) -> Sequence[Any]:
         """Captions in the gallery that describe an image."""
+
+    def items(self, ids: Sequence[int]) -> Encoded:
+        """Encoded pictures; raises KeyError for an unknown id."""
 
     def __len__(self) -> int: ...
 
@@ -114,7 +108,7 @@ class Service:
         described = () if picture is None else self.gallery.captions_of(picture, CAPTIONS)
         if request.text is None or not results.hits:
             return Found(results, captions=described, upload=shown)
-        images = self.gallery.store.items([hit.id for hit in results.hits])
+        images = self.gallery.items([hit.id for hit in results.hits])
         found = looks(self.gallery.retriever, request.text, images)
         moved = self._variants(request, results) if request.variants and picture is None else []
         return Found(results, found, moved, described, shown)
@@ -174,7 +168,7 @@ class Service:
     def _variants(self, request: PageRequest, results: Any) -> list[VariantMessage]:
         assert request.text is not None
         ranks = {hit.id: rank for rank, hit in enumerate(results.hits, start=1)}
-        captions = [caption for hit in results.hits if (caption := hit.fields.get("caption"))]
+        captions = [caption.split("\n")[0] for hit in results.hits if (caption := hit.fields.get("caption"))]
         # the last one differs most from what the query describes
         made = variants(request.text, self.gallery.retriever.tokenizer, captions[-1:], request.change)
         return [
