@@ -32,10 +32,10 @@ def test_help_version_and_unknown_commands_import_nothing_heavy(args):
 def test_the_package_is_imported_at_once_and_lists_its_classes():
     script = (
         "import sys, ascl_lightning\n"
-        "assert {'Retriever', 'Encoded', 'UserError', '__version__'} <= set(dir(ascl_lightning))\n"
+        "assert {'Retriever', 'Gallery', 'Encoded', 'UserError', '__version__'} <= set(dir(ascl_lightning))\n"
         "assert not hasattr(ascl_lightning, 'nothing')\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('torch', 'numpy', 'PIL', 'yaml')])\n"
-        "ascl_lightning.Retriever\n"
+        "ascl_lightning.Gallery\n"
         "print([name for name in ('lightning', 'timm', 'transformers', 'jsonargparse') if name in sys.modules])\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -1,0 +1,349 @@
+"""Indexes a folder of pictures: encodes what is new or changed, and forgets what is gone.
+
+Every step can be interrupted. Vectors are written before the catalogue names them; ids that only a store has are
+leftovers of an interrupted run, which the next run removes.
+"""
+
+import gc
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ascl_lightning.api import Retriever
+from ascl_lightning.data.batch import PixelSpec
+from ascl_lightning.errors import UserError
+from ascl_lightning.gallery.catalogue import Catalogue, Item, Stamp
+from ascl_lightning.gallery.exact_store import ExactStore
+from ascl_lightning.gallery.manifest import CAPTIONS, CATALOGUE, MANIFEST, PICTURES, SUPPORT, Manifest, Origin
+from ascl_lightning.gallery.pictures import Fault, Listing, Picture, hash_of_file, list_pictures, read_picture
+from ascl_lightning.gallery.store import VectorStore
+from ascl_lightning.gallery.support import calibrate_support
+from ascl_lightning.runtime.files import require_writable_folder
+from ascl_lightning.runtime.threads import side_by_side
+from ascl_lightning.search.encoded import Encoded
+
+_PICTURES_PER_STEP = 256
+"""Pictures that become durable together: what a killed process has to encode again at most."""
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What `index` did, in numbers of pictures.
+
+    Args:
+        added: New pictures.
+        changed: Pictures with new content, which were encoded again, or new captions.
+        moved: Pictures that have another path; their vectors are the same.
+        removed: Pictures that are no longer there.
+        unchanged: Pictures that were left as they are.
+        unreadable: Reason of each picture that cannot be read, by path. The gallery does not have it.
+    """
+
+    added: int
+    changed: int
+    moved: int
+    removed: int
+    unchanged: int
+    unreadable: Mapping[str, str]
+
+
+@dataclass
+class _Plan:
+    """How to get from the catalogue to the folder's present content."""
+
+    unchanged: dict[str, int] = field(default_factory=dict)
+    moved: dict[str, int] = field(default_factory=dict)
+    touched: dict[str, int] = field(default_factory=dict)
+    """Files with another time of change and the same content."""
+    changed: dict[str, int] = field(default_factory=dict)
+    added: list[str] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
+    faults: dict[str, tuple[Stamp, str]] = field(default_factory=dict)
+    """Stamp and reason of files that are known to be unreadable."""
+
+
+def index(
+    retriever: Retriever,
+    images: Path,
+    out: Path,
+    *,
+    origin: Origin | None = None,
+    batch_size: int = 64,
+    rebuild: bool = False,
+    progress: bool = False,
+) -> IndexSummary:
+    """Makes the gallery of a folder of pictures, or brings it up to date.
+
+    A picture is the same if its path, size and time of change are, or else the hash of its content. A text file
+    `NAME.txt` beside `NAME.jpg` holds captions, one per line. Killed at any moment, the next call continues.
+
+    Args:
+        retriever: The model that encodes the pictures.
+        images: Folder of the pictures, read at any depth.
+        out: Folder of the gallery; it is created.
+        origin: Where the model comes from, so that a search can load it. None: a search must be given the model.
+        batch_size: Number of pictures per batch. It is halved when memory runs out.
+        rebuild: Encode all pictures again, also with another model; until all are, the old gallery answers.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Counts of pictures.
+
+    Raises:
+        UserError: If a folder is missing or not writable, another process writes the gallery, or another model made it
+            (the message has the command that rebuilds it).
+    """
+    if not isinstance(retriever.image_spec, PixelSpec):
+        raise UserError("the model reads region features: a gallery needs a model that reads pictures")
+    require_writable_folder(out)
+    listing = list_pictures(images)
+    manifest = Manifest(retriever.fingerprint, str(images.resolve()), origin or Origin())
+    old = Manifest.read(out) if (out / MANIFEST).exists() else None
+    if old is not None and old.model != manifest.model and not rebuild:
+        raise UserError(
+            f"'{out}' was made with other weights; to encode all pictures with these, run: "
+            f"{manifest.rebuild_command(out)}"
+        )
+    contents = out / manifest.contents
+    if rebuild and old is not None and old.model == manifest.model:
+        (out / MANIFEST).unlink()
+        shutil.rmtree(contents, ignore_errors=True)
+        old = None
+    with ExitStack() as stack:
+        # the store's lock refuses a second writer
+        pictures = stack.enter_context(closing(ExactStore(contents / PICTURES, "write")))
+        captions = stack.enter_context(closing(ExactStore(contents / CAPTIONS, "write")))
+        catalogue = stack.enter_context(closing(Catalogue(contents / CATALOGUE, "write")))
+        if old is None or (old.model == manifest.model and old != manifest):
+            manifest.write(out)
+        indexer = _Indexer(retriever, images, catalogue, pictures, captions, batch_size, progress)
+        summary = indexer.run(listing)
+        if summary.added or summary.changed or summary.removed or not (contents / SUPPORT).exists():
+            calibrate_support(contents / SUPPORT, retriever, catalogue, pictures, captions)
+    if old is not None and old.model != manifest.model:
+        manifest.write(out)
+        shutil.rmtree(out / old.contents, ignore_errors=True)
+    return summary
+
+
+class _Indexer:
+    def __init__(
+        self,
+        retriever: Retriever,
+        images: Path,
+        catalogue: Catalogue,
+        pictures: VectorStore,
+        captions: VectorStore,
+        batch_size: int,
+        progress: bool,
+    ) -> None:
+        self._retriever = retriever
+        self._images = images
+        self._catalogue = catalogue
+        self._pictures = pictures
+        self._captions = captions
+        self._batch_size = batch_size
+        self._progress = progress
+
+    def run(self, listing: Listing) -> IndexSummary:
+        self._remove_leftovers()
+        plan = _plan(self._images, listing, self._catalogue)
+        with self._catalogue.change():
+            self._catalogue.remove(plan.removed)
+            here = {**plan.moved, **plan.touched}
+            self._catalogue.relocate({number: (path, listing.stamps[path]) for path, number in here.items()})
+        self._pictures.delete(plan.removed)
+        recaptioned = self._update_captions(listing, {**plan.unchanged, **here})
+        added, changed = self._encode(plan, listing)
+        gone = [path for path in self._catalogue.unreadable() if path not in plan.faults]
+        self._catalogue.set_unreadable(plan.faults, gone)
+        self._remove_leftovers()
+        return IndexSummary(
+            added=added,
+            changed=changed + len(recaptioned),
+            moved=len(plan.moved),
+            removed=len(plan.removed),
+            unchanged=len(plan.unchanged) + len(plan.touched) - len(recaptioned - {*plan.moved.values()}),
+            unreadable={path: reason for path, (_, reason) in sorted(plan.faults.items())},
+        )
+
+    def _remove_leftovers(self) -> None:
+        """Makes stores and catalogue equal after an interruption."""
+        rows, stored = self._catalogue.ids(), self._pictures.ids()
+        self._pictures.delete(np.setdiff1d(stored, rows).tolist())
+        self._catalogue.remove(np.setdiff1d(rows, stored).tolist())
+        rows, stored = self._catalogue.caption_ids(), self._captions.ids()
+        self._captions.delete(np.setdiff1d(stored, rows).tolist())
+
+    def _update_captions(self, listing: Listing, present: Mapping[str, int]) -> set[int]:
+        """Replaces the captions of pictures that are not encoded again; returns the ids of those that changed."""
+        known = self._catalogue.captions()
+        changed = {
+            number: listing.captions.get(path, ())
+            for path, number in present.items()
+            if listing.captions.get(path, ()) != known.get(number, ())
+        }
+        numbers = list(changed)
+        for start in range(0, len(numbers), _PICTURES_PER_STEP):
+            part = {number: changed[number] for number in numbers[start : start + _PICTURES_PER_STEP]}
+            ids = self._store_captions(part)
+            self._catalogue.set_captions(
+                {number: list(zip(ids[number], texts, strict=True)) for number, texts in part.items()}
+            )
+        return set(changed)
+
+    def _store_captions(self, captions: Mapping[int, Sequence[str]]) -> dict[int, list[int]]:
+        """Encodes and stores captions by item; returns their ids."""
+        texts = [text for of_item in captions.values() for text in of_item]
+        if not texts:
+            return {number: [] for number in captions}
+        numbers = self._catalogue.new_ids(len(texts), "captions")
+        self._captions.upsert(numbers, self._retriever.encode_texts(texts))
+        remaining = iter(numbers)
+        return {number: list(islice(remaining, len(of_item))) for number, of_item in captions.items()}
+
+    def _encode(self, plan: _Plan, listing: Listing) -> tuple[int, int]:
+        """Encodes new and changed pictures; returns how many of each."""
+        spec = self._retriever.image_spec
+        assert isinstance(spec, PixelSpec)
+        added = changed = 0
+        paths = [*plan.changed, *plan.added]
+        # threads read ahead while a part is encoded
+        read = side_by_side(lambda path: read_picture(self._images, path, spec), paths)
+        for part in _parts(_track(read, len(paths), self._progress), _PICTURES_PER_STEP):
+            faults = [one for one in part if isinstance(one, Fault)]
+            plan.faults |= {fault.path: (listing.stamps[fault.path], fault.reason) for fault in faults}
+            lost = [plan.changed[fault.path] for fault in faults if fault.path in plan.changed]
+            self._catalogue.remove(lost)
+            self._pictures.delete(lost)
+            plan.removed += lost
+            readable = [one for one in part if isinstance(one, Picture)]
+            if not readable:
+                continue
+            items = {one.path: _item(one, listing) for one in readable}
+            fresh = iter(self._catalogue.new_ids(sum(path not in plan.changed for path in items)))
+            numbered = {plan.changed[path] if path in plan.changed else next(fresh): items[path] for path in items}
+            self._pictures.upsert(list(numbered), self._encode_pictures(readable))
+            ids = self._store_captions({number: item.captions for number, item in numbered.items()})
+            self._catalogue.put(numbered, ids)
+            again = sum(path in plan.changed for path in items)
+            added, changed = added + len(items) - again, changed + again
+        return added, changed
+
+    def _encode_pictures(self, pictures: Sequence[Picture]) -> Encoded:
+        pixels = torch.stack([picture.pixels for picture in pictures])
+        while True:
+            try:
+                return self._retriever.encode_images(pixels, batch_size=self._batch_size)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if self._batch_size == 1:
+                    raise UserError("there is not enough memory to encode a single picture") from error
+            # outside the handler, whose traceback holds the tensors
+            self._batch_size //= 2
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def _plan(images: Path, listing: Listing, catalogue: Catalogue) -> _Plan:
+    """Compares the folder with the catalogue: by path and stamp first, then by hash."""
+    known, unreadable = catalogue.stamps(), catalogue.unreadable()
+    plan = _Plan(faults=dict(listing.refused))
+    unclaimed = {number: path for path, (number, _, _) in known.items()}
+    remaining = []
+    for path, stamp in listing.stamps.items():
+        if path in known and known[path][1] == stamp:
+            plan.unchanged[path] = known[path][0]
+            del unclaimed[known[path][0]]
+        elif path in unreadable and unreadable[path][0] == stamp:
+            plan.faults[path] = unreadable[path]
+        else:
+            remaining.append(path)
+    if unclaimed:
+        remaining = _match_hashes(plan, images, remaining, known, unclaimed)
+    for path in remaining:
+        if path in known and known[path][0] in unclaimed:
+            plan.changed[path] = known[path][0]
+            del unclaimed[known[path][0]]
+        else:
+            plan.added.append(path)
+    plan.removed = list(unclaimed)
+    return plan
+
+
+def _match_hashes(
+    plan: _Plan,
+    images: Path,
+    paths: Sequence[str],
+    known: Mapping[str, tuple[int, Stamp, str]],
+    unclaimed: dict[int, str],
+) -> list[str]:
+    """Finds files with the content of an item: of the item at their path, or else of one that lacks its file.
+
+    Returns:
+        The other paths.
+    """
+    hashes = dict(zip(paths, side_by_side(_hash, (images / path for path in paths)), strict=True))
+    for path, found in hashes.items():
+        if path in known and known[path][2] == found:
+            plan.touched[path] = known[path][0]
+            del unclaimed[known[path][0]]
+    by_hash: dict[str, list[int]] = {}
+    for number, path in unclaimed.items():
+        by_hash.setdefault(known[path][2], []).append(number)
+    for path, found in hashes.items():
+        if path not in plan.touched and by_hash.get(found):
+            plan.moved[path] = by_hash[found].pop(0)
+            del unclaimed[plan.moved[path]]
+    return [path for path in paths if path not in plan.touched and path not in plan.moved]
+
+
+def _hash(file: Path) -> str:
+    try:
+        return hash_of_file(file)
+    except OSError:
+        return ""  # reading it as a picture gives the reason
+
+
+def _item(picture: Picture, listing: Listing) -> Item:
+    facts = picture.facts
+    return Item(
+        picture.path,
+        listing.stamps[picture.path],
+        picture.hash,
+        facts.width,
+        facts.height,
+        facts.taken,
+        listing.captions.get(picture.path, ()),
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    said = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "out of memory" in said
+        or "can't allocate memory" in said
+    )
+
+
+def _parts(items: Iterable[Picture | Fault], size: int) -> Iterator[list[Picture | Fault]]:
+    remaining = iter(items)
+    while part := list(islice(remaining, size)):
+        yield part
+
+
+def _track(items: Iterator[Picture | Fault], total: int, shown: bool) -> Iterable[Picture | Fault]:
+    if not shown or not total:
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, "Encoding pictures", total, console=Console(stderr=True))

@@ -1,0 +1,111 @@
+"""`gallery.json`: which model made a gallery, and where its pictures lie."""
+
+import json
+import re
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ascl_lightning.errors import UserError
+from ascl_lightning.gallery.database import REBUILD
+from ascl_lightning.runtime.files import write_file
+
+MANIFEST = "gallery.json"
+CATALOGUE = "catalogue.sqlite"
+PICTURES = "pictures"
+"""Store of the pictures, inside the folder of a gallery's contents."""
+CAPTIONS = "captions"
+"""Store of the captions."""
+SUPPORT = "support.json"
+"""Usual support of words, from the captions."""
+_FORMAT = "ascl_lightning gallery 1"
+_CONTENTS = re.compile("[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the model of a gallery comes from.
+
+    Args:
+        weights: Folder of exported weights, or the id of a repository.
+        ckpt_path: Checkpoint of a training, instead of `weights`.
+        config: Configuration of that training; None: the one in the run's folder.
+    """
+
+    weights: str | None = None
+    ckpt_path: str | None = None
+    config: str | None = None
+
+    @property
+    def flags(self) -> list[str]:
+        """Flags of `ascl index` that name the model."""
+        given = {"--weights": self.weights, "--ckpt_path": self.ckpt_path, "--config": self.config}
+        return [word for flag, value in given.items() if value is not None for word in (flag, value)]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the model can be loaded again."""
+        return self.weights is not None or self.ckpt_path is not None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `gallery.json`.
+
+    Args:
+        model: Fingerprint of the model that encoded the pictures.
+        images: Folder of the pictures, absolute.
+        origin: Where the model comes from.
+    """
+
+    model: str
+    images: str
+    origin: Origin
+
+    @property
+    def contents(self) -> str:
+        """Name of the folder with catalogue and stores, inside the gallery's; one per model."""
+        return self.model[:12]
+
+    def rebuild_command(self, gallery: Path, origin: Origin | None = None) -> str:
+        """The command line that encodes all pictures again.
+
+        Args:
+            gallery: Folder of the gallery.
+            origin: The model to encode them with; None: that of the gallery.
+        """
+        model = (origin or self.origin).flags or ["--weights", "FOLDER"]
+        return shlex.join(["ascl", "index", *model, "--images", self.images, "--out", str(gallery), "--rebuild"])
+
+    def write(self, gallery: Path) -> None:
+        """Writes `gallery.json`.
+
+        Raises:
+            UnwritableError: If the folder cannot be written.
+        """
+        content = {"format": _FORMAT, **asdict(self)}
+        write_file(gallery / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, gallery: Path) -> "Manifest":
+        """Reads `gallery.json`.
+
+        Raises:
+            UserError: If the folder is not that of a gallery.
+        """
+        file = gallery / MANIFEST
+        try:
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if content.pop("format") != _FORMAT:
+                raise UserError(f"'{file}' was written by another version; {REBUILD}")
+            made = cls(**{**content, "origin": Origin(**content["origin"])})
+        except OSError as error:
+            raise UserError(
+                f"'{gallery}' is not a gallery ({error.strerror}: {MANIFEST}); make one with `ascl index`"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"'{file}' is damaged; {REBUILD}") from error
+        if not _CONTENTS.fullmatch(made.contents):
+            raise UserError(f"'{file}' is damaged; {REBUILD}")
+        return made
