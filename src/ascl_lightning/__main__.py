@@ -54,14 +54,12 @@ COMMANDS = {
         "ascl_lightning.commands.dashboard",
         "create a saved view of the metrics in a W&B project",
     ),
-    "advise": (
-        "ascl_lightning.commands.advise",
-        "search a query and list the words that no retrieved image supports",
-    ),
+    "index": ("ascl_lightning.commands.index", "encode the pictures of a folder, so that they can be searched"),
+    "search": ("ascl_lightning.commands.search", "find pictures by a sentence, by a picture, or by both"),
     "samples": ("ascl_lightning.commands.samples", "show training pairs with their T+ and T-"),
 }
 
-CONFIGURED = {"fit", "validate", "test", "predict", "extract", "check", "interpolate", "triage", "advise", "samples"}
+CONFIGURED = {"fit", "validate", "test", "predict", "extract", "check", "interpolate", "triage", "samples"}
 """Commands that need a training config."""
 
 _EPILOG = """\

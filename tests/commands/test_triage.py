@@ -1,4 +1,4 @@
-"""`ascl triage`, training without what it flags, and `ascl advise`, in this process, on small data."""
+"""`ascl triage` and training without what it flags, in this process, on small data."""
 
 import json
 from pathlib import Path
@@ -102,8 +102,6 @@ def test_a_changed_model_is_warned_of(trained: Path, tmp_path: Path) -> None:
     said = r"^the model runs with another configuration: model\.similarity\.local_weight 0\.\d+ -> 0\.9 "
     with pytest.warns(UserWarning, match=said):
         assert ascl("triage", trained, *changed, "--out", str(tmp_path)) == 0
-    with pytest.warns(UserWarning, match=said):
-        assert ascl("advise", trained, *changed, "--query", "a dog") == 0
 
 
 def test_a_model_without_word_scores_is_refused(trained: Path, tmp_path: Path, capsys) -> None:
@@ -111,19 +109,6 @@ def test_a_model_without_word_scores_is_refused(trained: Path, tmp_path: Path, c
     pooled += ["--model.word_features", "null"]
     assert ascl("triage", trained, "--ckpt_path", "best", "--out", str(tmp_path), *pooled) == 2
     assert "local_weight above 0" in capsys.readouterr().err
-
-
-def test_a_query_returns_images_and_unsupported_words(trained: Path, capsys) -> None:
-    query = ["--query", "A red dog under an umbrella", "--candidates", "3"]
-    assert ascl("advise", trained, "--ckpt_path", "best", *query) == 0
-    shown = capsys.readouterr().out
-    split = KarpathyJson("dataset_flickr8k.json").read(trained, "val")
-    assert sum(name in shown for name in split.image_ids) == 3
-    assert "not in the vocabulary" in shown
-    said = shown[shown.index("Unsupported words: ") :]
-    assert "umbrella" in said
-    assert ascl("advise", trained, "--ckpt_path", "best", "--query", " ") == 2
-    assert "the query has no word" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variants", ["0", "2"])

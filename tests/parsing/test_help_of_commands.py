@@ -15,7 +15,7 @@ FLAGS = {
     "report_card.commands": {"validate", "test"},
     "hubness.images": {"validate", "test"},
     "timeout": {"fit", "validate", "test", "predict"},
-    "ckpt_path": {"fit", "validate", "test", "predict", "triage", "advise", "interpolate"},
+    "ckpt_path": {"fit", "validate", "test", "predict", "triage", "interpolate"},
     "data.root": CONFIGURED,
     "out": {"extract", "triage", "interpolate"},
 }

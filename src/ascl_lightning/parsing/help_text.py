@@ -36,7 +36,7 @@ _FLAGS_OF = {
     "hubness": {"validate", "test"},
     "allow_leak": {"test"},
     "timeout": _LIGHTNINGS_COMMANDS,
-    "frozen_features": {*_LIGHTNINGS_COMMANDS, "interpolate", "triage", "advise"},
+    "frozen_features": {*_LIGHTNINGS_COMMANDS, "interpolate", "triage"},
 }
 """Flags and sections that only these commands use. All commands parse them, because a run's config has them."""
 
