@@ -1,8 +1,6 @@
-"""A gallery of a few drawn pictures that finds words of their captions, and an application that serves it."""
+"""A gallery of a few drawn pictures that finds words of their captions."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from PIL import Image, ImageDraw
 from tests.helpers.retrievers import small
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.gallery.gallery import CaptionHit, Gallery, GalleryHit, GalleryResults
 from ascl_lightning.search.encoded import Encoded
 
 COLOURS = ("red", "blue", "green", "yellow")
@@ -19,32 +18,8 @@ FIRST = 7
 """Id of the first picture; ids are not places in a list."""
 
 
-@dataclass(frozen=True)
-class DrawnHit:
-    id: int
-    path: str
-    score: float
-    scores: dict[str, float]
-    fields: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class DrawnCaption:
-    text: str
-    id: int
-    path: str
-    score: float
-
-
-@dataclass(frozen=True)
-class DrawnResults:
-    hits: list[DrawnHit]
-    unsupported: list[str] = field(default_factory=list)
-    reason: str | None = None
-
-
 def draw(folder: Path) -> None:
-    """Draws one picture for each caption, two of them rotated by EXIF only."""
+    """Draws a picture for each caption, every third one upright."""
     for number, caption in enumerate(CAPTIONS):
         _, colour, shape = caption.split()
         size = (96, 64) if number % 3 else (64, 96)
@@ -62,18 +37,16 @@ def draw(folder: Path) -> None:
         image.save(folder / f"{number}.jpg", quality=95)
 
 
-class DrawnGallery:
-    """Ranks by the share of the query's words in the caption; by a picture, the captions of which are not known,
-    by the distance of mean colours.
+class DrawnGallery(Gallery):
+    """Ranks by the share of the query's words in the caption, and by a picture by the distance of mean colours.
 
     Args:
         folder: Where `draw` wrote the pictures.
-        seconds: Time that a search takes.
     """
 
-    def __init__(self, folder: Path, seconds: float = 0) -> None:
-        self.folder, self.seconds = folder, seconds
-        self.retriever = small()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.retriever, self.store = small(), self
         self.asked: list[dict[str, Any]] = []
         self._files = [folder / f"{number}.jpg" for number in range(len(CAPTIONS))]
         self.sizes = [Image.open(file).size for file in self._files]
@@ -85,35 +58,34 @@ class DrawnGallery:
     def items(self, ids: Sequence[int]) -> Encoded:
         return self._items[[number - FIRST for number in ids]]
 
-    def image_path(self, id: int) -> Path:  # noqa: A002
-        if not FIRST <= id < FIRST + len(self):
-            raise UserError(f"the gallery has no picture with id {id}")
-        return self._files[id - FIRST]
+    def image_path(self, number: int) -> Path:
+        if not FIRST <= number < FIRST + len(self):
+            raise UserError(f"the gallery has no picture with id {number}")
+        return self._files[number - FIRST]
 
-    def captions_of(self, image: Any, k: int = 10) -> list[DrawnCaption]:
-        return [DrawnCaption(hit.fields["caption"], hit.id, hit.path, hit.score) for hit in self._by_picture(image)[:k]]
+    def captions_of(self, image: Any, k: int = 10) -> list[CaptionHit]:
+        return [CaptionHit(hit.fields["caption"], hit.id, hit.path, hit.score) for hit in self._by_picture(image)[:k]]
 
-    def search(self, text: str | None = None, image: Any = None, **settings: Any) -> DrawnResults:
-        time.sleep(self.seconds)
+    def search(self, text: str | None = None, image: Any = None, **settings: Any) -> GalleryResults:
         self.asked.append({"text": text, "image": image, **settings})
         if settings.get("where") == "no filter":
             raise UserError("--where 'no filter': expected a comparison at 'no'")
         if settings.get("where") == "year>3000":
-            return DrawnResults([], [], "none of the 12 pictures fulfils --where 'year>3000'")
+            return GalleryResults([], [], "none of the 12 pictures fulfils --where 'year>3000'")
         hits = self._by_picture(image) if image is not None else self._by_text(text or "")
         words = (text or "").split()
         unsupported = [word for word in words if not any(word in caption.split() for caption in CAPTIONS)]
-        return DrawnResults(hits[: settings["k"]], unsupported)
+        return GalleryResults(hits[: settings["k"]], unsupported, None)
 
     def close(self) -> None:
         pass
 
-    def _by_text(self, text: str) -> list[DrawnHit]:
+    def _by_text(self, text: str) -> list[GalleryHit]:
         words = set(text.split())
         scores = [len(words & set(caption.split())) / max(1, len(words)) for caption in CAPTIONS]
         return self._ranked(scores)
 
-    def _by_picture(self, image: Any) -> list[DrawnHit]:
+    def _by_picture(self, image: Any) -> list[GalleryHit]:
         def colour(picture: Any) -> tuple[float, ...]:
             opened = Image.open(picture) if isinstance(picture, Path) else picture
             return tuple(opened.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
@@ -124,10 +96,10 @@ class DrawnGallery:
         ]
         return self._ranked([1 - distance / 765 for distance in distances])
 
-    def _ranked(self, scores: Sequence[float]) -> list[DrawnHit]:
+    def _ranked(self, scores: Sequence[float]) -> list[GalleryHit]:
         order = sorted(range(len(scores)), key=lambda number: -scores[number])
         return [
-            DrawnHit(
+            GalleryHit(
                 FIRST + number,
                 f"{number}.jpg",
                 scores[number],

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from ascl_lightning import __version__
 from ascl_lightning.data.images import HugeImageError
 from ascl_lightning.errors import UserError
+from ascl_lightning.gallery.gallery import Gallery
 from ascl_lightning.serving.guard import LOCAL, Guard
 from ascl_lightning.serving.limits import MAX_ID, MAX_UPLOADS, Limits
 from ascl_lightning.serving.messages import (
@@ -32,7 +33,7 @@ from ascl_lightning.serving.messages import (
 from ascl_lightning.serving.page import address, reference_page, search_page
 from ascl_lightning.serving.pictures import PICTURE_SIDE, THUMBNAIL_SIDE
 from ascl_lightning.serving.problems import problem
-from ascl_lightning.serving.service import NoPictureError, NothingAskedError, SearchedGallery, Service
+from ascl_lightning.serving.service import NoPictureError, NothingAskedError, Service
 from ascl_lightning.serving.telemetry import Telemetry
 from ascl_lightning.serving.workers import BusyError, Workers
 
@@ -52,7 +53,7 @@ _MAX_FIELDS = 100
 
 
 def create_app(
-    gallery: SearchedGallery,
+    gallery: Gallery,
     searchers: Workers,
     limits: Limits | None = None,
     hosts: Collection[str] = LOCAL,

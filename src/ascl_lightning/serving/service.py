@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from ascl_lightning.api import Retriever
 from ascl_lightning.errors import UserError
 from ascl_lightning.evaluation.page.pictures import thumbnail
+from ascl_lightning.gallery.gallery import CaptionHit, Gallery, GalleryResults
 from ascl_lightning.search.encoded import Encoded
 from ascl_lightning.serving.limits import Limits
 from ascl_lightning.serving.messages import MovedHit, PageRequest, SearchRequest, VariantMessage
@@ -19,27 +18,6 @@ from ascl_lightning.serving.words import Look, looks
 
 CAPTIONS = 5
 """Captions that are listed for a picture."""
-
-
-@runtime_checkable
-class SearchedGallery(Protocol):
-    """What the server needs of a gallery."""
-
-    retriever: Retriever
-
-    def search(self, text: str | None = None, image: Any = None, **settings: Any) -> Any:
-        """Searches by a text, a picture, or both."""
-
-    def image_path(self, id: int) -> Path:  # noqa: A002
-        """File of a picture; raises UserError for an unknown id."""
-
-    def captions_of(self, image: Any, k: int = 10) -> Sequence[Any]:
-        """Captions in the gallery that describe an image."""
-
-    def items(self, ids: Sequence[int]) -> Encoded:
-        """Encoded pictures; raises KeyError for an unknown id."""
-
-    def __len__(self) -> int: ...
 
 
 class NothingAskedError(ValueError):
@@ -62,10 +40,10 @@ class Found:
         upload: The uploaded picture as a `data:` URL.
     """
 
-    results: Any
+    results: GalleryResults
     looks: list[list[Look]] = field(default_factory=list)
     variants: list[VariantMessage] = field(default_factory=list)
-    captions: Sequence[Any] = ()
+    captions: Sequence[CaptionHit] = ()
     upload: str | None = None
 
 
@@ -77,7 +55,7 @@ class Service:
         limits: Limits of uploads and of kept pictures.
     """
 
-    def __init__(self, gallery: SearchedGallery, limits: Limits) -> None:
+    def __init__(self, gallery: Gallery, limits: Limits) -> None:
         self.gallery, self._limits = gallery, limits
         self._renditions = Renditions(limits.cache_bytes)
 
@@ -86,7 +64,7 @@ class Service:
         """How the model makes pictures square."""
         return getattr(self.gallery.retriever.image_spec, "crop", "center")
 
-    def search(self, request: SearchRequest, upload: bytes | None = None) -> Any:
+    def search(self, request: SearchRequest, upload: bytes | None = None) -> GalleryResults:
         """Results of the gallery.
 
         Args:
@@ -104,12 +82,11 @@ class Service:
         """Results for the page; see `search`."""
         picture = self._picture(request, upload)
         results = self._search(request, picture)
-        shown = None if upload is None else thumbnail(picture, THUMBNAIL_SIDE)
+        shown = thumbnail(picture, THUMBNAIL_SIDE) if isinstance(picture, Image.Image) else None
         described = () if picture is None else self.gallery.captions_of(picture, CAPTIONS)
         if request.text is None or not results.hits:
             return Found(results, captions=described, upload=shown)
-        images = self.gallery.items([hit.id for hit in results.hits])
-        found = looks(self.gallery.retriever, request.text, images)
+        found = self._looks(request.text, [hit.id for hit in results.hits])
         moved = self._variants(request, results) if request.variants and picture is None else []
         return Found(results, found, moved, described, shown)
 
@@ -140,7 +117,7 @@ class Service:
         """
         return self._renditions.of(self._path(number), number, side)
 
-    def _picture(self, request: SearchRequest, upload: bytes | None) -> Any:
+    def _picture(self, request: SearchRequest, upload: bytes | None) -> Image.Image | Path | None:
         if upload is not None:
             return open_upload(upload, self._limits.pixels)
         return None if request.image_id is None else self._path(request.image_id)
@@ -151,10 +128,12 @@ class Service:
         except UserError as error:
             raise NoPictureError from error
 
-    def _search(self, request: SearchRequest, picture: Image.Image | Path | None) -> Any:
+    def _search(self, request: SearchRequest, picture: Image.Image | Path | None) -> GalleryResults:
         if request.text is None and picture is None and not request.like:
             raise NothingAskedError("give a text, a picture or examples to search by")
-        unlike = [*request.unlike, *([] if request.unlike_text is None else [request.unlike_text])]
+        unlike: list[int | str] = [*request.unlike]
+        if request.unlike_text is not None:
+            unlike.append(request.unlike_text)
         return self.gallery.search(
             request.text,
             picture,
@@ -165,7 +144,15 @@ class Service:
             k=request.k,
         )
 
-    def _variants(self, request: PageRequest, results: Any) -> list[VariantMessage]:
+    def _looks(self, text: str, ids: Sequence[int]) -> list[list[Look]]:
+        try:
+            images = self.gallery.store.items(ids)
+        except KeyError:
+            # an indexer has removed one since the search
+            return []
+        return looks(self.gallery.retriever, text, images)
+
+    def _variants(self, request: PageRequest, results: GalleryResults) -> list[VariantMessage]:
         assert request.text is not None
         ranks = {hit.id: rank for rank, hit in enumerate(results.hits, start=1)}
         captions = [caption.split("\n")[0] for hit in results.hits if (caption := hit.fields.get("caption"))]
