@@ -12,10 +12,15 @@ from ascl_lightning import Gallery
 from ascl_lightning.__main__ import main
 from ascl_lightning.data.sources import Scenes
 from ascl_lightning.gallery import gallery as gallery_module
+from ascl_lightning.gallery import index as index_module
 from ascl_lightning.gallery.manifest import Manifest
 
 RUN = Path(__file__).parents[1] / "fixtures" / "run_0_1"
 MODEL = ["--ckpt_path", str(RUN / "last.ckpt"), "--config", str(RUN / "config.yaml"), "--device", "cpu"]
+
+
+def interrupt(*_, **__) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_folder_is_indexed_again_and_watched(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -39,6 +44,10 @@ def test_a_folder_is_indexed_again_and_watched(tmp_path: Path, capsys, monkeypat
     monkeypatch.setattr(time, "sleep", change)
     assert main([*command, "--watch", "0.5"]) == 0
     assert capsys.readouterr().out == f"{out}: 2 unchanged\n{out}: 1 removed, 1 unchanged\n"
+    monkeypatch.setattr(index_module, "index", interrupt)
+    assert main(command) == 130
+    assert capsys.readouterr().err.endswith("Interrupted; the same command continues\n")
+    monkeypatch.undo()
     # the model is found again
     gallery = Gallery.open(out, device="cpu")
     assert [hit.path for hit in gallery.search("a red kite").hits] == ["a.png"]

@@ -293,6 +293,17 @@ def test_an_empty_folder_is_an_empty_gallery_and_a_missing_one_an_error(model: R
         index(model, tmp_path / "nowhere", tmp_path / "out")
 
 
+def test_a_folder_that_lost_all_pictures_does_not_empty_the_gallery(model: Retriever, tmp_path: Path) -> None:
+    """As a mount point does without its disk."""
+    write_pictures(tmp_path / "images", ["a.png"])
+    index(model, tmp_path / "images", tmp_path / "out")
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match="check that the disk is mounted"):
+        index(model, tmp_path / "images", tmp_path / "out")
+    assert len(Gallery.open(tmp_path / "out", model)) == 1
+
+
 def test_galleries_inside_the_folder_are_not_indexed(model: Retriever, tmp_path: Path) -> None:
     write_pictures(tmp_path, ["a.png"])
     index(model, tmp_path, tmp_path / "out")

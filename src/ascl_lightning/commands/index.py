@@ -13,14 +13,19 @@ if TYPE_CHECKING:
     from ascl_lightning.gallery.index import IndexSummary
     from ascl_lightning.gallery.manifest import Origin
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, unless the folder is watched."""
 _WATCH_SECONDS = 5.0
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str]) -> int:
     """Indexes a folder and prints what changed.
 
     Args:
         args: The command line, beginning with `index`.
+
+    Returns:
+        The exit code.
 
     Raises:
         UserError: If a flag, the model or the folder is wrong, or another model made the gallery.
@@ -37,24 +42,27 @@ def run(args: Sequence[str]) -> None:
     origin = origin_of(given)
     retriever = load_model(origin, given.device)
     rebuild = given.rebuild
-    while True:
-        summary = index(
-            retriever,
-            images,
-            given.out,
-            origin=origin,
-            batch_size=given.batch_size,
-            rebuild=rebuild,
-            progress=sys.stderr.isatty(),
-        )
-        _print(summary, given.out)
-        if given.watch is None:
-            return
-        rebuild = False
-        try:
+    try:
+        while True:
+            summary = index(
+                retriever,
+                images,
+                given.out,
+                origin=origin,
+                batch_size=given.batch_size,
+                rebuild=rebuild,
+                progress=sys.stderr.isatty(),
+            )
+            _print(summary, given.out)
+            if given.watch is None:
+                return 0
+            rebuild = False
             time.sleep(given.watch)
-        except KeyboardInterrupt:
-            return
+    except KeyboardInterrupt:
+        if given.watch is not None:
+            return 0
+        print("Interrupted; the same command continues", file=sys.stderr)
+        return INTERRUPTED
 
 
 def index_parser() -> argparse.ArgumentParser:

@@ -96,8 +96,8 @@ def index(
         Counts of pictures.
 
     Raises:
-        UserError: If a folder is missing or not writable, another process writes the gallery, or another model made it
-            (the message has the command that rebuilds it).
+        UserError: If a folder is missing or not writable, another process writes the gallery, another model made it
+            (the message has the command that rebuilds it), or the folder has no picture any more.
     """
     if not isinstance(retriever.image_spec, PixelSpec):
         raise UserError("the model reads region features: a gallery needs a model that reads pictures")
@@ -153,6 +153,11 @@ class _Indexer:
 
     def run(self, listing: Listing) -> IndexSummary:
         self._remove_leftovers()
+        if not listing.stamps and len(self._catalogue):
+            raise UserError(
+                f"--images {self._images}: has no picture, and the gallery has {len(self._catalogue):,}: check that "
+                "the disk is mounted; to start with an empty gallery, remove its folder"
+            )
         plan = _plan(self._images, listing, self._catalogue)
         with self._catalogue.change():
             self._catalogue.remove(plan.removed)
