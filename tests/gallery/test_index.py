@@ -84,7 +84,10 @@ def test_nothing_is_encoded_again(model: Retriever, tmp_path: Path, monkeypatch:
     assert ids_by_path(tmp_path / "out") == {"new.png": ids["a.png"], "b.png": ids["b.png"], "c.png": ids["c.png"]}
     # the whole folder at another place
     (tmp_path / "images").rename(tmp_path / "moved")
+    origin = Origin(weights="weights")
+    assert index(model, tmp_path / "moved", tmp_path / "out", origin=origin).unchanged == 3
     assert index(model, tmp_path / "moved", tmp_path / "out").unchanged == 3
+    assert Manifest.read(tmp_path / "out").origin == origin
     assert Gallery.open(tmp_path / "out", model).image_path(ids["c.png"]) == tmp_path / "moved" / "c.png"
 
 

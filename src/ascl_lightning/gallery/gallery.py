@@ -337,7 +337,10 @@ def load_model(origin: Origin, device: torch.device | str | None = None) -> Retr
         return Retriever.from_pretrained(origin.weights, device=device)
     if origin.ckpt_path is not None:
         return Retriever.from_checkpoint(origin.ckpt_path, origin.config, device=device)
-    raise UserError("the gallery does not say where its model is: give it, as in Gallery.open(folder, retriever)")
+    raise UserError(
+        "the gallery does not say where its model is: run `ascl index` on it once, which records --weights or "
+        "--ckpt_path, or give the model, as in Gallery.open(folder, retriever)"
+    )
 
 
 def _check_numbers(k: int, candidates: int | None) -> None:

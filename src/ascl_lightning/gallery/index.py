@@ -87,7 +87,8 @@ def index(
         retriever: The model that encodes the pictures.
         images: Folder of the pictures, read at any depth.
         out: Folder of the gallery; it is created.
-        origin: Where the model comes from, so that a search can load it. None: a search must be given the model.
+        origin: Where the model comes from, so that a search can load it. None: as the gallery says, or else a search
+            must be given the model.
         batch_size: Number of pictures per batch. It is halved when memory runs out.
         rebuild: Encode all pictures again, also with another model; until all are, the old gallery answers.
         progress: Whether to show a progress bar.
@@ -103,8 +104,10 @@ def index(
         raise UserError("the model reads region features: a gallery needs a model that reads pictures")
     require_writable_folder(out)
     listing = list_pictures(images)
-    manifest = Manifest(retriever.fingerprint, str(images.resolve()), origin or Origin())
     old = Manifest.read(out) if (out / MANIFEST).exists() else None
+    if origin is None and old is not None and old.model == retriever.fingerprint:
+        origin = old.origin
+    manifest = Manifest(retriever.fingerprint, str(images.resolve()), origin or Origin())
     if old is not None and old.model != manifest.model and not rebuild:
         raise UserError(
             f"'{out}' was made with other weights; to encode all pictures with these, run: "

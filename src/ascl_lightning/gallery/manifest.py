@@ -43,11 +43,6 @@ class Origin:
         given = {"--weights": self.weights, "--ckpt_path": self.ckpt_path, "--config": self.config}
         return [word for flag, value in given.items() if value is not None for word in (flag, value)]
 
-    @property
-    def is_known(self) -> bool:
-        """Whether the model can be loaded again."""
-        return self.weights is not None or self.ckpt_path is not None
-
 
 @dataclass(frozen=True)
 class Manifest:
