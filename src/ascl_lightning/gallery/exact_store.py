@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ascl_lightning.gallery.item_shards import ItemShards
 from ascl_lightning.gallery.snapshot import Snapshot
-from ascl_lightning.gallery.store import Neighbours
+from ascl_lightning.gallery.store import Neighbours, no_neighbours
 from ascl_lightning.search.top_k import streamed_top_k
 
 _BLOCK_SCORES = 1 << 25
@@ -55,20 +55,16 @@ class ExactStore(ItemShards):
     def search(self, queries: Float[Tensor, "Q D"], k: int, allowed: Int[np.ndarray, " a"] | None = None) -> Neighbours:
         """See `VectorStore.search`. Items of equal score are ordered by id."""
         snapshot = self.snapshot()
-        if k < 1:
-            raise ValueError(f"k is {k}; give a positive number")
-        if snapshot.encoding is not None and queries.shape[1] != snapshot.encoding.width:
-            raise ValueError(f"queries of width {queries.shape[1]} for items of width {snapshot.encoding.width}")
+        snapshot.require_searchable(queries, k)
         queries = queries.detach().cpu().float()
-        ids = torch.full((len(queries), k), -1)
-        scores = torch.full((len(queries), k), -torch.inf)
+        found = no_neighbours(len(queries), k)
         searched, num_searched = _searched(snapshot, allowed)
         if num_searched:
             for row, slots in enumerate(_candidates(snapshot, queries, min(k, num_searched), searched)):
                 best, places = _exact_top_k(snapshot, queries[row], slots, k)
-                scores[row, : len(best)] = best
-                ids[row, : len(best)] = torch.from_numpy(snapshot.id_of_slot[slots])[places]
-        return Neighbours(ids, scores)
+                found.scores[row, : len(best)] = best
+                found.ids[row, : len(best)] = torch.from_numpy(snapshot.id_of_slot[slots])[places]
+        return found
 
 
 def _searched(snapshot: Snapshot, allowed: Int[np.ndarray, " a"] | None) -> tuple[Bool[Tensor, " S"] | None, int]:

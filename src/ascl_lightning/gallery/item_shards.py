@@ -74,7 +74,7 @@ class ItemShards:
     def upsert(self, ids: Sequence[int], items: Encoded) -> None:
         """See `VectorStore.upsert`."""
         self._require_writer()
-        numbers = _checked(ids, len(items))
+        numbers = checked_ids(ids, len(items))
         if not len(numbers):
             return
         with self._guard:
@@ -269,7 +269,12 @@ class ItemShards:
             self._lock = None
 
 
-def _checked(ids: Sequence[int], num_items: int) -> Int[np.ndarray, " a"]:
+def checked_ids(ids: Sequence[int], num_items: int) -> Int[np.ndarray, " a"]:
+    """The ids of some items as an array.
+
+    Raises:
+        ValueError: If they are not distinct, are negative, or are more or fewer than the items.
+    """
     numbers = np.asarray(ids, np.int64).reshape(-1)
     if len(numbers) != num_items or len(np.unique(numbers)) != num_items or (numbers < 0).any():
         raise ValueError(f"{len(numbers)} ids for {num_items} items: ids must be distinct, not negative, one per item")

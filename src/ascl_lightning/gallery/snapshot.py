@@ -61,6 +61,17 @@ class Snapshot:
         found[inside] = self.ids[places[inside]] == asked[inside]
         return places, found
 
+    def require_searchable(self, queries: Float[Tensor, "Q D"], k: int) -> None:
+        """Checks the arguments of a search.
+
+        Raises:
+            ValueError: If `k` is not positive, or the queries have another width than the items.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}; give a positive number")
+        if self.encoding is not None and queries.shape[1] != self.encoding.width:
+            raise ValueError(f"queries of width {queries.shape[1]} for items of width {self.encoding.width}")
+
     def items(self, ids: Sequence[int]) -> Encoded:
         """Embeddings and tokens of some items, in this order.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,6 +20,11 @@ class Neighbours:
     """Ids of the items (int64), best first; -1 where there are fewer than k items."""
     scores: Float[Tensor, "Q k"]
     """Cosines of their embeddings with the query's; -inf where there are fewer than k items."""
+
+
+def no_neighbours(num_queries: int, k: int) -> Neighbours:
+    """The result of a search that finds nothing, to be filled."""
+    return Neighbours(torch.full((num_queries, k), -1), torch.full((num_queries, k), -torch.inf))
 
 
 @runtime_checkable
