@@ -92,6 +92,7 @@ SMALL = {
     "scenes": scenes,
     "own_data": own_data,
     "flickr8k": flickr8k,
+    "flickr8k_paper": flickr8k,
     "flickr8k_upper": flickr8k_upper,
     "flickr30k": flickr30k,
     "coco": coco,
