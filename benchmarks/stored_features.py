@@ -26,7 +26,7 @@ from ascl_lightning.models.towers.tuning import Tuning
 from ascl_lightning.models.towers.word_transformer import WordTransformer
 from ascl_lightning.training.module import RetrievalModule
 
-CONFIG = Path(__file__).parents[1] / "configs" / "flickr8k.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "flickr8k_paper.yaml"
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 PLAIN_INFO_NCE = (
     "--data.source ExtractedFeatures --data.positives [] --model.word_features null --model.loss InfoNCE "
@@ -34,7 +34,7 @@ PLAIN_INFO_NCE = (
     "--model.similarity.global_fusion none --model.similarity.text_gate false --model.similarity.embed_dim 1024 "
     "--model.optimizer.lr 2e-3 --data.batch_size 1024"
 )
-"""Flags of the README's model A, for features that `ascl extract` wrote."""
+"""Flags of plain InfoNCE, for features that `ascl extract` wrote."""
 REGIONS, WIDTH, WORDS, WORD_WIDTH = 8, 512, 12, 128
 
 
@@ -56,7 +56,7 @@ class EpochClock(Callback):
 
 
 def fit_plain_info_nce(features: Path, epochs: int) -> EpochClock:
-    """Runs `ascl fit` with the flags of the README's model A, and times it."""
+    """Runs `ascl fit` with the flags of plain InfoNCE, and times it."""
     clock = EpochClock()
 
     class TimedCLI(AsclCLI):
