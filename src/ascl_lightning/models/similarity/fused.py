@@ -29,6 +29,7 @@ from ascl_lightning.models.similarity.tokens import (
     token_set,
     unit_vectors,
 )
+from ascl_lightning.runtime.compilation import never_compiled
 from ascl_lightning.runtime.number_types import PositiveFloat, PositiveInt, UnitInterval
 
 GlobalFusion = Literal["pairwise", "independent", "none"]
@@ -260,7 +261,7 @@ class FusedSimilarity(nn.Module):
         longest = items.mask.shape[1] if self._attends(local_weight) else 0
         return Features(embeds(items), items.tokens[:, :longest], items.mask[:, :longest])
 
-    @torch.compiler.disable  # shapes depend on the lengths of items
+    @never_compiled  # shapes depend on the lengths of items
     def _ready(
         self, items: Features, token_set_of: Callable[[Tensor, Tensor], TokenSet], local_weight: float
     ) -> Comparable:
@@ -270,7 +271,7 @@ class FusedSimilarity(nn.Module):
             order = LengthOrder(items.mask)
             return Comparable(items, order, token_set_of(order.sort(items.tokens), order.sort(items.mask)))
 
-    @torch.compiler.disable  # sizes of tiles depend on lengths, and the backward pass is custom
+    @never_compiled  # sizes of tiles depend on lengths, and the backward pass is custom
     def _attention_score(self, images: Comparable, texts: Comparable, local_weight: float) -> Tensor:
         """The levels that need attention between images and texts: local, and global if fusion is pairwise."""
         rows, columns, regions, words = images.order, texts.order, images.tokens, texts.tokens

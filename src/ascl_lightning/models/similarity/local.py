@@ -24,6 +24,7 @@ from ascl_lightning.models.similarity.attention import (
 )
 from ascl_lightning.models.similarity.tiles import half_of_free_memory, score_in_tiles, tile_shape
 from ascl_lightning.models.similarity.tokens import LengthOrder, TokenSet, inverse_norm, token_set
+from ascl_lightning.runtime.compilation import never_compiled
 
 Direction = Literal["both", "image_to_text", "text_to_image"]
 DIRECTIONS = get_args(Direction)
@@ -171,7 +172,7 @@ class CrossAttention(LocalLevel):
         return scores
 
 
-@torch.compiler.disable  # sizes of tiles depend on lengths
+@never_compiled  # sizes of tiles depend on lengths
 def local_similarity(
     image_tokens: Float[Tensor, "N K D"],
     text_tokens: Float[Tensor, "M L D"],
