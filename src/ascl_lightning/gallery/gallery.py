@@ -319,7 +319,7 @@ class Gallery:
     def _reason(self, allowed: Int[np.ndarray, " a"] | None, where: str | None, text: str | None) -> str | None:
         """Why a search can have no answer; None if it can."""
         if not self.store.count():
-            return f"the gallery is empty: index a folder that has pictures, instead of '{self.images}'"
+            return "the gallery is empty: index a folder that has pictures"
         if allowed is not None and not len(allowed):
             return f"none of the {len(self):,} pictures fulfils --where '{where}'"
         if text is not None and not any(map(self.retriever.tokenizer.knows, clean_caption(text).split())):
