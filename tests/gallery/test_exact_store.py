@@ -3,6 +3,7 @@
 import itertools
 import os
 import resource
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -114,11 +115,11 @@ def test_a_reader_cannot_write_and_a_missing_gallery_is_named(tmp_path):
             write()
 
 
-def test_a_reader_without_the_right_to_write_reads(tmp_path):
-    with_store(tmp_path / "gallery", lambda store: store.upsert([5], random_items(1, seed=0)))
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
-    result = run_forked(count_as_nobody, tmp_path / "gallery")
+def test_a_reader_without_the_right_to_write_reads():
+    with tempfile.TemporaryDirectory() as root:  # other users cannot access pytest's folders
+        Path(root).chmod(0o755)
+        with_store(Path(root) / "gallery", lambda store: store.upsert([5], random_items(1, seed=0)))
+        result = run_forked(count_as_nobody, Path(root) / "gallery")
     assert result.stdout == "1\n", result.stderr
 
 

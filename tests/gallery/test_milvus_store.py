@@ -7,6 +7,7 @@ from ascl_lightning.errors import UserError
 from ascl_lightning.gallery.milvus_store import MilvusStore
 
 pytest.importorskip("milvus_lite")
+pytestmark = pytest.mark.slow
 
 
 def assert_one_line(error: pytest.ExceptionInfo[UserError]) -> None:

@@ -41,7 +41,8 @@ STORES: dict[str, Open] = {
     "milvus_server": open_on_server,
 }
 MARKS = {
-    "milvus_lite": pytest.mark.skipif(find_spec("milvus_lite") is None, reason="needs milvus-lite"),
+    # it starts a server in this process
+    "milvus_lite": (pytest.mark.slow, pytest.mark.skipif(find_spec("milvus_lite") is None, reason="needs milvus-lite")),
     "milvus_server": pytest.mark.slow,
 }
 ALL = [pytest.param(name, marks=MARKS.get(name, ())) for name in STORES]

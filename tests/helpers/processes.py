@@ -98,7 +98,7 @@ def _tell_stderr() -> None:
     for logger in (logging.root, *logging.root.manager.loggerDict.values()):
         for handler in getattr(logger, "handlers", ()):
             if type(handler) is logging.StreamHandler:
-                handler.setStream(sys.stderr)
+                handler.stream = sys.stderr  # `setStream` flushes the old one, which pytest may have closed
     warnings.showwarning = lambda message, category, filename, lineno, *_: sys.stderr.write(
         warnings.formatwarning(message, category, filename, lineno)
     )
