@@ -145,6 +145,7 @@ def test_towers_are_tuned_from_the_command_line(tuning, tmp_path):
     assert run("fit", "clip", tmp_path, [*clip(tmp_path), *flags]) == 0
 
 
+@pytest.mark.slow
 def test_the_upper_parts_of_towers_are_trained_from_their_stored_activations(tmp_path):
     """From extraction to a test on the pictures."""
     small = flickr8k_upper(tmp_path)

@@ -225,6 +225,7 @@ def test_all_texts_of_a_step_are_scored_in_one_call(tmp_path):
     assert score.call_count == 1
 
 
+@pytest.mark.slow
 def test_compiled_towers_train_like_uncompiled_ones(tmp_path, monkeypatch):
     """With a tower that thaws during training, and a moving average."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
