@@ -1,6 +1,5 @@
 """The page in a real browser: with and without JavaScript, by keyboard alone, on narrow and wide screens."""
 
-import shutil
 import socket
 import threading
 import time
@@ -11,26 +10,13 @@ import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from tests.helpers.served_galleries import CAPTIONS, FIRST, DrawnGallery, draw
 
 from ascl_lightning.serving.app import create_app
 from ascl_lightning.serving.workers import Workers
 
-EXECUTABLES = ("chromium", "chromium-browser", "google-chrome")
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, EXECUTABLES)), None)
-    if found is None:
-        pytest.skip(f"no browser is installed: none of {', '.join(EXECUTABLES)}")
-    with sync_playwright() as playwright:
-        # a container may let no process make the name spaces of a sandbox
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

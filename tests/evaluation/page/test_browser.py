@@ -1,31 +1,15 @@
 """The page in a real browser: what it asks for, says on its console, and how it lies on narrow and wide screens."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from tests.helpers.report_pages import SECTIONS
 from tests.helpers.run_folders import write_run
 
 from ascl_lightning.evaluation.page.page import write_report
 
-EXECUTABLES = ("chromium", "chromium-browser", "google-chrome")
 LONG = "/a/folder/whose/name/has/no/space/in/it" * 8
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """As the system has it."""
-    found = next(filter(None, map(shutil.which, EXECUTABLES)), None)
-    if found is None:
-        pytest.skip(f"no browser is installed: none of {', '.join(EXECUTABLES)}")
-    with sync_playwright() as playwright:
-        # a container may let no process make the name spaces of a sandbox
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
