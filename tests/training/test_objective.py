@@ -45,7 +45,7 @@ SCORES = {
         }
     },
 }
-COUNTS = [pytest.param((3, 3), marks=pytest.mark.slow), (4, 1), (2, 3, 1)]
+COUNTS = [*(pytest.param(counts, marks=pytest.mark.slow) for counts in ((3, 3), (4, 1))), (2, 3, 1)]
 SIZE = 6
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
