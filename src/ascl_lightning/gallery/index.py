@@ -52,6 +52,11 @@ class IndexSummary:
     unchanged: int
     unreadable: Mapping[str, str]
 
+    @property
+    def changes_gallery(self) -> bool:
+        """Whether the gallery has other pictures or captions than before."""
+        return bool(self.added or self.changed or self.removed)
+
 
 @dataclass
 class _Plan:
@@ -105,14 +110,9 @@ def index(
     require_writable_folder(out)
     listing = list_pictures(images)
     old = Manifest.read(out) if (out / MANIFEST).exists() else None
-    if origin is None and old is not None and old.model == retriever.fingerprint:
-        origin = old.origin
-    manifest = Manifest(retriever.fingerprint, str(images.resolve()), origin or Origin())
-    if old is not None and old.model != manifest.model and not rebuild:
-        raise UserError(
-            f"'{out}' was made with other weights; to encode all pictures with these, run: "
-            f"{manifest.rebuild_command(out)}"
-        )
+    manifest = _new_manifest(retriever, images, origin, old)
+    if old is not None and not rebuild:
+        _refuse_other_weights(old, manifest, out)
     contents = out / manifest.contents
     if rebuild and old is not None and old.model == manifest.model:
         (out / MANIFEST).unlink()
@@ -127,12 +127,26 @@ def index(
             manifest.write(out)
         indexer = _Indexer(retriever, images, catalogue, pictures, captions, batch_size, progress)
         summary = indexer.run(listing)
-        if summary.added or summary.changed or summary.removed or not (contents / SUPPORT).exists():
+        if summary.changes_gallery or not (contents / SUPPORT).exists():
             calibrate_support(contents / SUPPORT, retriever, catalogue, pictures, captions)
     if old is not None and old.model != manifest.model:
         manifest.write(out)
         shutil.rmtree(out / old.contents, ignore_errors=True)
     return summary
+
+
+def _new_manifest(retriever: Retriever, images: Path, origin: Origin | None, old: Manifest | None) -> Manifest:
+    """What the gallery will say of itself; an origin that is not given stays that of the same model."""
+    if origin is None and old is not None and old.model == retriever.fingerprint:
+        origin = old.origin
+    return Manifest(retriever.fingerprint, str(images.resolve()), origin or Origin())
+
+
+def _refuse_other_weights(old: Manifest, new: Manifest, out: Path) -> None:
+    if old.model != new.model:
+        raise UserError(
+            f"'{out}' was made with other weights; to encode all pictures with these, run: {new.rebuild_command(out)}"
+        )
 
 
 class _Indexer:
