@@ -147,15 +147,16 @@ def test_chunks_have_the_gradients_of_the_whole_batch(name, chunk_size):
         assert (found[parameter] - gradient).norm() <= 1e-12 * gradient.norm(), parameter
 
 
-@pytest.mark.parametrize("name", SCORES)
-def test_images_held_once_train_like_repeated_ones(name):
+@pytest.mark.parametrize(("name", "parts"), [*((name, {}) for name in SCORES), ("paper", {"fused_batch_size": 2})])
+def test_images_held_once_train_like_repeated_ones(name, parts):
     places = torch.tensor([0, 0, 1, 2, 2, 2])
     repeated = make_batch(SIZE)
     once = replace(repeated, images=share(repeated, (3, 3), 0).images, image_places=places)
     images = once.images
     repeated.images = replace(images, **{part: getattr(images, part)[places] for part in ("pooled", "tokens", "mask")})
     repeated.image_ids = repeated.text_image_ids = once.image_ids = once.text_image_ids = places
-    (expected, gradients_of_repeated), (terms, found) = step(repeated, **SCORES[name]), step(once, **SCORES[name])
+    arguments = SCORES[name] | parts
+    (expected, gradients_of_repeated), (terms, found) = step(repeated, **arguments), step(once, **arguments)
     assert terms == pytest.approx(expected, rel=1e-12)
     for parameter, gradient in found.items():
         torch.testing.assert_close(gradient, gradients_of_repeated[parameter], rtol=1e-9, atol=1e-12)
