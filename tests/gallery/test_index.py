@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -270,22 +271,64 @@ def test_other_weights_are_refused_and_rebuild(model: Retriever, tmp_path: Path)
     index(other, tmp_path / "images", tmp_path / "fresh")
     assert_equal(out, tmp_path / "fresh")
     # with the same weights everything is encoded again too
+    old = Manifest.read(out)
     assert index(other, tmp_path / "images", out, rebuild=True).added == 2
+    assert not (out / old.contents).exists()
+    assert_equal(out, tmp_path / "fresh")
+    assert index(other, tmp_path / "images", out).unchanged == 2
 
 
+INTERRUPTIONS = [(Catalogue, "put"), (Manifest, "write"), (Manifest, "replaced")]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("owner", "name"), INTERRUPTIONS)
 def test_the_old_gallery_answers_until_the_new_one_is_complete(
-    model: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner, name: str, seed: int
 ) -> None:
-    write_pictures(tmp_path / "images", ["a.png"])
-    index(model, tmp_path / "images", tmp_path / "out")
+    """With the same weights and with others, wherever the rebuild is interrupted."""
+    images, out, new = tmp_path / "images", tmp_path / "out", small(seed=seed)
+    write_pictures(images, ["a.png"])
+    index(model, images, out)
+    write_picture(images / "b.png", 5)
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Catalogue, "put", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        index(small(seed=1), tmp_path / "images", tmp_path / "out", rebuild=True)
-    assert len(Gallery.open(tmp_path / "out", model)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            index(new, images, out, rebuild=True)
+    completed = name == "replaced"
+    with closing(Gallery.open(out, new if completed else model)) as gallery:
+        assert len(gallery) == 1 + completed
+    index(new, images, out, rebuild=not completed)
+    with closing(Gallery.open(out, new)) as gallery:
+        assert len(gallery) == 2
+    assert {path.name for path in out.iterdir()} == {"gallery.json", "lock", Manifest.read(out).contents}
+
+
+def test_a_second_writer_is_refused_before_anything_is_touched(
+    model: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    write_pictures(images, ["a.png"])
+    index(model, images, out)
+    write_picture(images / "b.png", 5)
+    put, refused = Catalogue.put, []
+
+    def put_beside_a_second(self, items, caption_ids):
+        for rebuild in (False, True):
+            before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+            with pytest.raises(UserError, match=f"another process is writing the gallery '{out}'") as error:
+                index(model, images, out, rebuild=rebuild)
+            refused.append(error)
+            assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+        put(self, items, caption_ids)
+
+    monkeypatch.setattr(Catalogue, "put", put_beside_a_second)
+    assert index(model, images, out) == IndexSummary(1, 0, 0, 0, 1, {})
+    assert len(refused) == 2
 
 
 def test_an_empty_folder_is_an_empty_gallery_and_a_missing_one_an_error(model: Retriever, tmp_path: Path) -> None:
@@ -302,8 +345,9 @@ def test_a_folder_that_lost_all_pictures_does_not_empty_the_gallery(model: Retri
     index(model, tmp_path / "images", tmp_path / "out")
     shutil.rmtree(tmp_path / "images")
     (tmp_path / "images").mkdir()
-    with pytest.raises(UserError, match="check that the disk is mounted"):
-        index(model, tmp_path / "images", tmp_path / "out")
+    for rebuild in (False, True):
+        with pytest.raises(UserError, match="check that the disk is mounted"):
+            index(model, tmp_path / "images", tmp_path / "out", rebuild=rebuild)
     assert len(Gallery.open(tmp_path / "out", model)) == 1
 
 

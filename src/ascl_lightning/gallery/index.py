@@ -5,6 +5,7 @@ leftovers of an interrupted run, which the next run removes.
 """
 
 import gc
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -24,6 +25,7 @@ from ascl_lightning.gallery.manifest import CAPTIONS, CATALOGUE, MANIFEST, PICTU
 from ascl_lightning.gallery.pictures import Fault, Listing, Picture, hash_of_file, list_pictures, read_picture
 from ascl_lightning.gallery.store import VectorStore
 from ascl_lightning.gallery.support import calibrate_support
+from ascl_lightning.gallery.writer_lock import lock_for_writing
 from ascl_lightning.runtime.files import require_writable_folder
 from ascl_lightning.runtime.threads import side_by_side
 from ascl_lightning.search.encoded import Encoded
@@ -95,7 +97,8 @@ def index(
         origin: Where the model comes from, so that a search can load it. None: as the gallery says, or else a search
             must be given the model.
         batch_size: Number of pictures per batch. It is halved when memory runs out.
-        rebuild: Encode all pictures again, also with another model; until all are, the old gallery answers.
+        rebuild: Encode all pictures again, also with another model; until all are, the old gallery answers. The next
+            rebuild goes on with one that was interrupted.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -109,44 +112,53 @@ def index(
         raise UserError("the model reads region features: a gallery needs a model that reads pictures")
     require_writable_folder(out)
     listing = list_pictures(images)
-    old = Manifest.read(out) if (out / MANIFEST).exists() else None
-    manifest = _new_manifest(retriever, images, origin, old)
-    if old is not None and not rebuild:
-        _refuse_other_weights(old, manifest, out)
-    contents = out / manifest.contents
-    if rebuild and old is not None and old.model == manifest.model:
-        (out / MANIFEST).unlink()
-        shutil.rmtree(contents, ignore_errors=True)
-        old = None
     with ExitStack() as stack:
-        # the store's lock refuses a second writer
+        stack.callback(os.close, lock_for_writing(out))
+        old = Manifest.read(out) if (out / MANIFEST).exists() else None
+        replaces = rebuild and old is not None
+        new = _new_manifest(retriever, images, origin, old, replaces)
+        if old is not None:
+            _refuse(old, new, out, listing)
+        if not replaces and old != new:
+            new.write(out)
+        contents = out / new.contents
         pictures = stack.enter_context(closing(ExactStore(contents / PICTURES, "write")))
         captions = stack.enter_context(closing(ExactStore(contents / CAPTIONS, "write")))
         catalogue = stack.enter_context(closing(Catalogue(contents / CATALOGUE, "write")))
-        if old is None or (old.model == manifest.model and old != manifest):
-            manifest.write(out)
-        indexer = _Indexer(retriever, images, catalogue, pictures, captions, batch_size, progress)
-        summary = indexer.run(listing)
+        summary = _Indexer(retriever, images, catalogue, pictures, captions, batch_size, progress).run(listing)
         if summary.changes_gallery or not (contents / SUPPORT).exists():
             calibrate_support(contents / SUPPORT, retriever, catalogue, pictures, captions)
-    if old is not None and old.model != manifest.model:
-        manifest.write(out)
-        shutil.rmtree(out / old.contents, ignore_errors=True)
+        if replaces:
+            new.write(out)
+        for replaced in new.replaced(out):
+            shutil.rmtree(replaced, ignore_errors=True)
     return summary
 
 
-def _new_manifest(retriever: Retriever, images: Path, origin: Origin | None, old: Manifest | None) -> Manifest:
+def _new_manifest(
+    retriever: Retriever, images: Path, origin: Origin | None, old: Manifest | None, replaces: bool
+) -> Manifest:
     """What the gallery will say of itself; an origin that is not given stays that of the same model."""
     if origin is None and old is not None and old.model == retriever.fingerprint:
         origin = old.origin
-    return Manifest(retriever.fingerprint, str(images.resolve()), origin or Origin())
+    build = 0 if old is None else old.build + replaces
+    return Manifest(retriever.fingerprint, str(images.resolve()), origin or Origin(), build)
 
 
-def _refuse_other_weights(old: Manifest, new: Manifest, out: Path) -> None:
-    if old.model != new.model:
+def _refuse(old: Manifest, new: Manifest, out: Path, listing: Listing) -> None:
+    """Refuses to write a gallery of other weights, and to empty one."""
+    if old.build == new.build and old.model != new.model:
         raise UserError(
             f"'{out}' was made with other weights; to encode all pictures with these, run: {new.rebuild_command(out)}"
         )
+    if listing.stamps:
+        return
+    with Catalogue(out / old.contents / CATALOGUE, "write") as catalogue:
+        if len(catalogue):
+            raise UserError(
+                f"--images {new.images}: has no picture, and the gallery has {len(catalogue):,}: check that "
+                "the disk is mounted; to start with an empty gallery, remove its folder"
+            )
 
 
 class _Indexer:
@@ -170,11 +182,6 @@ class _Indexer:
 
     def run(self, listing: Listing) -> IndexSummary:
         self._remove_leftovers()
-        if not listing.stamps and len(self._catalogue):
-            raise UserError(
-                f"--images {self._images}: has no picture, and the gallery has {len(self._catalogue):,}: check that "
-                "the disk is mounted; to start with an empty gallery, remove its folder"
-            )
         plan = _plan(self._images, listing, self._catalogue)
         with self._catalogue.change():
             self._catalogue.remove(plan.removed)

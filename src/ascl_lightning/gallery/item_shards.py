@@ -24,12 +24,11 @@ from ascl_lightning.gallery.compaction import shards_to_join
 from ascl_lightning.gallery.database import Mode, connect, database_errors, transaction
 from ascl_lightning.gallery.shards import Encoding, Shard, item_arrays, joined_arrays
 from ascl_lightning.gallery.snapshot import Snapshot
+from ascl_lightning.gallery.writer_lock import lock_for_writing
 from ascl_lightning.runtime.files import UnwritableError, remove_partials
-from ascl_lightning.runtime.locks import take_lock
 from ascl_lightning.search.encoded import Encoded
 
 _DATABASE = "items.sqlite"
-_LOCK = "lock"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS encoding (kind TEXT, model TEXT, width INTEGER, shares_vectors INTEGER);
 -- numbers are never used twice: readers may still have the files of a removed shard open
@@ -58,7 +57,7 @@ class ItemShards:
         self._guard = RLock()
         self._loaded: tuple[tuple[int, int], Snapshot] | None = None
         self._written = 0
-        self._lock = self._take_folder() if mode == "write" else None
+        self._lock = lock_for_writing(folder) if mode == "write" else None
         try:
             if mode == "read" and not self._path.is_file():
                 raise self._no_gallery
@@ -233,16 +232,6 @@ class ItemShards:
 
     def _shard_folder(self, number: int) -> Path:
         return self._folder / f"{number:08d}"
-
-    def _take_folder(self) -> int:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = take_lock(self._folder / _LOCK)
-        except OSError as error:
-            raise UnwritableError.of(self._folder, error) from error
-        if lock is None:
-            raise UserError(f"another process is writing the gallery '{self._folder}': wait until it ends, or stop it")
-        return lock
 
     def _prepare(self) -> None:
         """Creates the tables, and removes what a crash has left."""

@@ -20,7 +20,7 @@ CAPTIONS = "captions"
 SUPPORT = "support.json"
 """Usual support of words, from the captions."""
 _FORMAT = "ascl_lightning gallery 1"
-_CONTENTS = re.compile("[0-9a-f]{12}")
+_CONTENTS = re.compile(r"[0-9a-f]{12}(?:-([1-9]\d*))?")
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,28 @@ class Manifest:
         model: Fingerprint of the model that encoded the pictures.
         images: Folder of the pictures, absolute.
         origin: Where the model comes from.
+        build: How often the pictures were encoded again in a new folder.
     """
 
     model: str
     images: str
     origin: Origin
+    build: int = 0
 
     @property
     def contents(self) -> str:
-        """Name of the folder with catalogue and stores, inside the gallery's; one per model."""
-        return self.model[:12]
+        """Name of the folder with catalogue and stores, inside the gallery's; another for each build."""
+        return self.model[:12] + (f"-{self.build}" if self.build else "")
+
+    def replaced(self, gallery: Path) -> list[Path]:
+        """Folders with the contents of earlier builds. Those of a later build, which is not complete, may go on."""
+        return [
+            folder
+            for folder in sorted(gallery.iterdir())
+            if (found := _CONTENTS.fullmatch(folder.name))
+            and int(found[1] or 0) <= self.build
+            and folder.name != self.contents
+        ]
 
     def rebuild_command(self, gallery: Path, origin: Origin | None = None) -> str:
         """The command line that encodes all pictures again.
