@@ -29,13 +29,41 @@ def without_tokens(embeds: torch.Tensor) -> Encoded:
     return Encoded("images", embeds, features, "a model")
 
 
-def test_recall_against_an_exact_search_in_float32(tmp_path):
-    embeds, queries = random_embeds(20_000, seed=0, width=64), random_embeds(50, seed=1, width=64)
-    with_store(tmp_path, lambda store: store.upsert(range(len(embeds)), without_tokens(embeds)))
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A folder with 20,000 embeddings, their ids in another order than they were written in; and the embeddings."""
+    folder, embeds = tmp_path_factory.mktemp("large"), random_embeds(20_000, seed=0, width=64)
+    ids = np.random.default_rng(0).permutation(len(embeds)).tolist()
+    with_store(folder, lambda store: store.upsert(ids, without_tokens(embeds[ids])))
+    return folder, embeds
+
+
+def test_recall_against_an_exact_search_in_float32(large):
+    folder, embeds = large
+    queries = random_embeds(50, seed=1, width=64)
     expected = (queries @ embeds.T).topk(64).indices
-    found = ExactStore(tmp_path).search(queries, 64).ids
+    found = ExactStore(folder).search(queries, 64).ids
     shared = [len(set(ours.tolist()) & set(theirs.tolist())) for ours, theirs in zip(found, expected, strict=True)]
     assert np.mean(shared) / 64 >= 0.999
+
+
+@pytest.mark.parametrize("step", [2, 4096])
+def test_a_filter_on_many_items_leaves_the_nearest_of_the_others(large, step):
+    folder, embeds = large
+    store, queries = ExactStore(folder), random_embeds(5, seed=2, width=64)
+    slots = np.arange(0, len(embeds), step)
+    allowed = store.snapshot().id_of_slot[slots]
+    found = store.search(queries, 64, allowed)
+    scores = queries.double() @ embeds[allowed].half().double().T
+    expected = scores.topk(min(64, len(allowed))).values.float()
+    torch.testing.assert_close(found.scores[:, : len(allowed)], expected, atol=1e-6, rtol=0)
+    assert bool(np.isin(found.ids[found.ids >= 0], allowed).all())
+
+
+def test_thousands_of_equal_items_are_ordered_by_id(tmp_path):
+    ids = np.random.default_rng(1).permutation(6000).tolist()
+    with_store(tmp_path, lambda store: store.upsert(ids, without_tokens(random_embeds(1, 0).repeat(6000, 1))))
+    assert ExactStore(tmp_path).search(random_embeds(1, seed=1), 50).ids.tolist() == [list(range(50))]
 
 
 def with_store(folder: Path, use) -> None:

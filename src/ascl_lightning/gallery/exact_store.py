@@ -15,10 +15,13 @@ from torch import Tensor
 from ascl_lightning.gallery.item_shards import ItemShards
 from ascl_lightning.gallery.snapshot import Snapshot
 from ascl_lightning.gallery.store import Neighbours, no_neighbours
-from ascl_lightning.search.top_k import streamed_top_k
 
 _BLOCK_SCORES = 1 << 25
 """Scores in memory at a time: 128 MiB."""
+_PART = 4096
+"""Candidates that are scored exactly at a time."""
+_GROUPS = 32
+"""Groups of scores per item to find: few groups have two of the best scores, so that few candidates are added."""
 _NORM = 1.02
 """No stored embedding is longer: they are normalised to 1% and rounded to float16."""
 _UNIT = 2.0**-11
@@ -92,20 +95,35 @@ def _candidates(
         # sums are accumulated in float32; queries, and sums at last, are rounded to float16
         relative = _UNIT + queries.shape[1] * 2.0**-24
         error = _NORM * ((block - halves.float()).norm(dim=1) + relative * block.norm(dim=1)) + _SMALLEST
-        least = rough.topk(k, dim=1).values[:, -1] - 2 * error
+        least = _reached_by(rough, k) - 2 * error
         for scores, bound in zip(rough, least, strict=True):
-            slots = (scores >= bound).nonzero()[:, 0].numpy()
+            slots = np.flatnonzero(scores.numpy() >= bound.item())
             yield slots[snapshot.id_of_slot[slots].argsort()]
+
+
+def _reached_by(scores: Float[Tensor, "Q S"], k: int) -> Float[Tensor, " Q"]:
+    """A score that at least k scores of each query reach, near the k-th best.
+
+    It is the k-th best of the maxima of many groups, because finding it among all scores takes several times longer.
+    """
+    groups = _GROUPS * k
+    size = scores.shape[1] // groups
+    if size > 1:
+        maxima = scores[:, : size * groups].unflatten(1, (size, groups)).amax(1)
+        reached = maxima.topk(k, dim=1).values[:, -1]
+        # a filter may leave fewer groups
+        if bool((reached > -torch.inf).all()):
+            return reached
+    return scores.topk(k, dim=1).values[:, -1]
 
 
 def _exact_top_k(
     snapshot: Snapshot, query: Float[Tensor, " D"], slots: Int[np.ndarray, " c"], k: int
 ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"]]:
     """Scores and places in `slots` of the nearest items."""
-
-    def score(_: Tensor, places: Tensor) -> Tensor:
-        # in float64, the score of equal embeddings does not depend on their places
-        return (snapshot.embeds(slots[places.numpy()]).double() @ query.double()).float()[None]
-
-    scores, places = streamed_top_k(score, 1, len(slots), k)
-    return scores[0], places[0]
+    query = query.double()
+    # in float64, the score of equal embeddings does not depend on their places
+    parts = [snapshot.embeds(part).double() @ query for part in np.split(slots, range(_PART, len(slots), _PART))]
+    scores = torch.cat(parts).float()
+    places = scores.argsort(descending=True, stable=True)[:k]
+    return scores[places], places

@@ -95,11 +95,15 @@ class Snapshot:
     def embeds(self, slots: Int[np.ndarray, " a"]) -> Float[Tensor, "a D"]:
         """Embeddings in some slots, as float32."""
         numbers, rows = self._rows(slots)
-        embeds = torch.empty(len(slots), self._shards[0].embeds.shape[1])
-        for number in np.unique(numbers):
-            here = torch.from_numpy(np.flatnonzero(numbers == number))
-            embeds[here] = self._shards[number].embeds[torch.from_numpy(rows)[here]].float()
-        return embeds
+        bits = np.empty((len(slots), self._bits[0].shape[1]), np.int16)
+        for place, (number, row) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
+            bits[place] = self._bits[number][row]
+        return torch.from_numpy(bits).view(torch.float16).float()
+
+    @cached_property
+    def _bits(self) -> list[Int[np.ndarray, "_ D"]]:
+        """The embeddings of each shard."""
+        return [shard.embeds.view(torch.int16).numpy() for shard in self._shards]
 
     @cached_property
     def _shards(self) -> list[Shard]:
