@@ -57,6 +57,7 @@ COMMANDS = {
     "index": ("ascl_lightning.commands.index", "encode the pictures of a folder, so that they can be searched"),
     "search": ("ascl_lightning.commands.search", "find pictures by a sentence, by a picture, or by both"),
     "serve": ("ascl_lightning.commands.serve", "serve a web page and an HTTP API that search a gallery"),
+    "export": ("ascl_lightning.commands.export", "write a model as ONNX graphs, which other programs can serve"),
     "samples": ("ascl_lightning.commands.samples", "show training pairs with their T+ and T-"),
 }
 

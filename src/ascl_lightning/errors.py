@@ -9,7 +9,7 @@ class UserError(Exception):
         return super().__str__().rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].rstrip("\n")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     r"""The first line of an error's message, without the advice that may follow; its class if there is no message.
 
     Example:

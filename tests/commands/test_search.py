@@ -154,7 +154,7 @@ def test_what_is_no_gallery_is_named(tmp_path: Path, capsys) -> None:
     assert "is not a gallery" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["index", "search"])
+@pytest.mark.parametrize("command", ["export", "index", "search"])
 def test_help_imports_nothing_heavy(command: str) -> None:
     script = (
         "import sys\n"

@@ -136,3 +136,12 @@ def test_a_model_with_pooling_compares_the_pooled_projected_tokens() -> None:
     assert trained == {name for name, each in model.named_parameters() if each.grad is not None}
     assert not any("projection.pooled" in name for name in trained)
     assert any("text_pooling.gru" in name for name in trained)
+
+
+@torch.no_grad()
+def test_tabulated_weights_pool_as_the_gru_does() -> None:
+    pooling, (tokens, mask) = make_pooling(), make_tokens(6, 5, seed=1)
+    expected = pooling(tokens, mask)
+    with pooling.tabulated(longest=8):
+        torch.testing.assert_close(pooling(tokens, mask), expected)
+    assert torch.equal(pooling(tokens, mask), expected), "the table is gone"

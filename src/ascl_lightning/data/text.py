@@ -242,6 +242,11 @@ class PretrainedTokenizer:
         pad_id = tokenizer.convert_tokens_to_ids(pad_token)
         self._backend.enable_padding(direction="right", pad_id=pad_id, pad_token=pad_token)
 
+    @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer`, which truncates and pads."""
+        return self._backend
+
     def __call__(self, texts: Sequence[str]) -> tuple[TokenizedTexts, int]:
         """See `Tokenizer.__call__`."""
         encodings = self._backend.encode_batch(list(texts))

@@ -1,6 +1,8 @@
 """Learned pooling of local tokens to a global vector."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,6 +49,7 @@ class GeneralizedPooling(nn.Module):
         self.gru = nn.GRU(position_dim, hidden_dim, batch_first=True, bidirectional=True)
         # without bias, which a softmax ignores
         self.logit = nn.Linear(hidden_dim, 1, bias=False)
+        self._table: Tensor | None = None
 
     def forward(self, tokens: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
         """Pools the tokens of each item, in float32 or float64; zero for an item without tokens.
@@ -61,9 +64,22 @@ class GeneralizedPooling(nn.Module):
             in_order = values.sort(1, descending=True).values
             is_real = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
             in_order = in_order.masked_fill(~is_real[..., None], 0.0)
-            lengths, of_item = counts.clamp_min(1).unique(return_inverse=True)
-            weights = self.weights(lengths, tokens.shape[1])[of_item]
+            weights = self._weights_of(counts.clamp_min(1), tokens)
             return (in_order * weights[..., None].to(in_order.dtype)).sum(1)
+
+    @contextmanager
+    def tabulated(self, longest: int) -> Iterator[None]:
+        """Looks weights up in a table within the context, for graphs that cannot run the GRU for a variable length.
+
+        Args:
+            longest: Most tokens of an item.
+        """
+        with torch.no_grad():
+            self._table = self.weights(torch.arange(1, longest + 1, device=self.logit.weight.device), longest)
+        try:
+            yield
+        finally:
+            self._table = None
 
     def weights(self, lengths: Int[Tensor, " U"], width: int) -> Float[Tensor, "U T"]:
         """The weights `theta` for items of these numbers of tokens, padded with zeros to `width`."""
@@ -73,6 +89,13 @@ class GeneralizedPooling(nn.Module):
         logits = self.logit(sum(states.chunk(2, -1)) / 2)[..., 0] / self.temperature
         is_position = torch.arange(width, device=lengths.device) < lengths[:, None]
         return logits.masked_fill(~is_position, -torch.inf).softmax(-1)
+
+    def _weights_of(self, counts: Int[Tensor, " B"], tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
+        """The weights for each item, which has `counts` real tokens."""
+        if self._table is not None:
+            return self._table[counts - 1, : tokens.shape[1]]
+        lengths, of_item = counts.unique(return_inverse=True)
+        return self.weights(lengths, tokens.shape[1])[of_item]
 
     def _positions(self, count: int) -> Float[Tensor, "1 N P"]:
         """Sines and cosines of the positions 1 to `count` (Vaswani et al. 2017, section 3.5)."""

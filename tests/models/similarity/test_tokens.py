@@ -29,6 +29,17 @@ def test_an_item_without_tokens_attends_over_zeros() -> None:
     assert items.lengths == (3, 1, 1, 4)
 
 
+def test_an_exported_graph_gets_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, mask = torch.randn(3, 4, 6), torch.tensor([[True] * 4, [True, False] * 2, [False] * 4])
+    tokens[~mask] = torch.nan
+    expected = token_set(tokens, mask, num_heads=2)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    exported = token_set(tokens, mask, num_heads=2)
+    for field in ("heads", "bias", "share", "weight"):
+        assert torch.equal(getattr(exported, field), getattr(expected, field))
+    assert (exported.gram, exported.lengths) == (None, ())
+
+
 def test_split_removes_common_padding() -> None:
     tokens = torch.randn(4, 4, 6)
     items = token_set(tokens, MASK, num_heads=3)

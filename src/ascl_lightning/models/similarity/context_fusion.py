@@ -36,7 +36,8 @@ class Fusable:
         """The mean attended vectors, mapped by `weight`; both ways are exact."""
         if self.table is not None:
             return shares @ self.table.flatten(1, 2)
-        heads = zip(shares.chunk(len(tokens.heads), -1), tokens.heads.to(shares.dtype), strict=True)
+        by_head = shares.unflatten(-1, (len(tokens.heads), -1)).unbind(-2)
+        heads = zip(by_head, tokens.heads.to(shares.dtype), strict=True)
         return torch.cat([share @ head for share, head in heads], -1) @ self.weight.T
 
     def _split_table(self, tokens: Sequence[TokenSet], sizes: list[int]) -> list[Tensor]:
@@ -87,7 +88,8 @@ class ContextFusion(nn.Module):
             offset = pooled @ of_pooled.T + of_context @ self.context.bias.to(dtype) + self.gate.bias.to(dtype)
             # one map for the context and its part of the gate's logits: two linear maps in a row are one matrix
             weight = torch.cat([weight, of_context @ weight])
-        table = _table(tokens, weight) if _table_pays(tokens, weight, num_contexts, memory_budget) else None
+        pays = memory_budget > 0 and _table_pays(tokens, weight, num_contexts, memory_budget)
+        table = _table(tokens, weight) if pays else None
         return Fusable(pooled, offset, weight, table)
 
     def forward(self, items: Fusable, tokens: TokenSet, shares: Float[Tensor, "B A HT"]) -> Float[Tensor, "B A D"]:

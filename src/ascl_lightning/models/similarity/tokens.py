@@ -27,7 +27,7 @@ class TokenSet:
     weight: Float[Tensor, "B T"]
     """`share` / norm of the token, which turns dot products into a mean of cosines; 0 for a zero vector."""
     lengths: tuple[int, ...]
-    """Position of each item's last real token, plus 1; at least 1."""
+    """Position of each item's last real token, plus 1; at least 1. Empty in an exported graph, which has no lengths."""
 
     @property
     def inverse_norms(self) -> Float[Tensor, "B T"]:
@@ -67,7 +67,9 @@ def token_set(
         num_heads: Attention heads, which split D.
         normalize: L2-normalise the tokens first.
     """
-    if not mask.all():
+    # a graph that is exported can branch on no value, and leaves out what only comparisons read
+    exporting = torch.compiler.is_exporting()
+    if exporting or not mask.all():
         tokens = torch.where(mask[..., None], tokens, 0.0)
     exact = tokens.to(scoring_dtype(tokens))
     if normalize:
@@ -78,11 +80,11 @@ def token_set(
     heads = tokens.unflatten(-1, (num_heads, -1)).permute(2, 0, 1, 3).contiguous()
     return TokenSet(
         heads=heads,
-        gram=_gram(heads.detach().to(exact.dtype)),
+        gram=None if exporting else _gram(heads.detach().to(exact.dtype)),
         bias=exact.new_zeros(mask.shape).masked_fill(ignored, -torch.inf),
         share=share,
         weight=share * inverse_norm(torch.linalg.vector_norm(exact, dim=-1).square()),
-        lengths=tuple(used_positions(mask).tolist()),
+        lengths=() if exporting else tuple(used_positions(mask).tolist()),
     )
 
 

@@ -1,0 +1,1 @@
+"""ONNX graphs of trained models, for serving without this package."""
