@@ -81,6 +81,7 @@ def test_a_split_is_indexed_with_its_captions(tmp_path: Path, capsys, monkeypatc
         (["--weights", "nowhere", "--images", "."], "nowhere"),
         (["--ckpt_path", "nowhere.ckpt", "--images", "."], "there is no such file"),
         ([*MODEL, "--images", ".", "--watch", "0"], "--watch 0"),
+        (["--weights", "nowhere", "--images", ".", "--store", "x"], "--store x: give the address of a Milvus server"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, monkeypatch, capsys, flags: list[str], said: str) -> None:

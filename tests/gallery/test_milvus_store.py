@@ -1,12 +1,20 @@
 """What only concerns the store in Milvus: its errors, and items that it shares with nobody."""
 
+from uuid import uuid4
+
 import pytest
 from tests.helpers.encodings import random_embeds, random_items
+from tests.helpers.milvus_server import milvus_server
+from tests.reference.stores import PlainStore
 
 from ascl_lightning.errors import UserError
-from ascl_lightning.gallery.milvus_store import MilvusStore
+from ascl_lightning.gallery.milvus_store import MilvusStore, drop_collections
+from ascl_lightning.search.encoded import Encoded
 
 pytest.importorskip("milvus_lite")
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
+
 pytestmark = pytest.mark.slow
 
 
@@ -16,7 +24,7 @@ def assert_one_line(error: pytest.ExceptionInfo[UserError]) -> None:
 
 @pytest.mark.parametrize("uri", ["http://name:secret@127.0.0.1:1", "nonsense"])
 def test_a_server_that_does_not_answer_is_named_without_the_password(tmp_path, uri, capfd):
-    with pytest.raises(UserError, match=r"^Milvus at (127.0.0.1:1|nonsense), .*; check address and server$") as error:
+    with pytest.raises(UserError, match=r"^Milvus at (127.0.0.1:1|nonsense): .*; check address and server$") as error:
         MilvusStore(uri, "items", tmp_path, "write")
     assert_one_line(error)
     assert "secret" not in str(error.value)
@@ -28,7 +36,7 @@ def test_a_collection_of_another_gallery_is_not_written(tmp_path):
     first = MilvusStore(uri, "items", tmp_path / "first", "write")
     first.upsert([1], random_items(1, seed=0))
     second = MilvusStore(uri, "items", tmp_path / "second", "write")
-    with pytest.raises(UserError, match="has a collection 'items' of another gallery") as error:
+    with pytest.raises(UserError, match="collection 'items': is of another gallery") as error:
         second.upsert([2], random_items(1, seed=0))
     assert_one_line(error)
     assert (first.ids().tolist(), second.ids().tolist()) == ([1], [])
@@ -64,3 +72,66 @@ def test_a_collection_that_is_gone_is_named(tmp_path):
         store.search(random_embeds(1, seed=0), 1)
     assert_one_line(error)
     store.close()
+
+
+def test_a_write_that_failed_half_way_is_completed_by_the_next_writer(tmp_path, monkeypatch):
+    folder = tmp_path / "shards"
+    store, expected = MilvusStore(str(tmp_path / "milvus.db"), "items", folder, "write"), PlainStore()
+
+    def fail(*_, **__):
+        raise MilvusException(message="no space left")
+
+    for name, change in [
+        ("create_collection", lambda each: each.upsert([1, 2, 3], random_items(3, seed=0))),
+        ("upsert", lambda each: each.upsert([3, 4], random_items(2, seed=1))),
+        ("delete", lambda each: each.delete([1, 4, 9])),
+    ]:
+        change(expected)
+        with monkeypatch.context() as patch:
+            patch.setattr(MilvusClient, name, fail)
+            with pytest.raises(UserError, match="collection 'items': no space left") as error:
+                change(store)
+            assert_one_line(error)
+        store.close()
+        store = MilvusStore(str(tmp_path / "milvus.db"), "items", folder, "write")
+        assert in_collection(store) == {
+            number: expected.items([number]).embeds[0].tolist() for number in expected.ids()
+        }
+    # a collection that was removed, and one that has lost items, are filled again
+    store._client.delete("items", ids=[2])
+    store.close()
+    store = MilvusStore(str(tmp_path / "milvus.db"), "items", folder, "write")
+    assert in_collection(store).keys() == {2, 3}
+    store._client.drop_collection("items")
+    store.close()
+    store = MilvusStore(str(tmp_path / "milvus.db"), "items", folder, "write")
+    assert in_collection(store).keys() == {2, 3}
+    store.close()
+
+
+def in_collection(store: MilvusStore) -> dict[int, list[float]]:
+    rows = store._client.query("items", filter="id >= 0", output_fields=["id", "embedding"])
+    return {row["id"]: list(map(float, row["embedding"])) for row in rows}
+
+
+@pytest.mark.parametrize(("on_server", "what"), [(False, "width"), (True, "width"), (True, "model")])
+def test_a_collection_of_another_width_or_model_is_refused(tmp_path, on_server, what):
+    """Milvus Lite does not keep which model it was."""
+    uri = milvus_server() if on_server else str(tmp_path / "milvus.db")
+    items = random_items(1, seed=0)
+    others = {
+        "width": random_items(1, seed=0, width=5),
+        "model": Encoded("images", items.embeds, items.features, "another model"),
+    }
+    beginning = f"refused_{uuid4().hex}_"
+    for name, written in (("items", items), ("others", others[what])):
+        store = MilvusStore(uri, beginning + name, tmp_path / name, "write")
+        store.upsert([1], written)
+        store.close()
+    for mode in ("read", "write"):
+        with pytest.raises(UserError, match="is of another gallery, or of other weights") as error:
+            MilvusStore(uri, beginning + "others", tmp_path / "items", mode)
+        assert_one_line(error)
+    drop_collections(uri, beginning)
+    with pytest.raises(UserError, match="collection"):
+        MilvusStore(uri, beginning + "items", tmp_path / "items").search(random_embeds(1, seed=0), 1)

@@ -49,6 +49,7 @@ def run(args: Sequence[str]) -> int:
                 images,
                 given.out,
                 origin=origin,
+                store=given.store,
                 batch_size=given.batch_size,
                 rebuild=rebuild,
                 progress=sys.stderr.isatty(),
@@ -81,6 +82,12 @@ def index_parser() -> argparse.ArgumentParser:
     add("--images", metavar="FOLDER", type=Path, help="folder of the pictures, read at any depth")
     add("--split", metavar="NAME", help="index a split of the data of --config instead of --images")
     add("--out", metavar="FOLDER", type=Path, required=True, help="folder of the gallery")
+    add(
+        "--store",
+        metavar="ADDRESS",
+        help="Milvus server for the vectors, such as http://localhost:19530, or a file NAME.db for Milvus Lite; the "
+        "gallery remembers it. Default: the gallery's folder",
+    )
     add("--batch_size", metavar="N", type=_positive, default=64, help="default: 64; halved when memory runs out")
     add("--device", metavar="DEVICE", help="default: the first GPU if there is one, else the CPU")
     add("--rebuild", action="store_true", help="encode all pictures again, also with other weights")
@@ -102,6 +109,8 @@ def _positive(text: str) -> int:
 
 
 def _check(parser: argparse.ArgumentParser, given: argparse.Namespace, data_flags: Sequence[str]) -> None:
+    from ascl_lightning.gallery.manifest import store_address
+
     if (given.images is None) == (given.split is None):
         raise UserError("ascl index: give --images with a folder of pictures, or --split with a split of --config")
     if (given.weights is None) == (given.ckpt_path is None):
@@ -114,6 +123,8 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace, data_flag
         parser.error(f"unrecognized arguments: {' '.join(data_flags)}")
     if given.images is not None and not given.images.is_dir():
         raise UserError(f"--images {given.images}: there is no such folder")
+    if given.store is not None:
+        store_address(given.store)
     if given.watch is not None and given.watch <= 0:
         raise UserError(f"--watch {given.watch:g}: give a positive number of seconds")
 

@@ -14,11 +14,11 @@ from ascl_lightning.api import Retriever
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 from ascl_lightning.gallery.catalogue import Catalogue
-from ascl_lightning.gallery.exact_store import ExactStore
 from ascl_lightning.gallery.index import index
 from ascl_lightning.gallery.manifest import CAPTIONS, CATALOGUE, PICTURES, SUPPORT, Manifest, Origin
 from ascl_lightning.gallery.query import Query
 from ascl_lightning.gallery.store import VectorStore
+from ascl_lightning.gallery.stores import open_store
 from ascl_lightning.gallery.support import CHECKED_HITS, read_support
 from ascl_lightning.search.encoded import Encoded
 from ascl_lightning.search.query_words import query_words
@@ -106,8 +106,8 @@ class Gallery:
         self.images = Path(manifest.images)
         """Folder of the pictures."""
         self._catalogue = Catalogue(contents / CATALOGUE)
-        self.store: VectorStore = ExactStore(contents / PICTURES)
-        self._captions: VectorStore = ExactStore(contents / CAPTIONS)
+        self.store: VectorStore = open_store(manifest, folder, PICTURES)
+        self._captions: VectorStore = open_store(manifest, folder, CAPTIONS)
         self._usual = read_support(contents / SUPPORT)
 
     @classmethod
@@ -144,7 +144,7 @@ class Gallery:
             images: Folder of the pictures.
             folder: Folder of the gallery.
             retriever: The model.
-            **options: See `gallery.index.index`.
+            **options: See `gallery.index.index`; for example `store="http://localhost:19530"`.
         """
         index(retriever, Path(images), Path(folder), **options)
         return cls.open(folder, retriever)

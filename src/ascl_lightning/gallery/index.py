@@ -6,12 +6,12 @@ leftovers of an interrupted run, which the next run removes.
 
 import gc
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -19,11 +19,21 @@ import torch
 from ascl_lightning.api import Retriever
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.errors import UserError
-from ascl_lightning.gallery.catalogue import Catalogue, Item, Stamp
-from ascl_lightning.gallery.exact_store import ExactStore
-from ascl_lightning.gallery.manifest import CAPTIONS, CATALOGUE, MANIFEST, PICTURES, SUPPORT, Manifest, Origin
-from ascl_lightning.gallery.pictures import Fault, Listing, Picture, hash_of_file, list_pictures, read_picture
+from ascl_lightning.gallery.catalogue import Catalogue, Item
+from ascl_lightning.gallery.manifest import (
+    CAPTIONS,
+    CATALOGUE,
+    MANIFEST,
+    PICTURES,
+    SUPPORT,
+    Manifest,
+    Origin,
+    store_address,
+)
+from ascl_lightning.gallery.pictures import Fault, Listing, Picture, list_pictures, read_picture
+from ascl_lightning.gallery.plan import Plan, plan_changes
 from ascl_lightning.gallery.store import VectorStore
+from ascl_lightning.gallery.stores import open_store, remove_replaced
 from ascl_lightning.gallery.support import calibrate_support
 from ascl_lightning.gallery.writer_lock import lock_for_writing
 from ascl_lightning.runtime.files import require_writable_folder
@@ -60,27 +70,13 @@ class IndexSummary:
         return bool(self.added or self.changed or self.removed)
 
 
-@dataclass
-class _Plan:
-    """How to get from the catalogue to the folder's present content."""
-
-    unchanged: dict[str, int] = field(default_factory=dict)
-    moved: dict[str, int] = field(default_factory=dict)
-    touched: dict[str, int] = field(default_factory=dict)
-    """Files with another time of change and the same content."""
-    changed: dict[str, int] = field(default_factory=dict)
-    added: list[str] = field(default_factory=list)
-    removed: list[int] = field(default_factory=list)
-    faults: dict[str, tuple[Stamp, str]] = field(default_factory=dict)
-    """Stamp and reason of files that are known to be unreadable."""
-
-
 def index(
     retriever: Retriever,
     images: Path,
     out: Path,
     *,
     origin: Origin | None = None,
+    store: str | None = None,
     batch_size: int = 64,
     rebuild: bool = False,
     progress: bool = False,
@@ -96,6 +92,8 @@ def index(
         out: Folder of the gallery; it is created.
         origin: Where the model comes from, so that a search can load it. None: as the gallery says, or else a search
             must be given the model.
+        store: Address of a Milvus server that searches the vectors, such as `http://localhost:19530`, or a file
+            `NAME.db` for Milvus Lite. None: as the gallery says; a new one keeps them in its folder alone.
         batch_size: Number of pictures per batch. It is halved when memory runs out.
         rebuild: Encode all pictures again, also with another model; until all are, the old gallery answers. The next
             rebuild goes on with one that was interrupted.
@@ -105,51 +103,63 @@ def index(
         Counts of pictures.
 
     Raises:
-        UserError: If a folder is missing or not writable, another process writes the gallery, another model made it
-            (the message has the command that rebuilds it), or the folder has no picture any more.
+        UserError: If a folder is missing or not writable, the store is not reached, another process writes the
+            gallery, another model made it or its vectors lie in another store (the message has the command that
+            rebuilds it), or the folder has no picture any more.
     """
     if not isinstance(retriever.image_spec, PixelSpec):
         raise UserError("the model reads region features: a gallery needs a model that reads pictures")
+    store = None if store is None else store_address(store)
     require_writable_folder(out)
     listing = list_pictures(images)
     with ExitStack() as stack:
         stack.callback(os.close, lock_for_writing(out))
         old = Manifest.read(out) if (out / MANIFEST).exists() else None
         replaces = rebuild and old is not None
-        new = _new_manifest(retriever, images, origin, old, replaces)
+        new = _new_manifest(retriever, images, origin, store, old, replaces)
         if old is not None:
             _refuse(old, new, out, listing)
+        contents = out / new.contents
+        pictures = stack.enter_context(closing(open_store(new, out, PICTURES, "write")))
+        captions = stack.enter_context(closing(open_store(new, out, CAPTIONS, "write")))
+        catalogue = stack.enter_context(closing(Catalogue(contents / CATALOGUE, "write")))
         if not replaces and old != new:
             new.write(out)
-        contents = out / new.contents
-        pictures = stack.enter_context(closing(ExactStore(contents / PICTURES, "write")))
-        captions = stack.enter_context(closing(ExactStore(contents / CAPTIONS, "write")))
-        catalogue = stack.enter_context(closing(Catalogue(contents / CATALOGUE, "write")))
         summary = _Indexer(retriever, images, catalogue, pictures, captions, batch_size, progress).run(listing)
         if summary.changes_gallery or not (contents / SUPPORT).exists():
             calibrate_support(contents / SUPPORT, retriever, catalogue, pictures, captions)
         if replaces:
             new.write(out)
-        for replaced in new.replaced(out):
-            shutil.rmtree(replaced, ignore_errors=True)
+        remove_replaced(new, out, (new.store, old.store if old else None))
     return summary
 
 
 def _new_manifest(
-    retriever: Retriever, images: Path, origin: Origin | None, old: Manifest | None, replaces: bool
+    retriever: Retriever, images: Path, origin: Origin | None, store: str | None, old: Manifest | None, replaces: bool
 ) -> Manifest:
     """What the gallery will say of itself; an origin that is not given stays that of the same model."""
-    if origin is None and old is not None and old.model == retriever.fingerprint:
-        origin = old.origin
-    build = 0 if old is None else old.build + replaces
-    return Manifest(retriever.fingerprint, str(images.resolve()), origin or Origin(), build)
+    new = Manifest(retriever.fingerprint, str(images.resolve()), origin or Origin(), id=uuid4().hex[:16], store=store)
+    if old is None:
+        return new
+    return replace(
+        new,
+        origin=old.origin if origin is None and old.model == new.model else new.origin,
+        build=old.build + replaces,
+        id=old.id or new.id,
+        store=store or old.store,
+    )
 
 
 def _refuse(old: Manifest, new: Manifest, out: Path, listing: Listing) -> None:
-    """Refuses to write a gallery of other weights, and to empty one."""
+    """Refuses to write a gallery of other weights or in another store, and to empty one."""
     if old.build == new.build and old.model != new.model:
         raise UserError(
             f"'{out}' was made with other weights; to encode all pictures with these, run: {new.rebuild_command(out)}"
+        )
+    if old.build == new.build and old.store != new.store:
+        raise UserError(
+            f"'{out}' has its vectors in {old.store or 'its folder'}; to encode all pictures for {new.store}, run: "
+            f"{new.rebuild_command(out)}"
         )
     if listing.stamps:
         return
@@ -182,7 +192,7 @@ class _Indexer:
 
     def run(self, listing: Listing) -> IndexSummary:
         self._remove_leftovers()
-        plan = _plan(self._images, listing, self._catalogue)
+        plan = plan_changes(self._images, listing, self._catalogue)
         with self._catalogue.change():
             self._catalogue.remove(plan.removed)
             here = {**plan.moved, **plan.touched}
@@ -237,7 +247,7 @@ class _Indexer:
         remaining = iter(numbers)
         return {number: list(islice(remaining, len(of_item))) for number, of_item in captions.items()}
 
-    def _encode(self, plan: _Plan, listing: Listing) -> tuple[int, int]:
+    def _encode(self, plan: Plan, listing: Listing) -> tuple[int, int]:
         """Encodes new and changed pictures; returns how many of each."""
         spec = self._retriever.image_spec
         assert isinstance(spec, PixelSpec)
@@ -279,66 +289,6 @@ class _Indexer:
             self._batch_size //= 2
             gc.collect()
             torch.cuda.empty_cache()
-
-
-def _plan(images: Path, listing: Listing, catalogue: Catalogue) -> _Plan:
-    """Compares the folder with the catalogue: by path and stamp first, then by hash."""
-    known, unreadable = catalogue.stamps(), catalogue.unreadable()
-    plan = _Plan(faults=dict(listing.refused))
-    unclaimed = {number: path for path, (number, _, _) in known.items()}
-    remaining = []
-    for path, stamp in listing.stamps.items():
-        if path in known and known[path][1] == stamp:
-            plan.unchanged[path] = known[path][0]
-            del unclaimed[known[path][0]]
-        elif path in unreadable and unreadable[path][0] == stamp:
-            plan.faults[path] = unreadable[path]
-        else:
-            remaining.append(path)
-    if unclaimed:
-        remaining = _match_hashes(plan, images, remaining, known, unclaimed)
-    for path in remaining:
-        if path in known and known[path][0] in unclaimed:
-            plan.changed[path] = known[path][0]
-            del unclaimed[known[path][0]]
-        else:
-            plan.added.append(path)
-    plan.removed = list(unclaimed)
-    return plan
-
-
-def _match_hashes(
-    plan: _Plan,
-    images: Path,
-    paths: Sequence[str],
-    known: Mapping[str, tuple[int, Stamp, str]],
-    unclaimed: dict[int, str],
-) -> list[str]:
-    """Finds files with the content of an item: of the item at their path, or else of one that lacks its file.
-
-    Returns:
-        The other paths.
-    """
-    hashes = dict(zip(paths, side_by_side(_hash, (images / path for path in paths)), strict=True))
-    for path, found in hashes.items():
-        if path in known and known[path][2] == found:
-            plan.touched[path] = known[path][0]
-            del unclaimed[known[path][0]]
-    by_hash: dict[str, list[int]] = {}
-    for number, path in unclaimed.items():
-        by_hash.setdefault(known[path][2], []).append(number)
-    for path, found in hashes.items():
-        if path not in plan.touched and by_hash.get(found):
-            plan.moved[path] = by_hash[found].pop(0)
-            del unclaimed[plan.moved[path]]
-    return [path for path in paths if path not in plan.touched and path not in plan.moved]
-
-
-def _hash(file: Path) -> str:
-    try:
-        return hash_of_file(file)
-    except OSError:
-        return ""  # reading it as a picture gives the reason
 
 
 def _item(picture: Picture, listing: Listing) -> Item:

@@ -1,4 +1,4 @@
-"""`gallery.json`: which model made a gallery, and where its pictures lie."""
+"""`gallery.json`: which model made a gallery, and where its pictures and vectors lie."""
 
 import json
 import re
@@ -53,12 +53,17 @@ class Manifest:
         images: Folder of the pictures, absolute.
         origin: Where the model comes from.
         build: How often the pictures were encoded again in a new folder.
+        id: Tells this gallery from others in the same Milvus server.
+        store: Address of the Milvus server with the vectors, or the file of Milvus Lite. None: there is only the
+            gallery's folder.
     """
 
     model: str
     images: str
     origin: Origin
     build: int = 0
+    id: str = ""
+    store: str | None = None
 
     @property
     def contents(self) -> str:
@@ -83,7 +88,8 @@ class Manifest:
             origin: The model to encode them with; None: that of the gallery.
         """
         model = (origin or self.origin).flags or ["--weights", "FOLDER"]
-        return shlex.join(["ascl", "index", *model, "--images", self.images, "--out", str(gallery), "--rebuild"])
+        place = ["--images", self.images, "--out", str(gallery), *(["--store", self.store] if self.store else [])]
+        return shlex.join(["ascl", "index", *model, *place, "--rebuild"])
 
     def write(self, gallery: Path) -> None:
         """Writes `gallery.json`.
@@ -116,3 +122,30 @@ class Manifest:
         if not _CONTENTS.fullmatch(made.contents):
             raise UserError(f"'{file}' is damaged; {REBUILD}")
         return made
+
+
+def store_address(text: str) -> str:
+    """Checks where a gallery is to keep its vectors.
+
+    Args:
+        text: Address of a Milvus server, or a file for Milvus Lite.
+
+    Returns:
+        The address, or the file's full path.
+
+    Raises:
+        UserError: If it is neither, or has a password.
+    """
+    if re.match("https?://", text):
+        if "@" in text:
+            raise UserError(
+                "--store: leave name and password out of the address, which gallery.json shows; "
+                "set the environment variable MILVUS_TOKEN to NAME:PASSWORD"
+            )
+        return text
+    if not text.endswith(".db"):
+        raise UserError(
+            f"--store {text}: give the address of a Milvus server, such as http://localhost:19530, or a file "
+            "FOLDER/NAME.db for Milvus Lite"
+        )
+    return str(Path(text).resolve())
