@@ -1,5 +1,7 @@
 """The catalogue: what is written is read, by another process too, and a failed change leaves nothing."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 from ascl_lightning.errors import UserError
 from ascl_lightning.gallery.catalogue import Catalogue, Item, Stamp
 
-KITE = Item("a/kite.jpg", Stamp(10, 20), "k", 3, 4, "2024-05-31T12:00:00", ("a kite", "a red kite"))
+KITE = Item(
+    "a/kite.jpg", Stamp(10, 20), "k", 3, 4, "2024-05-31T12:00:00", ("a kite", "a red kite"), ("Beach", "two words")
+)
 DOG = Item("dog.jpg", Stamp(11, 21), "d", 5, 6)
 
 
@@ -35,6 +39,7 @@ def test_items_have_their_fields(catalogue: Catalogue) -> None:
             "year": 2024,
             "month": 5,
             "caption": "a kite\na red kite",
+            "tags": "Beach\ntwo words",
         },
         9: {
             "id": 9,
@@ -48,6 +53,7 @@ def test_items_have_their_fields(catalogue: Catalogue) -> None:
             "year": None,
             "month": None,
             "caption": None,
+            "tags": None,
         },
     }
     assert catalogue.stamps() == {"a/kite.jpg": (7, Stamp(10, 20), "k"), "dog.jpg": (9, Stamp(11, 21), "d")}
@@ -81,6 +87,28 @@ def test_captions_are_replaced(catalogue: Catalogue) -> None:
     catalogue.set_captions({7: [(5, "two dogs")], 9: []})
     assert catalogue.captions() == {7: ("two dogs",)}
     assert catalogue.where("caption = 'two dogs'").tolist() == [7]
+
+
+def test_tags_are_replaced(catalogue: Catalogue) -> None:
+    assert catalogue.tags() == {7: ("Beach", "two words")}
+    catalogue.set_tags({7: [], 9: ["snow"]})
+    assert catalogue.tags() == {9: ("snow",)}
+
+
+def test_a_catalogue_from_before_there_were_tags_is_read_and_written(catalogue: Catalogue, tmp_path: Path) -> None:
+    catalogue.close()
+    file = tmp_path / "new" / "catalogue.sqlite"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("ALTER TABLE items DROP COLUMN tags")
+    with Catalogue(file) as reader:
+        assert reader.fields([7])[7]["tags"] is None
+        assert reader.tags() == {}
+        assert reader.where("tags contains 'beach'").tolist() == []
+        assert reader.where("name = 'kite.jpg'").tolist() == [7]
+    with Catalogue(file, "write") as writer:
+        writer.set_tags({7: ["Beach"]})
+    with Catalogue(file) as reader:
+        assert reader.where("tags contains 'beach'").tolist() == [7]
 
 
 def test_ids_are_never_used_again(catalogue: Catalogue, tmp_path: Path) -> None:

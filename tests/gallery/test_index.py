@@ -104,6 +104,24 @@ def test_new_captions_are_encoded_and_pictures_are_not(model: Retriever, tmp_pat
     assert found["b.png"][1]["caption"] == "two dogs\na dog"
 
 
+def test_new_tags_are_found_and_pictures_are_not_encoded_again(
+    model: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    write_pictures(images, ["a.png", "b.png", "c.png"])
+    metadata = images / "metadata.jsonl"
+    metadata.write_text('{"file_name": "a.png", "tags": ["beach"]}\n{"file_name": "b.png", "tags": ["snow"]}\n')
+    index(model, images, out)
+    with closing(Gallery.open(out, model)) as gallery:
+        assert [hit.path for hit in gallery.search("a dog", where="tags contains 'Beach'").hits] == ["a.png"]
+    monkeypatch.setattr(Retriever, "encode_images", lambda *_, **__: pytest.fail("encoded again"))
+    metadata.write_text('{"file_name": "b.png", "tags": ["snow"]}\n{"file_name": "c.png", "tags": ["beach", "sun"]}\n')
+    assert index(model, images, out) == IndexSummary(0, 2, 0, 0, 1, {})
+    with closing(Gallery.open(out, model)) as gallery:
+        (hit,) = gallery.search("a dog", where="tags contains 'beach'").hits
+        assert (hit.path, hit.fields["tags"]) == ("c.png", "beach\nsun")
+
+
 NAMES = ["a.png", "b.png", "sub/c.png", "sub/d.png"]
 changes = st.lists(
     st.one_of(

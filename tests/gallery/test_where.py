@@ -12,9 +12,9 @@ from ascl_lightning.gallery.catalogue import Catalogue, Item, Stamp
 from ascl_lightning.gallery.where import FIELDS, Comparison, Joined, Not, parse_filter
 
 ITEMS = [
-    Item("2023/kite.jpg", Stamp(100, 1), "a", 640, 480, "2023-12-31T23:59:59", ("a red kite",)),
+    Item("2023/kite.jpg", Stamp(100, 1), "a", 640, 480, "2023-12-31T23:59:59", ("a red kite",), ("Kite", "party")),
     Item("2024/Dog's day.jpg", Stamp(2_000, 2), "b", 1_600, 900, "2024-01-01T00:00:00", ("Ein Straßenhund", "a dog")),
-    Item("plain.png", Stamp(300, 3), "c", 640, 640),
+    Item("plain.png", Stamp(300, 3), "c", 640, 640, tags=("dog", "STRASSE")),
     Item("100%_sure.png", Stamp(300, 4), "d", 3, 4, None, ("percent % and _ underscore",)),
 ]
 
@@ -44,6 +44,7 @@ comparisons = st.one_of(
         st.sampled_from(["=", "!=", "<", "<=", ">", ">=", "contains"]),
         texts,
     ),
+    st.builds(Comparison, st.just("tags"), st.just("contains"), texts),
 )
 filters = st.recursive(
     comparisons,
@@ -78,6 +79,10 @@ def test_a_filter_selects_what_a_loop_over_rows_selects(catalogue: Catalogue, tr
         ("folder = ''", [2, 3]),
         ("name = 'kite.jpg'", [0]),
         ("month = 1", [1]),
+        ("tags contains 'kite'", [0]),
+        ("not tags contains 'straße'", [0, 1, 3]),
+        # no tag is a part of another
+        ("tags contains 'art'", []),
     ],
 )
 def test_filters_worked_out_by_hand(catalogue: Catalogue, text: str, found: list[int]) -> None:
@@ -97,6 +102,8 @@ def test_filters_worked_out_by_hand(catalogue: Catalogue, text: str, found: list
         ("year > red", "neither a number nor a text"),
         ("year > 'red'", "with a number, not with 'red'"),
         ("caption = 3", "with a text in quotes, not with 3"),
+        ("tags = 'kite'", 'tags is a list: ask what it contains, as in tags contains "beach"'),
+        ("tags contains 3", "with a text in quotes, not with 3"),
         ("year contains 3", "needs a field that is a text"),
         ("(year > 3", "closing bracket"),
         ("year > 3)", "found ')'"),

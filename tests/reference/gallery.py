@@ -24,6 +24,8 @@ def fulfils(row: Mapping[str, Any], tree: Filter) -> bool:
     """Whether a filter is true for a row; a comparison with a missing value is false."""
     if isinstance(tree, Comparison):
         value = row[tree.field]
+        if tree.field == "tags":
+            return value is not None and tree.value.casefold() in value.casefold().split("\n")
         return value is not None and bool(_OPERATORS[tree.operator](value, tree.value))
     if isinstance(tree, Not):
         return not fulfils(row, tree.inner)

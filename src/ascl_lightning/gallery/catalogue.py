@@ -20,7 +20,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, folder TEXT NOT NULL, name TEXT NOT NULL,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, hash TEXT NOT NULL,
-    width INTEGER NOT NULL, height INTEGER NOT NULL, taken TEXT, year INTEGER, month INTEGER, caption TEXT
+    width INTEGER NOT NULL, height INTEGER NOT NULL, taken TEXT, year INTEGER, month INTEGER, caption TEXT, tags TEXT
 );
 CREATE INDEX IF NOT EXISTS items_by_hash ON items (hash);
 CREATE TABLE IF NOT EXISTS captions (id INTEGER PRIMARY KEY, item INTEGER NOT NULL, text TEXT NOT NULL);
@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS unreadable (
 );
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, next INTEGER NOT NULL);
 """
+_ADD_TAGS = "ALTER TABLE items ADD COLUMN tags TEXT"
+_WITHOUT_TAGS = "CREATE TEMP VIEW items AS SELECT *, NULL AS tags FROM main.items"
+"""Gives readers of an older catalogue the column; the view comes before the table of the same name."""
 _COLUMNS = (*FIELDS, "mtime_ns", "hash")
 _ROWS_PER_QUERY = 500
 
@@ -54,6 +57,7 @@ class Item:
         height: Height in pixels, as shown.
         taken: Date and time of the EXIF data, such as `2024-05-31T12:00:00`.
         captions: Sentences that describe the picture.
+        tags: Its tags, without line ends.
     """
 
     path: str
@@ -63,6 +67,7 @@ class Item:
     height: int
     taken: str | None = None
     captions: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 class Catalogue:
@@ -90,9 +95,12 @@ class Catalogue:
         self._database = connect(file, mode)
         self._database.row_factory = sqlite3.Row
         self._database.create_function("casefold", 1, str.casefold, deterministic=True)
-        if mode == "write":
-            with database_errors(file, mode):
+        with database_errors(file, mode):
+            if mode == "write":
                 self._database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            columns = {row["name"] for row in self._database.execute("PRAGMA main.table_info(items)")}
+            if columns and "tags" not in columns:
+                self._database.execute(_ADD_TAGS if mode == "write" else _WITHOUT_TAGS)
 
     def __enter__(self) -> "Catalogue":
         return self
@@ -140,6 +148,11 @@ class Catalogue:
         for row in self._rows("SELECT item, text FROM captions ORDER BY id"):
             found[row["item"]] = (*found.get(row["item"], ()), row["text"])
         return found
+
+    def tags(self) -> dict[int, tuple[str, ...]]:
+        """Tags of each item that has any."""
+        rows = self._rows("SELECT id, tags FROM items WHERE tags IS NOT NULL")
+        return {row["id"]: tuple(row["tags"].split("\n")) for row in rows}
 
     def fields(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The fields of some items by id; ids that the catalogue lacks are left out."""
@@ -219,6 +232,14 @@ class Catalogue:
                 joined = "\n".join(text for _, text in of_item) or None
                 database.execute("UPDATE items SET caption = ? WHERE id = ?", (joined, number))
 
+    def set_tags(self, tags: Mapping[int, Sequence[str]]) -> None:
+        """Replaces the tags of items."""
+        with self.change() as database:
+            database.executemany(
+                "UPDATE items SET tags = ? WHERE id = ?",
+                [("\n".join(of_item) or None, number) for number, of_item in tags.items()],
+            )
+
     def remove(self, ids: Sequence[int]) -> None:
         """Removes items and their captions."""
         with self.change() as database:
@@ -282,6 +303,7 @@ def _row(number: int, item: Item) -> tuple[Any, ...]:
         "year": year,
         "month": month,
         "caption": "\n".join(item.captions) or None,
+        "tags": "\n".join(item.tags) or None,
         "mtime_ns": item.stamp.mtime_ns,
         "hash": item.hash,
     }

@@ -39,7 +39,7 @@ class GalleryHit:
         path: Path relative to the folder of the pictures.
         score: Fused score, by which hits are ranked.
         scores: Scores by level: `independent` (the first stage), `local` or `global` if the model has them, `fused`.
-        fields: What the catalogue knows: path, size, width, height, taken, year, month, caption.
+        fields: What the catalogue knows: path, size, width, height, taken, year, month, caption, tags.
     """
 
     id: int

@@ -50,7 +50,7 @@ class IndexSummary:
 
     Args:
         added: New pictures.
-        changed: Pictures with new content, which were encoded again, or new captions.
+        changed: Pictures with new content, which were encoded again, or new captions or tags.
         moved: Pictures that have another path; their vectors are the same.
         removed: Pictures that are no longer there.
         unchanged: Pictures that were left as they are.
@@ -66,7 +66,7 @@ class IndexSummary:
 
     @property
     def changes_gallery(self) -> bool:
-        """Whether the gallery has other pictures or captions than before."""
+        """Whether the gallery has other pictures, captions or tags than before."""
         return bool(self.added or self.changed or self.removed)
 
 
@@ -84,7 +84,8 @@ def index(
     """Makes the gallery of a folder of pictures, or brings it up to date.
 
     A picture is the same if its path, size and time of change are, or else the hash of its content. A text file
-    `NAME.txt` beside `NAME.jpg` holds captions, one per line. Killed at any moment, the next call continues.
+    `NAME.txt` beside `NAME.jpg` holds captions, one per line; `metadata.jsonl` or `metadata.csv` has tags. Killed at
+    any moment, the next call continues.
 
     Args:
         retriever: The model that encodes the pictures.
@@ -198,17 +199,18 @@ class _Indexer:
             here = {**plan.moved, **plan.touched}
             self._catalogue.relocate({number: (path, listing.stamps[path]) for path, number in here.items()})
         self._pictures.delete(plan.removed)
-        recaptioned = self._update_captions(listing, {**plan.unchanged, **here})
+        present = {**plan.unchanged, **here}
+        described = self._update_captions(listing, present) | self._update_tags(listing, present)
         added, changed = self._encode(plan, listing)
         gone = [path for path in self._catalogue.unreadable() if path not in plan.faults]
         self._catalogue.set_unreadable(plan.faults, gone)
         self._remove_leftovers()
         return IndexSummary(
             added=added,
-            changed=changed + len(recaptioned),
+            changed=changed + len(described),
             moved=len(plan.moved),
             removed=len(plan.removed),
-            unchanged=len(plan.unchanged) + len(plan.touched) - len(recaptioned - {*plan.moved.values()}),
+            unchanged=len(plan.unchanged) + len(plan.touched) - len(described - {*plan.moved.values()}),
             unreadable={path: reason for path, (_, reason) in sorted(plan.faults.items())},
         )
 
@@ -235,6 +237,17 @@ class _Indexer:
             self._catalogue.set_captions(
                 {number: list(zip(ids[number], texts, strict=True)) for number, texts in part.items()}
             )
+        return set(changed)
+
+    def _update_tags(self, listing: Listing, present: Mapping[str, int]) -> set[int]:
+        """Replaces the tags of pictures that are not encoded again; returns the ids of those that changed."""
+        known = self._catalogue.tags()
+        changed = {
+            number: listing.tags.get(path, ())
+            for path, number in present.items()
+            if listing.tags.get(path, ()) != known.get(number, ())
+        }
+        self._catalogue.set_tags(changed)
         return set(changed)
 
     def _store_captions(self, captions: Mapping[int, Sequence[str]]) -> dict[int, list[int]]:
@@ -301,6 +314,7 @@ def _item(picture: Picture, listing: Listing) -> Item:
         facts.height,
         facts.taken,
         listing.captions.get(picture.path, ()),
+        listing.tags.get(picture.path, ()),
     )
 
 

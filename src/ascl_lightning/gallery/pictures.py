@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ascl_lightning.data.sources.folder import PICTURE_ENDINGS, captions_in, tex
 from ascl_lightning.errors import UserError
 from ascl_lightning.gallery.catalogue import Stamp
 from ascl_lightning.gallery.manifest import MANIFEST
+from ascl_lightning.gallery.tags import METADATA, tags_in
 
 _HASH_BYTES = 16
 _BLOCK = 1 << 20
@@ -30,6 +31,8 @@ class Listing:
     stamps: dict[str, Stamp] = field(default_factory=dict)
     captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Captions of the pictures with a text file of the same name, one caption per line."""
+    tags: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tags that a metadata file of a folder above the picture has."""
     refused: dict[str, tuple[Stamp, str]] = field(default_factory=dict)
     """Stamp and reason of files that are not opened."""
 
@@ -43,13 +46,14 @@ def list_pictures(folder: Path) -> Listing:
         folder: The folder.
 
     Raises:
-        UserError: If there is no such folder, or a text file with captions cannot be read.
+        UserError: If there is no such folder, or a file with captions or tags cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f"--images {folder}: there is no such folder")
-    listing, root = Listing(), folder.resolve()
+    listing, root, tags = Listing(), folder.resolve(), dict[str, tuple[str, ...]]()
     for parent, names in _walk(folder):
         texts = {name for name in names if name.endswith(".txt")}
+        tags |= _tags(Path(parent), names, folder)
         for name in names:
             if Path(name).suffix.lower() not in PICTURE_ENDINGS:
                 continue
@@ -68,6 +72,8 @@ def list_pictures(folder: Path) -> Listing:
             listing.stamps[path] = stamp
             if text_beside(name) in texts:
                 listing.captions[path] = tuple(captions_in(Path(parent, text_beside(name))))
+            if tags.get(path):
+                listing.tags[path] = tags[path]
     return listing
 
 
@@ -128,6 +134,15 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
             name for name in folders if not name.startswith(".") and not Path(parent, name, MANIFEST).exists()
         )
         yield parent, sorted(name for name in files if not name.startswith("."))
+
+
+def _tags(parent: Path, names: Collection[str], folder: Path) -> dict[str, tuple[str, ...]]:
+    """Tags that the metadata file of a folder gives to pictures in it, by their path relative to `folder`."""
+    for name in METADATA:
+        if name in names:
+            below = parent.relative_to(folder)
+            return {(below / path).as_posix(): tags for path, tags in tags_in(parent / name).items()}
+    return {}
 
 
 def _refusal(file: Path, root: Path, status: os.stat_result) -> str | None:

@@ -7,7 +7,8 @@ comparison  FIELD ("=" | "!=" | "<" | "<=" | ">" | ">=" | "contains") VALUE
 VALUE       a number, or a text in single or double quotes
 ```
 
-A comparison is false for an item without the field. `contains` compares texts and ignores case.
+A comparison is false for an item without the field. `contains` compares texts and ignores case; for `tags`, it is true
+if one of the tags is the value.
 """
 
 import difflib
@@ -30,8 +31,9 @@ FIELDS: Mapping[str, type] = {
     "year": int,
     "month": int,
     "caption": str,
+    "tags": list,
 }
-"""Fields of an item, and whether each is a number or a text."""
+"""Fields of an item, and whether each is a number, a text, or a list of texts, one per line."""
 
 _MAX_LENGTH, _MAX_DEPTH = 2_000, 20
 _TOKEN = re.compile(
@@ -96,6 +98,9 @@ def filter_sql(tree: Filter) -> tuple[str, list[int | float | str]]:
     if isinstance(tree, Comparison):
         # without the first part, NULL would stay NULL under NOT
         known = f"{tree.field} IS NOT NULL AND"
+        if FIELDS[tree.field] is list:
+            lines = f"char(10) || casefold({tree.field}) || char(10)"
+            return f"({known} instr({lines}, ?) > 0)", [f"\n{str(tree.value).casefold()}\n"]
         if tree.operator == "contains":
             return f"({known} instr(casefold({tree.field}), ?) > 0)", [str(tree.value).casefold()]
         return f"({known} {tree.field} {tree.operator} ?)", [tree.value]
@@ -169,8 +174,10 @@ class _Parser:
         if kind not in ("number", "text"):
             raise self._error(f"'{text}' is neither a number nor a text in quotes")
         value = text[1:-1] if kind == "text" else _number(text)
-        if isinstance(value, str) != (FIELDS[field] is str):
-            wanted = "a text in quotes" if FIELDS[field] is str else "a number"
+        if FIELDS[field] is list and operator != "contains":
+            raise self._error(f'{field} is a list: ask what it contains, as in {field} contains "beach"')
+        if isinstance(value, str) != (FIELDS[field] is not int):
+            wanted = "a number" if FIELDS[field] is int else "a text in quotes"
             raise self._error(f"{field} is compared with {wanted}, not with {text}")
         if operator == "contains" and not isinstance(value, str):
             raise self._error(f"'contains' needs a field that is a text; {field} is a number")

@@ -75,6 +75,10 @@ class Record:
         """Whether the field exists and is not null."""
         return self._fields.get(field) is not None
 
+    def is_list(self, field: str) -> bool:
+        """Whether the field is a list."""
+        return isinstance(self._fields.get(field), list)
+
     def fail(self, field: str, problem: str) -> NoReturn:
         """Raises an error for a field of this record.
 
