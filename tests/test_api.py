@@ -119,7 +119,7 @@ def test_a_repository_is_loaded_by_its_id(run, model, monkeypatch):
     assert loaded.fingerprint == model.fingerprint
     ((repository, revision, patterns),) = asked
     assert (repository, revision) == ("somebody/scenes", "v1")
-    assert all(pattern.endswith((".safetensors", ".yaml", ".json", ".txt")) for pattern in patterns)
+    assert all(pattern.endswith((".safetensors", ".yaml", ".json", ".txt", ".md")) for pattern in patterns)
 
 
 def test_an_unavailable_repository_is_one_error(monkeypatch):

@@ -8,14 +8,15 @@ from typing import Any, TypeVar
 from warnings import warn
 
 import torch
-import yaml
+from huggingface_hub import ModelHubMixin
 from jaxtyping import Float
 from torch import Tensor
 
 from ascl_lightning.data.batch import Features, ImageSpec, map_tensors
 from ascl_lightning.data.inputs import picture_list, read_pictures, text_list
-from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
+from ascl_lightning.data.text import Tokenizer, saved_tokenizer
 from ascl_lightning.errors import UserError, first_line
+from ascl_lightning.models.exported import CARD, Training, training_config, write_exported
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.rebuild import rebuild_model
 from ascl_lightning.models.towers.base import hash_of_weights
@@ -25,7 +26,7 @@ from ascl_lightning.runtime.config_files import CONFIG, find_config
 from ascl_lightning.search.encoded import Encoded, Kind
 from ascl_lightning.search.two_stage import rescore, shortlist
 
-_DOWNLOADED = [CONFIG, WEIGHTS, "*_encoder/*.json", "*_encoder/*.txt"]
+_DOWNLOADED = [CONFIG, WEIGHTS, CARD, "*_encoder/*.json", "*_encoder/*.txt"]
 _SHORTLIST = 100  # default number of candidates to re-score
 
 Part = TypeVar("Part")
@@ -41,7 +42,7 @@ class Hit:
     """Fused score."""
 
 
-class Retriever:
+class Retriever(ModelHubMixin):
     """A trained image-text model that encodes, scores and ranks.
 
     Images are paths, Pillow images, arrays (height, width, 3) or tensors (3, height, width), preprocessed as in
@@ -70,10 +71,12 @@ class Retriever:
     def __init__(self, model: ImageTextModel, tokenizer: Tokenizer, device: torch.device | str | None = None) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self._training: Training | None = None
+        self._hub_mixin_config = None  # or the mixin writes the arguments above to config.json
         self.to(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # the mixin's looks for a config.json, and has no device
         cls, path: str | Path, *, revision: str | None = None, device: torch.device | str | None = None
     ) -> "Retriever":
         """Loads exported weights.
@@ -92,8 +95,8 @@ class Retriever:
             if not (folder / name).is_file():
                 raise UserError(f"'{path}' has no {name}: give the folder `weights` of a run, or a copy of it")
         state, data = read_weights(folder / WEIGHTS)
-        model = rebuild_model(_model_section(folder / CONFIG), state, str(path), settings=folder)
-        return cls(model, _tokenizer(model, data), device)
+        card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
+        return cls._loaded(Training(training_config(folder / CONFIG), data, state, card), str(path), device, folder)
 
     @classmethod
     def from_checkpoint(
@@ -119,10 +122,30 @@ class Retriever:
             raise UserError(f"'{path}' contains exported weights: load their folder with Retriever.from_pretrained")
         if config is None:
             config = path.resolve().parents[1] / CONFIG
-        section = _section_of(config, "config") if isinstance(config, Mapping) else _model_section(find_config(config))
+        found = training_config(config if isinstance(config, Mapping) else find_config(config))
         content = read_checkpoint(path)
-        model = rebuild_model(section, content.get("state_dict", {}), str(path))
-        return cls(model, _tokenizer(model, content.get(DATA_MODULE, {})), device)
+        state, data = content.get("state_dict", {}), content.get(DATA_MODULE, {})
+        return cls._loaded(Training(found, data, state, metrics=content.get("metrics", {})), str(path), device)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the model, with a model card, to the Hugging Face Hub, and creates the repository if needed.
+
+        Args:
+            repo_id: Its id, such as `org/name`.
+            **options: Of `huggingface_hub.ModelHubMixin.push_to_hub`, such as `private`, `branch` and `commit_message`.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            UserError: If the model was built in Python, or the upload fails.
+        """
+        try:
+            return str(super().push_to_hub(repo_id, **options))
+        except UserError:
+            raise
+        except Exception as error:  # the client's errors differ between versions of huggingface_hub
+            raise UserError(f"cannot upload to '{repo_id}': {first_line(error)}") from error
 
     @property
     def device(self) -> torch.device:
@@ -300,6 +323,25 @@ class Retriever:
         ]
         return hits[0] if asked[0] is query else hits
 
+    @classmethod
+    def _loaded(
+        cls, training: Training, source: str, device: torch.device | str | None, settings: Path | None = None
+    ) -> "Retriever":
+        model = rebuild_model(training.config["model"], training.state, source, settings)
+        retriever = cls(model, saved_tokenizer(model.text_encoder.spec, training.data), device)
+        retriever._training = training.without_model()
+        return retriever
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """What `save_pretrained` and `push_to_hub` of the mixin write."""
+        from ascl_lightning.training.model_card import model_card
+
+        training = self._training
+        if training is None:
+            raise UserError("a model built in Python has no configuration to save: load one that `ascl fit` trained")
+        card = training.card or model_card(self.model, training.config, training.metrics)
+        write_exported(save_directory, self.model, training, card)
+
     def _encoded(self, kind: Kind, embeds: Tensor, prepared: Features) -> Encoded:
         similarity = self.model.similarity
         embeds, prepared = embeds.cpu(), map_tensors(prepared, Tensor.cpu)
@@ -349,35 +391,6 @@ def _asks_for_texts(query: Encoded | list[Any], gallery: Any) -> bool:
     if isinstance(gallery, Encoded):
         return gallery.kind == "texts"
     return bool(query) and not isinstance(query[0], str)
-
-
-def _tokenizer(model: ImageTextModel, data: Mapping[str, Any]) -> Tokenizer:
-    spec = model.text_encoder.spec
-    if spec.tokenizer is None and "vocabulary" not in data:
-        raise UserError("the weights have no vocabulary for the text tower: give weights written by `ascl fit`")
-    return build_tokenizer(spec, Vocabulary.from_state(data["vocabulary"]) if "vocabulary" in data else None)
-
-
-def _model_section(path: Path) -> Mapping[str, Any]:
-    """Section `model` of a configuration file, which may refer to another file."""
-    section = _section_of(_read_yaml(path), str(path))
-    return section if isinstance(section, Mapping) else _read_yaml(path.parent / section)
-
-
-def _section_of(config: Mapping[str, Any], source: str) -> Any:
-    if not isinstance(config.get("model"), Mapping | str):
-        raise UserError(f"{source}: no section `model`; give the config.yaml of the run")
-    return config["model"]
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"cannot read the configuration '{path}': {' '.join(str(error).split())}") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"'{path}' is not a configuration; give the config.yaml of the run")
-    return content
 
 
 __all__ = ["Encoded", "Hit", "Retriever", "UserError"]

@@ -7,7 +7,7 @@ limit is truncated and counted by the tokenizer alone (docs/method.md#text-clean
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -320,3 +320,19 @@ def build_tokenizer(spec: TextSpec, vocabulary: Vocabulary | None) -> Tokenizer:
     if vocabulary is None or spec.vocab_size is None:
         raise ValueError("a text encoder without a tokenizer needs a mined vocabulary and a vocab_size")
     return WordTokenizer(vocabulary, spec.max_length, spec.vocab_size)
+
+
+def saved_tokenizer(spec: TextSpec, data: Mapping[str, Any]) -> Tokenizer:
+    """Builds the tokenizer of a trained text encoder.
+
+    Args:
+        spec: Input of the encoder.
+        data: State of the data module of the training, which has its vocabulary.
+
+    Raises:
+        UserError: If there is no vocabulary and `spec` names no tokenizer, or the named tokenizer cannot be used.
+    """
+    vocabulary = Vocabulary.from_state(data["vocabulary"]) if "vocabulary" in data else None
+    if spec.tokenizer is None and vocabulary is None:
+        raise UserError("the weights have no vocabulary for the text tower: give weights written by `ascl fit`")
+    return build_tokenizer(spec, vocabulary)

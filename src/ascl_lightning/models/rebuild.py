@@ -19,7 +19,8 @@ TOWERS = ("image_encoder", "text_encoder")
 """Towers in a configuration; also the folders with their settings next to exported weights."""
 SECTIONS = (*TOWERS, "similarity", "project", "image_pooling", "text_pooling")
 """Parts of a model; the rest of a configuration concerns training and is not read."""
-_PREFIX = "model."  # of the model's weights among those of `RetrievalModule`
+PREFIX = "model."
+"""Prefix of the model's weights among those of `RetrievalModule`."""
 _DEEPEST, _MOST_VALUES = 20, 10_000
 
 
@@ -51,7 +52,7 @@ def rebuild_model(
         _use_settings(sections[name], settings and settings / name)
     with without_pretrained_weights():
         model = _built(sections, source)
-    own = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     load_state(model, own, source)
     return model.eval()
 

@@ -10,9 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from ascl_lightning.data.fingerprint import SplitDigest
 from ascl_lightning.data.provenance import Provenance
 from ascl_lightning.errors import UserError
+from ascl_lightning.models import exported
+from ascl_lightning.models.exported import weights_file
 from ascl_lightning.runtime.checkpoints import write_checkpoint
-from ascl_lightning.training.callbacks import export as weights
-from ascl_lightning.training.callbacks.export import WeightsExport, _weights_file, weights_as_checkpoint
+from ascl_lightning.training.callbacks.export import WeightsExport, weights_as_checkpoint
 
 INF, NAN = float("inf"), float("nan")
 
@@ -25,7 +26,7 @@ def test_exported_weights_hold_weights_and_vocabulary_only(tmp_path):
         "RetrievalDataModule": {"vocabulary": ["a", "naïve", "狗"], "position": {"epoch": 3}},
     }
     path = tmp_path / "model.safetensors"
-    path.write_bytes(_weights_file(checkpoint))
+    path.write_bytes(weights_file(checkpoint["state_dict"], checkpoint["RetrievalDataModule"]))
     read = weights_as_checkpoint(path)
     assert read["RetrievalDataModule"] == {"vocabulary": ["a", "naïve", "狗"]}
     assert read["state_dict"].keys() == checkpoint["state_dict"].keys()
@@ -37,7 +38,7 @@ def test_the_same_weights_give_the_same_bytes():
     checkpoint = {"state_dict": {"w": torch.ones(2)}, "RetrievalDataModule": {"vocabulary": ["a"]}}
     written = set()
     for _ in range(20):
-        written.add(_weights_file(checkpoint))
+        written.add(weights_file(checkpoint["state_dict"], checkpoint["RetrievalDataModule"]))
     assert len(written) == 1
 
 
@@ -45,10 +46,10 @@ def test_provenance_too_large_for_metadata_is_unknown(tmp_path, monkeypatch):
     provenance = Provenance().trained(SplitDigest.of_stream([("a dog",)]), None, ["drop_word"]).state()
     checkpoint = {"state_dict": {"w": torch.ones(2)}, "RetrievalDataModule": {"provenance": provenance}}
     path = tmp_path / "model.safetensors"
-    path.write_bytes(_weights_file(checkpoint))
+    path.write_bytes(weights_file(checkpoint["state_dict"], checkpoint["RetrievalDataModule"]))
     assert weights_as_checkpoint(path)["RetrievalDataModule"] == {"provenance": provenance}
-    monkeypatch.setattr(weights, "_METADATA_ROOM", 100)
-    path.write_bytes(_weights_file(checkpoint))
+    monkeypatch.setattr(exported, "_METADATA_ROOM", 100)
+    path.write_bytes(weights_file(checkpoint["state_dict"], checkpoint["RetrievalDataModule"]))
     read = Provenance.from_state(weights_as_checkpoint(path)["RetrievalDataModule"]["provenance"])
     assert read.trainings == ()
     assert "too many images" in read.gaps[0]
@@ -57,7 +58,7 @@ def test_provenance_too_large_for_metadata_is_unknown(tmp_path, monkeypatch):
 
 def test_a_model_without_a_vocabulary_exports_none(tmp_path):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(_weights_file({"state_dict": {"w": torch.ones(2)}}))
+    path.write_bytes(weights_file({"w": torch.ones(2)}, {}))
     assert weights_as_checkpoint(path)["RetrievalDataModule"] == {}
 
 
