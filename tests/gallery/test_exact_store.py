@@ -3,6 +3,7 @@
 import itertools
 import os
 import resource
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -252,3 +253,29 @@ def test_numbers_that_float16_cannot_hold_are_refused(tmp_path):
         store.upsert([0], without_tokens(torch.ones(1, 4)))
     assert store.count() == 0
     store.close()
+
+
+def test_items_of_another_folder_are_taken_over(tmp_path):
+    """Also those of shards with rows that are no longer used, and as often as a crash makes it necessary."""
+    ours, other, expected = ExactStore(tmp_path / "a", "write"), ExactStore(tmp_path / "b", "write"), PlainStore()
+    for each in (ours, expected):
+        each.upsert([1, 2, 3], random_items(3, seed=0))
+    other.upsert([2, 7, 8, 9], random_items(4, seed=1))
+    other.upsert([8], random_items(1, seed=2))
+    other.delete([9])
+    expected.upsert([2, 7], random_items(4, seed=1)[:2])
+    expected.upsert([8], random_items(1, seed=2))
+    for _ in range(2):
+        ours.adopt(other)
+        assert ours.ids().tolist() == [1, 2, 3, 7, 8]
+        assert_same_items(ours.items([8, 1, 2, 7, 3]), expected.items([8, 1, 2, 7, 3]))
+    other.close()
+    shutil.rmtree(tmp_path / "b")
+    ours.close()
+    ours = ExactStore(tmp_path / "a", "write")
+    assert_same_items(ours.items([7, 8]), expected.items([7, 8]))
+    foreign = ExactStore(tmp_path / "c", "write")
+    foreign.upsert([1], random_items(1, seed=0, width=5))
+    with pytest.raises(UserError, match="encoded by another model"):
+        ours.adopt(foreign)
+    assert ours.count() == 5

@@ -9,52 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers.galleries import write_picture, write_pictures
+from tests.helpers.galleries import assert_same_contents, contents_of, ids_by_path, write_picture, write_pictures
 from tests.helpers.retrievers import small
 
 from ascl_lightning import Gallery, Retriever, UserError
+from ascl_lightning.gallery import encoder as encoder_module
 from ascl_lightning.gallery import index as index_module
 from ascl_lightning.gallery.catalogue import Catalogue
 from ascl_lightning.gallery.exact_store import ExactStore
 from ascl_lightning.gallery.index import IndexSummary, index
-from ascl_lightning.gallery.manifest import CATALOGUE, PICTURES, Manifest, Origin
-from ascl_lightning.search.encoded import Encoded
-
-HALF = {"atol": 2e-3, "rtol": 0}
-"""Tolerance of numbers that were stored as float16."""
+from ascl_lightning.gallery.manifest import PICTURES, Manifest, Origin
 
 
 @pytest.fixture(scope="module")
 def model() -> Retriever:
     return small()
-
-
-def content(out: Path) -> dict[str, tuple[Encoded, dict]]:
-    """Encoded picture and fields, by path, of a gallery; without ids and dates of files."""
-    folder = out / Manifest.read(out).contents
-    with Catalogue(folder / CATALOGUE) as catalogue:
-        fields = catalogue.fields(catalogue.ids().tolist())
-        captions = catalogue.captions()
-    store = ExactStore(folder / PICTURES)
-    assert store.ids().tolist() == sorted(fields)
-    return {
-        row["path"]: (store.items([number]), {**row, "id": None, "captions": captions.get(number, ())})
-        for number, row in fields.items()
-    }
-
-
-def ids_by_path(out: Path) -> dict[str, int]:
-    with Catalogue(out / Manifest.read(out).contents / CATALOGUE) as catalogue:
-        return {path: number for path, (number, _, _) in catalogue.stamps().items()}
-
-
-def assert_equal(found: Path, expected: Path) -> None:
-    first, second = content(found), content(expected)
-    assert first.keys() == second.keys()
-    for path, (encoded, fields) in first.items():
-        assert fields == second[path][1]
-        assert torch.allclose(encoded.embeds, second[path][0].embeds, **HALF)
-        assert torch.allclose(encoded.features.tokens, second[path][0].features.tokens, **HALF)
 
 
 def test_vectors_are_those_of_evaluation(model: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +67,7 @@ def test_new_captions_are_encoded_and_pictures_are_not(model: Retriever, tmp_pat
     (tmp_path / "images" / "a.txt").unlink()
     (tmp_path / "images" / "b.txt").write_text("two dogs\n\na dog\n", encoding="utf-8")
     assert index(model, tmp_path / "images", tmp_path / "out") == IndexSummary(0, 2, 0, 0, 0, {})
-    found = content(tmp_path / "out")
+    found = contents_of(tmp_path / "out")
     assert found["a.png"][1]["captions"] == ()
     assert found["b.png"][1]["captions"] == ("two dogs", "a dog")
     assert found["b.png"][1]["caption"] == "two dogs\na dog"
@@ -175,7 +144,7 @@ def test_any_changes_give_what_a_fresh_index_gives(model: Retriever, tmp_path_fa
         assert total >= len(ids_by_path(root / "out"))
     fresh = index(model, images, root / "fresh")
     assert fresh.unreadable == summary.unreadable
-    assert_equal(root / "out", root / "fresh")
+    assert_same_contents(root / "out", root / "fresh")
     shutil.rmtree(root)
 
 
@@ -194,18 +163,18 @@ def test_unreadable_pictures_are_listed_and_left_out(model: Retriever, tmp_path:
         assert "cannot be read" in summary.unreadable["bad.png"]
         assert "not a picture" in summary.unreadable["empty.jpg"]
         assert "out of the folder" in summary.unreadable["outside.png"]
-    assert content(tmp_path / "out").keys() == {"good.png"}
+    assert contents_of(tmp_path / "out").keys() == {"good.png"}
     good.write_bytes(b"damaged now")
     bad.write_bytes(content_before)
     summary = index(model, images, tmp_path / "out")
     assert (summary.added, summary.removed) == (1, 1)
-    assert content(tmp_path / "out").keys() == {"bad.png"}
+    assert contents_of(tmp_path / "out").keys() == {"bad.png"}
 
 
 def test_an_interrupted_run_is_continued(model: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted between the store and the catalogue, and after the first of two parts."""
     write_pictures(tmp_path / "images", ["a.png", "b.png", "c.png"], {"a.png": ["a dog"]})
-    monkeypatch.setattr(index_module, "_PICTURES_PER_STEP", 2)
+    monkeypatch.setattr(encoder_module, "PICTURES_PER_STEP", 2)
     puts = []
     put = Catalogue.put
 
@@ -223,7 +192,7 @@ def test_an_interrupted_run_is_continued(model: Retriever, tmp_path: Path, monke
     assert puts == [2, 2, 1, 1]
     assert (summary.added, summary.unchanged) == (1, 2)
     index(model, tmp_path / "images", tmp_path / "fresh")
-    assert_equal(tmp_path / "out", tmp_path / "fresh")
+    assert_same_contents(tmp_path / "out", tmp_path / "fresh")
 
 
 def test_vectors_that_were_lost_are_encoded_again(model: Retriever, tmp_path: Path) -> None:
@@ -233,7 +202,7 @@ def test_vectors_that_were_lost_are_encoded_again(model: Retriever, tmp_path: Pa
     store.delete(store.ids()[:1].tolist())
     store.close()
     assert index(model, tmp_path / "images", tmp_path / "out").added == 1
-    assert content(tmp_path / "out").keys() == {"a.png", "b.png"}
+    assert contents_of(tmp_path / "out").keys() == {"a.png", "b.png"}
 
 
 def test_batches_are_halved_when_memory_runs_out(
@@ -251,7 +220,7 @@ def test_batches_are_halved_when_memory_runs_out(
     monkeypatch.setattr(Retriever, "encode_images", full)
     index(model, tmp_path / "images", tmp_path / "out", batch_size=16)
     assert sizes == [16, 8, 4]
-    assert len(content(tmp_path / "out")) == 3
+    assert len(contents_of(tmp_path / "out")) == 3
 
 
 def test_errors_other_than_memory_are_raised(model: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,12 +256,12 @@ def test_other_weights_are_refused_and_rebuild(model: Retriever, tmp_path: Path)
     assert len(Gallery.open(out, other)) == 2
     assert not (out / old.contents).exists()
     index(other, tmp_path / "images", tmp_path / "fresh")
-    assert_equal(out, tmp_path / "fresh")
+    assert_same_contents(out, tmp_path / "fresh")
     # with the same weights everything is encoded again too
     old = Manifest.read(out)
     assert index(other, tmp_path / "images", out, rebuild=True).added == 2
     assert not (out / old.contents).exists()
-    assert_equal(out, tmp_path / "fresh")
+    assert_same_contents(out, tmp_path / "fresh")
     assert index(other, tmp_path / "images", out).unchanged == 2
 
 

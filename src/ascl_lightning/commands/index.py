@@ -37,10 +37,15 @@ def run(args: Sequence[str]) -> int:
     # imports torch, for which --help does not wait
     from ascl_lightning.gallery.gallery import load_model
     from ascl_lightning.gallery.index import index
+    from ascl_lightning.runtime.distributed import leave_group, rank
+    from ascl_lightning.runtime.ranks import from_rank_0, join_ranks
 
-    images = given.images if given.split is None else _write_split(given, data_flags)
+    place = join_ranks()
+    images = given.images
+    if given.split is not None:
+        images = from_rank_0(_write_split(given, data_flags) if rank() == 0 else None)
     origin = origin_of(given)
-    retriever = load_model(origin, given.device)
+    retriever = load_model(origin, given.device or _device(place))
     rebuild = given.rebuild
     try:
         while True:
@@ -54,7 +59,8 @@ def run(args: Sequence[str]) -> int:
                 rebuild=rebuild,
                 progress=sys.stderr.isatty(),
             )
-            _print(summary, given.out)
+            if rank() == 0:
+                _print(summary, given.out)
             if given.watch is None:
                 return 0
             rebuild = False
@@ -64,6 +70,8 @@ def run(args: Sequence[str]) -> int:
             return 0
         print("Interrupted; the same command continues", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        leave_group()
 
 
 def index_parser() -> argparse.ArgumentParser:
@@ -73,7 +81,8 @@ def index_parser() -> argparse.ArgumentParser:
         description="Encode the pictures of a folder, so that `ascl search` and `ascl serve` can search them. Run it "
         "again after pictures were added, changed, moved or removed: only new and changed ones are encoded. NAME.txt "
         "beside NAME.jpg holds captions, one per line.",
-        epilog="With --split, flags such as --data.root override the config's section `data`.",
+        epilog="With --split, flags such as --data.root override the config's section `data`. Several processes share "
+        "the work: torchrun --nproc-per-node N -m ascl_lightning index ..., or srun ascl index ....",
     )
     add = parser.add_argument
     add("--weights", metavar="FOLDER", help="exported weights of a run, or the id of a Hugging Face repository")
@@ -157,6 +166,13 @@ def _write_split(given: argparse.Namespace, data_flags: Sequence[str]) -> Path:
     folder: Path = given.out / f"split-{given.split}"
     write_split(data.read(given.split), folder)
     return folder
+
+
+def _device(place: int | None) -> str | None:
+    """A GPU for each process of a machine; None if there is one process, or no GPU."""
+    import torch
+
+    return None if place is None or not torch.cuda.is_available() else f"cuda:{place % torch.cuda.device_count()}"
 
 
 def _print(summary: "IndexSummary", out: Path) -> None:

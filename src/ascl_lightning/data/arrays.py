@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ascl_lightning.errors import UserError, first_line
-from ascl_lightning.runtime.files import atomic_folder
+from ascl_lightning.runtime.files import atomic_folder, link_or_copy
 
 CHECKSUMS = "checksums.json"
 _CHUNK = 1 << 20
@@ -27,6 +27,17 @@ def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
             np.save(partial / f"{name}.npy", array)
             sums[name] = _checksum(partial / f"{name}.npy")
         (partial / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+def link_arrays(source: Path, folder: Path) -> None:
+    """Writes a folder of arrays under another name, as hard links if the file system has them, atomically.
+
+    Raises:
+        UnwritableError: If it cannot be written.
+    """
+    with atomic_folder(folder) as partial:
+        for file in source.iterdir():
+            link_or_copy(file, partial / file.name)
 
 
 def load_array(path: Path, remedy: str = "extract again", *, mode: Literal["r", "c"] = "r") -> np.ndarray:

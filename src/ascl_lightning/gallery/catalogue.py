@@ -217,6 +217,30 @@ class Catalogue:
             )
             database.executemany("DELETE FROM unreadable WHERE path = ?", [(item.path,) for item in items.values()])
 
+    def adopt(self, other: "Catalogue") -> None:
+        """Takes over the items and the unreadable files of another catalogue; items with the same ids are replaced."""
+        captions = other.captions()
+        caption_ids: dict[int, list[int]] = {}
+        for row in other._rows("SELECT id, item FROM captions ORDER BY id"):
+            caption_ids.setdefault(row["item"], []).append(row["id"])
+        tags = other.tags()
+        items = {
+            row["id"]: Item(
+                row["path"],
+                Stamp(row["size"], row["mtime_ns"]),
+                row["hash"],
+                row["width"],
+                row["height"],
+                row["taken"],
+                captions.get(row["id"], ()),
+                tags.get(row["id"], ()),
+            )
+            for row in other._rows("SELECT * FROM items")
+        }
+        with self.change():
+            self.put(items, caption_ids)
+            self.set_unreadable(other.unreadable())
+
     def set_captions(self, captions: Mapping[int, Sequence[tuple[int, str]]]) -> None:
         """Replaces the captions of items.
 

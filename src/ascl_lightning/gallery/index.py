@@ -4,44 +4,30 @@ Every step can be interrupted. Vectors are written before the catalogue names th
 leftovers of an interrupted run, which the next run removes.
 """
 
-import gc
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-import torch
 
 from ascl_lightning.api import Retriever
 from ascl_lightning.data.batch import PixelSpec
 from ascl_lightning.errors import UserError
-from ascl_lightning.gallery.catalogue import Catalogue, Item
-from ascl_lightning.gallery.manifest import (
-    CAPTIONS,
-    CATALOGUE,
-    MANIFEST,
-    PICTURES,
-    SUPPORT,
-    Manifest,
-    Origin,
-    store_address,
-)
-from ascl_lightning.gallery.pictures import Fault, Listing, Picture, list_pictures, read_picture
-from ascl_lightning.gallery.plan import Plan, plan_changes
-from ascl_lightning.gallery.store import VectorStore
-from ascl_lightning.gallery.stores import open_store, remove_replaced
+from ascl_lightning.gallery.catalogue import Catalogue
+from ascl_lightning.gallery.contents import Contents
+from ascl_lightning.gallery.encoder import PICTURES_PER_STEP, Job, PictureEncoder
+from ascl_lightning.gallery.manifest import CATALOGUE, MANIFEST, SUPPORT, Manifest, Origin, store_address
+from ascl_lightning.gallery.pictures import Listing, list_pictures
+from ascl_lightning.gallery.plan import plan_changes
+from ascl_lightning.gallery.stores import remove_replaced
 from ascl_lightning.gallery.support import calibrate_support
 from ascl_lightning.gallery.writer_lock import lock_for_writing
+from ascl_lightning.runtime.distributed import rank, world_size
 from ascl_lightning.runtime.files import require_writable_folder
-from ascl_lightning.runtime.threads import side_by_side
-from ascl_lightning.search.encoded import Encoded
-
-_PICTURES_PER_STEP = 256
-"""Pictures that become durable together: what a killed process has to encode again at most."""
+from ascl_lightning.runtime.ranks import from_rank_0, share_of, wait_for_ranks
 
 
 @dataclass(frozen=True)
@@ -87,6 +73,8 @@ def index(
     `NAME.txt` beside `NAME.jpg` holds captions, one per line; `metadata.jsonl` or `metadata.csv` has tags. Killed at
     any moment, the next call continues.
 
+    In a process group, all ranks call it, with the same arguments: each encodes a share of the pictures.
+
     Args:
         retriever: The model that encodes the pictures.
         images: Folder of the pictures, read at any depth.
@@ -106,11 +94,13 @@ def index(
     Raises:
         UserError: If a folder is missing or not writable, the store is not reached, another process writes the
             gallery, another model made it or its vectors lie in another store (the message has the command that
-            rebuilds it), or the folder has no picture any more.
+            rebuilds it), the folder has no picture any more, or another rank has ended.
     """
     if not isinstance(retriever.image_spec, PixelSpec):
         raise UserError("the model reads region features: a gallery needs a model that reads pictures")
     store = None if store is None else store_address(store)
+    if rank() > 0:
+        return _encode_share(retriever, images, out, batch_size)
     require_writable_folder(out)
     listing = list_pictures(images)
     with ExitStack() as stack:
@@ -118,21 +108,40 @@ def index(
         old = Manifest.read(out) if (out / MANIFEST).exists() else None
         replaces = rebuild and old is not None
         new = _new_manifest(retriever, images, origin, store, old, replaces)
-        if old is not None:
-            _refuse(old, new, out, listing)
-        contents = out / new.contents
-        pictures = stack.enter_context(closing(open_store(new, out, PICTURES, "write")))
-        captions = stack.enter_context(closing(open_store(new, out, CAPTIONS, "write")))
-        catalogue = stack.enter_context(closing(Catalogue(contents / CATALOGUE, "write")))
+        _refuse(old, new, out, listing)
+        contents = stack.enter_context(closing(Contents.open(new, out)))
         if not replaces and old != new:
             new.write(out)
-        summary = _Indexer(retriever, images, catalogue, pictures, captions, batch_size, progress).run(listing)
-        if summary.changes_gallery or not (contents / SUPPORT).exists():
-            calibrate_support(contents / SUPPORT, retriever, catalogue, pictures, captions)
+        contents.adopt_parts(new, out)
+        encoder = PictureEncoder(retriever, images, contents, batch_size, progress)
+        indexer = _Indexer(images, listing, contents, encoder)
+        jobs = from_rank_0((new, indexer.prepare()))[1]
+        encoder.encode(_share(jobs))
+        wait_for_ranks()
+        contents.adopt_parts(new, out)
+        summary = indexer.complete(jobs)
+        support = out / new.contents / SUPPORT
+        if summary.changes_gallery or not support.exists():
+            calibrate_support(support, retriever, contents.catalogue, contents.pictures, contents.captions)
         if replaces:
             new.write(out)
         remove_replaced(new, out, (new.store, old.store if old else None))
-    return summary
+        return from_rank_0(summary)
+
+
+def _encode_share(retriever: Retriever, images: Path, out: Path, batch_size: int) -> IndexSummary:
+    """What the other ranks do: each writes a part of the gallery, which rank 0 takes over."""
+    plan: tuple[Manifest, list[Job]] = from_rank_0(None)
+    manifest, jobs = plan
+    with closing(Contents.open(manifest, out, str(rank()))) as part:
+        PictureEncoder(retriever, images, part, batch_size).encode(_share(jobs))
+    wait_for_ranks()
+    complete: IndexSummary = from_rank_0(None)
+    return complete
+
+
+def _share(jobs: Sequence[Job]) -> Sequence[Job]:
+    return jobs[share_of(len(jobs), rank(), world_size())]
 
 
 def _new_manifest(
@@ -151,8 +160,12 @@ def _new_manifest(
     )
 
 
-def _refuse(old: Manifest, new: Manifest, out: Path, listing: Listing) -> None:
+def _refuse(old: Manifest | None, new: Manifest, out: Path, listing: Listing) -> None:
     """Refuses to write a gallery of other weights or in another store, and to empty one."""
+    if world_size() > 1 and (new.store or "").endswith(".db"):
+        raise UserError("Milvus Lite serves one process: give --store the address of a server, or start one process")
+    if old is None:
+        return
     if old.build == new.build and old.model != new.model:
         raise UserError(
             f"'{out}' was made with other weights; to encode all pictures with these, run: {new.rebuild_command(out)}"
@@ -173,45 +186,49 @@ def _refuse(old: Manifest, new: Manifest, out: Path, listing: Listing) -> None:
 
 
 class _Indexer:
-    def __init__(
-        self,
-        retriever: Retriever,
-        images: Path,
-        catalogue: Catalogue,
-        pictures: VectorStore,
-        captions: VectorStore,
-        batch_size: int,
-        progress: bool,
-    ) -> None:
-        self._retriever = retriever
-        self._images = images
-        self._catalogue = catalogue
-        self._pictures = pictures
-        self._captions = captions
-        self._batch_size = batch_size
-        self._progress = progress
+    """Brings the contents of a gallery up to date, apart from encoding new pictures."""
 
-    def run(self, listing: Listing) -> IndexSummary:
+    def __init__(self, images: Path, listing: Listing, contents: Contents, encoder: PictureEncoder) -> None:
+        self._listing = listing
+        self._catalogue = contents.catalogue
+        self._pictures = contents.pictures
+        self._captions = contents.captions
+        self._encoder = encoder
         self._remove_leftovers()
-        plan = plan_changes(self._images, listing, self._catalogue)
+        self._plan = plan_changes(images, listing, self._catalogue)
+        self._described: set[int] = set()
+        """Pictures with new captions or tags, which are not encoded again."""
+
+    def prepare(self) -> list[Job]:
+        """Applies all changes that need no encoding of pictures; returns which pictures are to be encoded."""
+        plan, listing = self._plan, self._listing
         with self._catalogue.change():
             self._catalogue.remove(plan.removed)
             here = {**plan.moved, **plan.touched}
             self._catalogue.relocate({number: (path, listing.stamps[path]) for path, number in here.items()})
         self._pictures.delete(plan.removed)
         present = {**plan.unchanged, **here}
-        described = self._update_captions(listing, present) | self._update_tags(listing, present)
-        added, changed = self._encode(plan, listing)
-        gone = [path for path in self._catalogue.unreadable() if path not in plan.faults]
-        self._catalogue.set_unreadable(plan.faults, gone)
+        self._described = self._update_captions(present) | self._update_tags(present)
+        return self._jobs()
+
+    def complete(self, jobs: Sequence[Job]) -> IndexSummary:
+        """Removes what is no longer there, after the pictures were encoded."""
+        plan, unreadable = self._plan, self._catalogue.unreadable()
+        failed = {job.path: unreadable[job.path] for job in jobs if job.path in unreadable}
+        lost = [number for path, number in plan.changed.items() if path in failed]
+        self._catalogue.remove(lost)
+        self._pictures.delete(lost)
+        faults = plan.faults | failed
+        self._catalogue.set_unreadable(faults, [path for path in unreadable if path not in faults])
         self._remove_leftovers()
+        moved = {*plan.moved.values()}
         return IndexSummary(
-            added=added,
-            changed=changed + len(described),
+            added=len(plan.added) - len(failed) + len(lost),
+            changed=len(plan.changed) - len(lost) + len(self._described),
             moved=len(plan.moved),
-            removed=len(plan.removed),
-            unchanged=len(plan.unchanged) + len(plan.touched) - len(described - {*plan.moved.values()}),
-            unreadable={path: reason for path, (_, reason) in sorted(plan.faults.items())},
+            removed=len(plan.removed) + len(lost),
+            unchanged=len(plan.unchanged) + len(plan.touched) - len(self._described - moved),
+            unreadable={path: reason for path, (_, reason) in sorted(faults.items())},
         )
 
     def _remove_leftovers(self) -> None:
@@ -222,121 +239,48 @@ class _Indexer:
         rows, stored = self._catalogue.caption_ids(), self._captions.ids()
         self._captions.delete(np.setdiff1d(stored, rows).tolist())
 
-    def _update_captions(self, listing: Listing, present: Mapping[str, int]) -> set[int]:
-        """Replaces the captions of pictures that are not encoded again; returns the ids of those that changed."""
-        known = self._catalogue.captions()
-        changed = {
-            number: listing.captions.get(path, ())
-            for path, number in present.items()
-            if listing.captions.get(path, ()) != known.get(number, ())
-        }
-        numbers = list(changed)
-        for start in range(0, len(numbers), _PICTURES_PER_STEP):
-            part = {number: changed[number] for number in numbers[start : start + _PICTURES_PER_STEP]}
-            ids = self._store_captions(part)
-            self._catalogue.set_captions(
-                {number: list(zip(ids[number], texts, strict=True)) for number, texts in part.items()}
+    def _jobs(self) -> list[Job]:
+        """New and changed pictures, with the ids that they and their captions get."""
+        plan, listing = self._plan, self._listing
+        numbers = [*plan.changed.values(), *self._catalogue.new_ids(len(plan.added))]
+        paths = [*plan.changed, *plan.added]
+        captions = [listing.captions.get(path, ()) for path in paths]
+        starts = np.cumsum([0, *map(len, captions)])
+        first = self._catalogue.new_ids(int(starts[-1]), "captions").start
+        return [
+            Job(
+                number,
+                path,
+                listing.stamps[path],
+                of_picture,
+                range(first + int(start), first + int(start) + len(of_picture)),
+                listing.tags.get(path, ()),
             )
+            for number, path, of_picture, start in zip(numbers, paths, captions, starts, strict=False)
+        ]
+
+    def _update_captions(self, present: Mapping[str, int]) -> set[int]:
+        """Replaces the captions of pictures that are not encoded again; returns the ids of those that changed."""
+        changed = _changed(present, self._listing.captions, self._catalogue.captions())
+        numbers = list(changed)
+        for start in range(0, len(numbers), PICTURES_PER_STEP):
+            part = numbers[start : start + PICTURES_PER_STEP]
+            ids = iter(self._catalogue.new_ids(sum(len(changed[number]) for number in part), "captions"))
+            captions = {number: [(next(ids), text) for text in changed[number]] for number in part}
+            self._encoder.encode_captions([pair for of_item in captions.values() for pair in of_item])
+            self._catalogue.set_captions(captions)
         return set(changed)
 
-    def _update_tags(self, listing: Listing, present: Mapping[str, int]) -> set[int]:
-        """Replaces the tags of pictures that are not encoded again; returns the ids of those that changed."""
-        known = self._catalogue.tags()
-        changed = {
-            number: listing.tags.get(path, ())
-            for path, number in present.items()
-            if listing.tags.get(path, ()) != known.get(number, ())
-        }
+    def _update_tags(self, present: Mapping[str, int]) -> set[int]:
+        """As `_update_captions`."""
+        changed = _changed(present, self._listing.tags, self._catalogue.tags())
         self._catalogue.set_tags(changed)
         return set(changed)
 
-    def _store_captions(self, captions: Mapping[int, Sequence[str]]) -> dict[int, list[int]]:
-        """Encodes and stores captions by item; returns their ids."""
-        texts = [text for of_item in captions.values() for text in of_item]
-        if not texts:
-            return {number: [] for number in captions}
-        numbers = self._catalogue.new_ids(len(texts), "captions")
-        self._captions.upsert(numbers, self._retriever.encode_texts(texts))
-        remaining = iter(numbers)
-        return {number: list(islice(remaining, len(of_item))) for number, of_item in captions.items()}
 
-    def _encode(self, plan: Plan, listing: Listing) -> tuple[int, int]:
-        """Encodes new and changed pictures; returns how many of each."""
-        spec = self._retriever.image_spec
-        assert isinstance(spec, PixelSpec)
-        added = changed = 0
-        paths = [*plan.changed, *plan.added]
-        # threads read ahead while a part is encoded
-        read = side_by_side(lambda path: read_picture(self._images, path, spec), paths)
-        for part in _parts(_track(read, len(paths), self._progress), _PICTURES_PER_STEP):
-            faults = [one for one in part if isinstance(one, Fault)]
-            plan.faults |= {fault.path: (listing.stamps[fault.path], fault.reason) for fault in faults}
-            lost = [plan.changed[fault.path] for fault in faults if fault.path in plan.changed]
-            self._catalogue.remove(lost)
-            self._pictures.delete(lost)
-            plan.removed += lost
-            readable = [one for one in part if isinstance(one, Picture)]
-            if not readable:
-                continue
-            items = {one.path: _item(one, listing) for one in readable}
-            fresh = iter(self._catalogue.new_ids(sum(path not in plan.changed for path in items)))
-            numbered = {plan.changed[path] if path in plan.changed else next(fresh): items[path] for path in items}
-            self._pictures.upsert(list(numbered), self._encode_pictures(readable))
-            ids = self._store_captions({number: item.captions for number, item in numbered.items()})
-            self._catalogue.put(numbered, ids)
-            again = sum(path in plan.changed for path in items)
-            added, changed = added + len(items) - again, changed + again
-        return added, changed
-
-    def _encode_pictures(self, pictures: Sequence[Picture]) -> Encoded:
-        pixels = torch.stack([picture.pixels for picture in pictures])
-        while True:
-            try:
-                return self._retriever.encode_images(pixels, batch_size=self._batch_size)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if self._batch_size == 1:
-                    raise UserError("there is not enough memory to encode a single picture") from error
-            # outside the handler, whose traceback holds the tensors
-            self._batch_size //= 2
-            gc.collect()
-            torch.cuda.empty_cache()
-
-
-def _item(picture: Picture, listing: Listing) -> Item:
-    facts = picture.facts
-    return Item(
-        picture.path,
-        listing.stamps[picture.path],
-        picture.hash,
-        facts.width,
-        facts.height,
-        facts.taken,
-        listing.captions.get(picture.path, ()),
-        listing.tags.get(picture.path, ()),
-    )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    said = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "out of memory" in said
-        or "can't allocate memory" in said
-    )
-
-
-def _parts(items: Iterable[Picture | Fault], size: int) -> Iterator[list[Picture | Fault]]:
-    remaining = iter(items)
-    while part := list(islice(remaining, size)):
-        yield part
-
-
-def _track(items: Iterator[Picture | Fault], total: int, shown: bool) -> Iterable[Picture | Fault]:
-    if not shown or not total:
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, "Encoding pictures", total, console=Console(stderr=True))
+def _changed(
+    present: Mapping[str, int], texts: Mapping[str, tuple[str, ...]], known: Mapping[int, tuple[str, ...]]
+) -> dict[int, tuple[str, ...]]:
+    """The texts of the pictures for which the catalogue has others."""
+    found = {number: texts.get(path, ()) for path, number in present.items()}
+    return {number: of_picture for number, of_picture in found.items() if of_picture != known.get(number, ())}

@@ -18,7 +18,7 @@ from threading import RLock
 import numpy as np
 from jaxtyping import Int
 
-from ascl_lightning.data.arrays import save_arrays
+from ascl_lightning.data.arrays import link_arrays, save_arrays
 from ascl_lightning.errors import UserError
 from ascl_lightning.gallery.compaction import shards_to_join
 from ascl_lightning.gallery.database import Mode, connect, database_errors, transaction
@@ -82,8 +82,7 @@ class ItemShards:
             save_arrays(self._shard_folder(shard), item_arrays(items))
             with self._transaction():
                 self._remove(numbers)
-                if self._encoding() is None:
-                    self._database.execute("INSERT INTO encoding VALUES (?, ?, ?, ?)", astuple(Encoding.of(items)))
+                self._set_encoding(Encoding.of(items))
                 self._add_shard(shard, numbers)
             self._compact()
 
@@ -93,6 +92,25 @@ class ItemShards:
         with self._guard:
             with self._transaction():
                 self._remove(np.asarray(ids, np.int64))
+            self._compact()
+
+    def adopt(self, other: "ItemShards") -> None:
+        """Takes over the items of another folder, which keeps its files; those that have the same ids are replaced.
+
+        Raises:
+            UserError: If they are of another kind or model, or cannot be written.
+        """
+        self._require_writer()
+        with self._guard, other._guard:
+            for number in other._shard_numbers():
+                shard, places = other._places(number)
+                self._require_encoding(shard.encoding)
+                new = self._next_number()
+                link_arrays(other._shard_folder(number), self._shard_folder(new))
+                with self._transaction():
+                    self._remove(places[:, 0])
+                    self._set_encoding(shard.encoding)
+                    self._add_shard(new, places[:, 0], places[:, 1], len(shard))
             self._compact()
 
     def items(self, ids: Sequence[int]) -> Encoded:
@@ -175,10 +193,26 @@ class ItemShards:
         self._database.executemany("UPDATE shards SET used = used - ? WHERE number = ?", counts)
         self._database.execute(f"DELETE FROM items WHERE id {_IN_LIST}", listed)
 
-    def _add_shard(self, number: int, ids: Int[np.ndarray, " a"]) -> None:
-        self._database.execute("INSERT INTO shards VALUES (?, ?, ?)", (number, len(ids), len(ids)))
-        rows = ((id_, number, row) for row, id_ in enumerate(ids.tolist()))
-        self._database.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", rows)
+    def _set_encoding(self, encoding: Encoding) -> None:
+        if self._encoding() is None:
+            self._database.execute("INSERT INTO encoding VALUES (?, ?, ?, ?)", astuple(encoding))
+
+    def _shard_numbers(self) -> list[int]:
+        with database_errors(self._path, "read"):
+            return [row[0] for row in self._database.execute("SELECT number FROM shards ORDER BY number")]
+
+    def _add_shard(
+        self,
+        number: int,
+        ids: Int[np.ndarray, " a"],
+        rows: Int[np.ndarray, " a"] | None = None,
+        num_rows: int | None = None,
+    ) -> None:
+        """Adds a shard with the ids of its rows; all of them in order, unless `rows` says which of `num_rows`."""
+        places = range(len(ids)) if rows is None else rows.tolist()
+        self._database.execute("INSERT INTO shards VALUES (?, ?, ?)", (number, num_rows or len(ids), len(ids)))
+        values = ((id_, number, row) for id_, row in zip(ids.tolist(), places, strict=True))
+        self._database.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", values)
 
     def _compact(self) -> None:
         """Joins shards until there are few. Without space for that, they stay as they are: nothing is lost."""

@@ -45,13 +45,15 @@ class MilvusStore(ItemShards):
         collection: Name of the collection; created when the first items are written.
         folder: Folder of the shards, on a file system that all readers see.
         mode: Whether to write, which one process may do at a time, or only to read.
+        shared: Whether the collection may have items of other folders.
 
     Raises:
         UserError: If pymilvus is not installed, the server is not reached, the collection is that of other items,
             another process writes the folder, or it cannot be read or written.
     """
 
-    def __init__(self, uri: str, collection: str, folder: Path, mode: Mode = "read") -> None:
+    def __init__(self, uri: str, collection: str, folder: Path, mode: Mode = "read", shared: bool = False) -> None:
+        self._shared = shared
         self._shown = f"Milvus at {_shown(uri)}, collection '{collection}'"
         self._collection = collection
         self._client = _connect(uri)
@@ -77,7 +79,7 @@ class MilvusStore(ItemShards):
             return
         with self._guard, _milvus_errors(self._shown):
             exists = self._client.has_collection(self._collection)
-            if exists and self._encoding() is None:
+            if exists and self._encoding() is None and not self._shared:
                 raise self._foreign
             super().upsert(ids, items)
             if not exists:
@@ -94,6 +96,11 @@ class MilvusStore(ItemShards):
             if len(numbers) and self._client.has_collection(self._collection):
                 self._client.delete(self._collection, ids=numbers.tolist())
             self._settle(numbers)
+
+    def adopt(self, other: ItemShards) -> None:
+        """See `ItemShards.adopt`. The other store is one of the same collection."""
+        super().adopt(other)
+        self._settle(other.ids())
 
     def search(self, queries: Float[Tensor, "Q D"], k: int, allowed: Int[np.ndarray, " a"] | None = None) -> Neighbours:
         """See `VectorStore.search`.

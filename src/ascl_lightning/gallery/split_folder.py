@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from ascl_lightning.data.images import ImageBytes
 from ascl_lightning.data.sources.base import Split
 from ascl_lightning.data.sources.folder import PICTURE_ENDINGS, text_beside
 from ascl_lightning.errors import UserError
-from ascl_lightning.runtime.files import UnwritableError, write_file
+from ascl_lightning.runtime.files import UnwritableError, link_or_copy, write_file
 
 
 def write_split(split: Split, folder: Path) -> None:
@@ -61,10 +60,7 @@ def _write(image: Path | ImageBytes | np.ndarray, file: Path) -> None:
     if isinstance(image, Path):
         if not file.exists() or file.stat().st_size != image.stat().st_size:
             file.unlink(missing_ok=True)
-            try:
-                os.link(image.resolve(), file)
-            except OSError:  # another file system
-                shutil.copyfile(image, file)
+            link_or_copy(image, file)
         return
     if isinstance(image, ImageBytes):
         _write_changed(file, image.data)

@@ -14,7 +14,7 @@ from ascl_lightning.gallery.milvus_store import MilvusStore, drop_collections
 Store = ExactStore | MilvusStore
 
 
-def open_store(manifest: Manifest, gallery: Path, name: str, mode: Mode = "read") -> Store:
+def open_store(manifest: Manifest, gallery: Path, name: str, mode: Mode = "read", part: Path | str = "") -> Store:
     """Opens one of the stores of a gallery.
 
     Args:
@@ -22,14 +22,16 @@ def open_store(manifest: Manifest, gallery: Path, name: str, mode: Mode = "read"
         gallery: The gallery's folder.
         name: `PICTURES` or `CAPTIONS`.
         mode: Whether to write.
+        part: Folder of a part of the gallery, inside that of its contents.
 
     Raises:
         UserError: If it cannot be opened.
     """
-    folder = gallery / manifest.contents / name
+    folder = gallery / manifest.contents / part / name
     if manifest.store is None:
         return ExactStore(folder, mode)
-    return MilvusStore(manifest.store, _collection(manifest, manifest.contents, name), folder, mode)
+    # all parts of a gallery are in one collection
+    return MilvusStore(manifest.store, _collection(manifest, manifest.contents, name), folder, mode, shared=True)
 
 
 def remove_replaced(manifest: Manifest, gallery: Path, stores: Iterable[str | None]) -> None:

@@ -125,6 +125,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a file a second name as a hard link, or copies it if the file system cannot.
+
+    Raises:
+        OSError: If it cannot be copied either.
+    """
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
 def require_regular(path: Path) -> None:
     """Checks a data file before it is opened: a named pipe would block, and a device may be endless.
 
