@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from tests.helpers.milvus_server import milvus_server
 from tests.reference.stores import PlainStore
 
 from ascl_lightning.errors import UserError
+from ascl_lightning.gallery import inverted_file
 from ascl_lightning.gallery.exact_store import ExactStore
+from ascl_lightning.gallery.ivf_store import IvfStore
 from ascl_lightning.gallery.milvus_store import MilvusStore, drop_collections
 from ascl_lightning.gallery.store import VectorStore
 from ascl_lightning.search.encoded import Encoded
@@ -43,13 +46,25 @@ def collection_of(folder: Path) -> str:
     return "c" + hashlib.sha256(str(folder).encode()).hexdigest()
 
 
+class Indexed(IvfStore):
+    """Searches by an index of the present items, if FAISS is installed."""
+
+    def search(self, queries, k, allowed=None):
+        # also if it has to read all cells
+        with patch.object(inverted_file, "_LARGEST_PART", 0):
+            self.update_index()
+        return super().search(queries, k, allowed)
+
+
 STORES: dict[str, Open] = {
     "plain": lambda folder: PlainStore(),
     "exact": lambda folder: ExactStore(folder, "write"),
+    "ivf": lambda folder: Indexed(folder, "write", smallest=1),
     "milvus_lite": open_lite,
     "milvus_server": open_on_server,
 }
 MARKS = {
+    "ivf": pytest.mark.skipif(find_spec("faiss") is None, reason="needs faiss-cpu"),
     # it starts a server in this process
     "milvus_lite": (pytest.mark.slow, pytest.mark.skipif(find_spec("milvus_lite") is None, reason="needs milvus-lite")),
     "milvus_server": pytest.mark.slow,

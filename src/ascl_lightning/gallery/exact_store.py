@@ -54,20 +54,26 @@ class ExactStore(ItemShards):
         [[8, 7]]
     """
 
-    @torch.no_grad()
     def search(self, queries: Float[Tensor, "Q D"], k: int, allowed: Int[np.ndarray, " a"] | None = None) -> Neighbours:
         """See `VectorStore.search`. Items of equal score are ordered by id."""
-        snapshot = self.snapshot()
-        snapshot.require_searchable(queries, k)
-        queries = queries.detach().cpu().float()
-        found = no_neighbours(len(queries), k)
-        searched, num_searched = _searched(snapshot, allowed)
-        if num_searched:
-            for row, slots in enumerate(_candidates(snapshot, queries, min(k, num_searched), searched)):
-                best, places = _exact_top_k(snapshot, queries[row], slots, k)
-                found.scores[row, : len(best)] = best
-                found.ids[row, : len(best)] = torch.from_numpy(snapshot.id_of_slot[slots])[places]
-        return found
+        return exact_search(self.snapshot(), queries, k, allowed)
+
+
+@torch.no_grad()
+def exact_search(
+    snapshot: Snapshot, queries: Float[Tensor, "Q D"], k: int, allowed: Int[np.ndarray, " a"] | None = None
+) -> Neighbours:
+    """The items of a snapshot that are nearest to each query; see `VectorStore.search`."""
+    snapshot.require_searchable(queries, k)
+    queries = queries.detach().cpu().float()
+    found = no_neighbours(len(queries), k)
+    searched, num_searched = _searched(snapshot, allowed)
+    if num_searched:
+        for row, slots in enumerate(_candidates(snapshot, queries, min(k, num_searched), searched)):
+            best, ids = nearest_of(snapshot, queries[row], slots, k)
+            found.scores[row, : len(best)] = best
+            found.ids[row, : len(best)] = ids
+    return found
 
 
 def _searched(snapshot: Snapshot, allowed: Int[np.ndarray, " a"] | None) -> tuple[Bool[Tensor, " S"] | None, int]:
@@ -117,13 +123,13 @@ def _reached_by(scores: Float[Tensor, "Q S"], k: int) -> Float[Tensor, " Q"]:
     return scores.topk(k, dim=1).values[:, -1]
 
 
-def _exact_top_k(
+def nearest_of(
     snapshot: Snapshot, query: Float[Tensor, " D"], slots: Int[np.ndarray, " c"], k: int
 ) -> tuple[Float[Tensor, " k"], Int[Tensor, " k"]]:
-    """Scores and places in `slots` of the nearest items."""
+    """Exact scores and ids of the nearest items in some slots, which are in ascending order of ids."""
     query = query.double()
     # in float64, the score of equal embeddings does not depend on their places
     parts = [snapshot.embeds(part).double() @ query for part in np.split(slots, range(_PART, len(slots), _PART))]
     scores = torch.cat(parts).float()
     places = scores.argsort(descending=True, stable=True)[:k]
-    return scores[places], places
+    return scores[places], torch.from_numpy(snapshot.id_of_slot[slots])[places]

@@ -22,7 +22,7 @@ from ascl_lightning.gallery.encoder import PICTURES_PER_STEP, Job, PictureEncode
 from ascl_lightning.gallery.manifest import CATALOGUE, MANIFEST, SUPPORT, Manifest, Origin, store_address
 from ascl_lightning.gallery.pictures import Listing, list_pictures
 from ascl_lightning.gallery.plan import plan_changes
-from ascl_lightning.gallery.stores import remove_replaced
+from ascl_lightning.gallery.stores import prepare_searches, remove_replaced
 from ascl_lightning.gallery.support import calibrate_support
 from ascl_lightning.gallery.writer_lock import lock_for_writing
 from ascl_lightning.runtime.distributed import rank, world_size
@@ -123,6 +123,7 @@ def index(
         support = out / new.contents / SUPPORT
         if summary.changes_gallery or not support.exists():
             calibrate_support(support, retriever, contents.catalogue, contents.pictures, contents.captions)
+        prepare_searches((contents.pictures, contents.captions))
         if replaces:
             new.write(out)
         remove_replaced(new, out, (new.store, old.store if old else None))

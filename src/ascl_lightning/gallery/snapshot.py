@@ -61,6 +61,14 @@ class Snapshot:
         found[inside] = self.ids[places[inside]] == asked[inside]
         return places, found
 
+    def split(self, number: int) -> tuple["Snapshot", "Snapshot"]:
+        """The items in shards up to a number, and those in later shards."""
+        parts = []
+        for later in (False, True):
+            shards = {each: shard for each, shard in self.shards.items() if (each > number) == later}
+            parts.append(Snapshot(shards, self.encoding, self.places[(self.places[:, 1] > number) == later]))
+        return parts[0], parts[1]
+
     def require_searchable(self, queries: Float[Tensor, "Q D"], k: int) -> None:
         """Checks the arguments of a search.
 

@@ -8,6 +8,7 @@ from shutil import rmtree
 from ascl_lightning.errors import UserError
 from ascl_lightning.gallery.database import Mode
 from ascl_lightning.gallery.exact_store import ExactStore
+from ascl_lightning.gallery.ivf_store import IvfStore
 from ascl_lightning.gallery.manifest import Manifest
 from ascl_lightning.gallery.milvus_store import MilvusStore, drop_collections
 
@@ -29,9 +30,20 @@ def open_store(manifest: Manifest, gallery: Path, name: str, mode: Mode = "read"
     """
     folder = gallery / manifest.contents / part / name
     if manifest.store is None:
-        return ExactStore(folder, mode)
+        return IvfStore(folder, mode)
     # all parts of a gallery are in one collection
     return MilvusStore(manifest.store, _collection(manifest, manifest.contents, name), folder, mode, shared=True)
+
+
+def prepare_searches(stores: Iterable[Store]) -> None:
+    """Builds or renews the indexes of large stores that search in this process.
+
+    Raises:
+        UserError: If an index cannot be written.
+    """
+    for store in stores:
+        if isinstance(store, IvfStore):
+            store.update_index()
 
 
 def remove_replaced(manifest: Manifest, gallery: Path, stores: Iterable[str | None]) -> None:
