@@ -63,6 +63,20 @@ def assert_graph(graph: Graph, inputs: list[tuple[torch.Tensor, ...]], folder: P
         assert difference(loaded(*arguments), graph(*arguments)) <= 1e-4
 
 
+@torch.no_grad()
+def test_both_graphs_are_traced_for_any_size() -> None:
+    """Without ONNX, whose imports take seconds."""
+    model, tokenizer = small().model, small().tokenizer
+    texts = TextGraph(model)
+    pixels = [(torch.full((count, 3, 32, 32), 40 * count, dtype=torch.uint8),) for count in (2, 5)]
+    words = [texts.arguments(tokenizer(batch)[0]) for batch in (TEXTS[:2], ["a", "a red kite", "two"])]
+    for graph, (some, others) in ((ImageGraph(model), pixels), (texts, words)):
+        axes = dict.fromkeys(range(len(graph.axes)), torch.export.Dim.DYNAMIC)
+        traced = torch.export.export(graph, some, dynamic_shapes=tuple(axes for _ in some), strict=False)
+        torch.testing.assert_close(traced.module()(*others), graph(*others))
+
+
+@pytest.mark.slow
 def test_a_graph_that_differs_is_refused(tmp_path: Path, monkeypatch) -> None:
     model = small().model
     graph = TextGraph(model)
@@ -158,6 +172,7 @@ def test_towers_of_every_kind(kind: str, tmp_path: Path) -> None:
     assert_graph(graph, [graph.arguments(retriever.tokenizer(batch)[0]) for batch in batches], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_traced_is_one_error(tmp_path: Path) -> None:
     class Branching(TextGraph):
         def forward(self, input_ids, attention_mask, special_tokens_mask=None):
