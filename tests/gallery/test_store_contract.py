@@ -10,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.encodings import assert_same_items, random_embeds, random_items
 from tests.helpers.milvus_server import milvus_server
@@ -37,7 +37,7 @@ def open_on_server(folder: Path) -> VectorStore:
 
 
 def forget(name: str, folder: Path) -> None:
-    """Removes what lies outside the folder: a server is slower for each collection that it has in memory."""
+    """Removes what lies outside the folder, so that no collections pile up on a server."""
     if name == "milvus_server":
         drop_collections(milvus_server(), collection_of(folder))
 
@@ -186,21 +186,13 @@ def run_operations(open_store: Open, folder: Path, operations) -> None:
     reopened.close()
 
 
-@pytest.mark.parametrize("name", ALL[1:3])
+@pytest.mark.parametrize("name", ALL[1:])
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(operations=st.lists(st.one_of(UPSERT, DELETE, SEARCH), max_size=12))
 def test_any_sequence_of_operations_is_that_of_a_dictionary(name, tmp_path, operations):
-    run_operations(STORES[name], tmp_path / str(next(FOLDERS)), operations)
-
-
-@pytest.mark.slow
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
-@given(operations=st.lists(st.one_of(UPSERT, DELETE, SEARCH), min_size=6, max_size=12))
-def test_any_sequence_of_operations_on_a_server_is_that_of_a_dictionary(tmp_path, operations):
-    """Few examples, and no simpler ones after a failure: a collection takes 3 s to make, and a search 0.5 s."""
     folder = tmp_path / str(next(FOLDERS))
-    run_operations(open_on_server, folder, operations)
-    forget("milvus_server", folder)
+    run_operations(STORES[name], folder, operations)
+    forget(name, folder)
 
 
 @pytest.mark.parametrize("name", ALL[1:])
