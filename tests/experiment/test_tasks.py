@@ -4,9 +4,10 @@ import signal
 import subprocess
 import sys
 import threading
-from types import SimpleNamespace
+import time
 
 import pytest
+from tests.helpers.processes import run_forked
 
 from ascl_lightning.experiment import tasks
 from ascl_lightning.experiment.tasks import Task, Workers, claim
@@ -26,14 +27,21 @@ def commands(monkeypatch):
     """The commands that ran, in order; those whose first flag is `--fail` fail."""
     ran = []
 
-    def run(command, *, stdout, pass_fds, **_):
-        ran.append(tuple(command[3:]))
-        os.fstat(pass_fds[0])
-        failed = "--fail" in command
-        stdout.write(b"ascl: error: no such thing\n" if failed else b"fine\n")
-        return SimpleNamespace(returncode=2 if failed else 0)
+    class Finished(subprocess.Popen):
+        def __init__(self, command, *, stdout, pass_fds, **_):
+            ran.append(tuple(command[3:]))
+            os.fstat(pass_fds[0])
+            self._failed = "--fail" in command
+            self._child_created = False
+            stdout.write(b"ascl: error: no such thing\n" if self._failed else b"fine\n")
 
-    monkeypatch.setattr(tasks.subprocess, "run", run)
+        def poll(self):
+            return self.wait()
+
+        def wait(self, timeout=None):
+            return 2 if self._failed else 0
+
+    monkeypatch.setattr(tasks.subprocess, "Popen", Finished)
     monkeypatch.setattr(tasks, "_SECONDS_BETWEEN_LOOKS", 0.01)
     return ran
 
@@ -152,6 +160,43 @@ def test_an_unexpected_error_ends_all_jobs(tmp_path, commands):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         run_all(blocked, jobs=2)
+
+
+SLEEPER = """#!/bin/sh
+trap 'echo saved; exit 143' TERM
+echo started
+sleep 600 & wait
+"""
+
+
+def test_a_signal_ends_the_running_commands_too(tmp_path, monkeypatch):
+    """They save first, and nothing else starts."""
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text(SLEEPER)
+    sleeper.chmod(0o755)
+    monkeypatch.setattr(tasks.sys, "executable", str(sleeper))
+    monkeypatch.setattr(tasks, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    cells = [Task(name, tmp_path / name, (("fit",),)) for name in ("first", "second")]
+
+    def stop():
+        while "started" not in _log(cells[0]):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def experiment():
+        threading.Thread(target=stop).start()
+        run_all(*cells)
+
+    ended = run_forked(experiment)
+
+    assert (ended.returncode, ended.stdout) == (143, "first: stopped\n")
+    assert "saved" in _log(cells[0])
+    assert not cells[1].folder.exists()
+
+
+def _log(task):
+    log = task.folder / "log.txt"
+    return log.read_text() if log.exists() else ""
 
 
 def test_a_record_is_written_whole(tmp_path, commands):

@@ -5,12 +5,23 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ascl_lightning.cli import AsclCLI, OneLineParser
 from ascl_lightning.data.datamodule import RetrievalDataModule
+from ascl_lightning.runtime.processes import StopSignals
 from ascl_lightning.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from ascl_lightning.training.config_changes import warn_of_changes
+
+
+class _ExitOnSignal(Callback):
+    """Lets a stop signal end the command; Lightning's handler of SIGTERM, set after `setup`, lets it run to its end."""
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replaces Lightning's handler."""
+        StopSignals().listen()
+
+    on_validation_start = on_predict_start
 
 
 class CommandCLI(AsclCLI):
@@ -33,7 +44,7 @@ class CommandCLI(AsclCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer with devices, precision and atomic checkpoints, but without training callbacks and loggers."""
         config = self._get(self.config_init, "trainer")
-        fixed = {"callbacks": None, "logger": False, "plugins": AtomicCheckpointIO()}
+        fixed = {"callbacks": _ExitOnSignal(), "logger": False, "plugins": AtomicCheckpointIO()}
         return Trainer(**vars(config.clone(with_meta=False)) | fixed | kwargs)
 
 

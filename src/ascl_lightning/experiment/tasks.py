@@ -21,6 +21,7 @@ from typing import Any
 
 from ascl_lightning.runtime.files import write_file
 from ascl_lightning.runtime.locks import take_lock
+from ascl_lightning.runtime.processes import StopSignals
 
 DONE = "done.json"
 """Written when all commands of a task have succeeded."""
@@ -62,19 +63,20 @@ class Task:
         content: dict[str, Any] = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
         return content
 
-    def run(self, claimed: int, environment: Mapping[str, str], machine: str) -> float:
+    def run(self, claimed: int, environment: Mapping[str, str], machine: str, stopped: Event) -> float:
         """Runs the commands that have not succeeded yet.
 
         Args:
             claimed: Descriptor from `claim`; commands inherit it, so that the claim lasts as long as they run.
             environment: Environment variables of the commands.
             machine: Name of the machine, to be recorded.
+            stopped: When set, the running command is told to save and to end.
 
         Returns:
             The seconds that it took.
 
         Raises:
-            CommandError: If a command fails.
+            CommandError: If a command fails, or is stopped.
         """
         start = time.monotonic()
         for command in self.commands:
@@ -84,7 +86,7 @@ class Task:
             if command[0] == "validate":
                 # of an interrupted validation
                 shutil.rmtree(self.folder / command[0], ignore_errors=True)
-            self._run(command, claimed, environment)
+            self._run(command, claimed, environment, stopped)
             finished.touch()
         for pattern in self.removed:
             for folder in self.folder.glob(pattern):
@@ -93,23 +95,32 @@ class Task:
         write_file(self.folder / DONE, json.dumps({"seconds": round(seconds, 1), "machine": machine}) + "\n")
         return seconds
 
-    def _run(self, command: Sequence[str], claimed: int, environment: Mapping[str, str]) -> None:
+    def _run(self, command: Sequence[str], claimed: int, environment: Mapping[str, str], stopped: Event) -> None:
         log = self.folder / LOG
         with log.open("ab") as lines:
             lines.write(f"$ ascl {shlex.join(command)}\n".encode())
             lines.flush()
-            code = subprocess.run(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "ascl_lightning", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=lines,
                 stderr=subprocess.STDOUT,
                 pass_fds=(claimed,),
                 env=dict(environment),
-                check=False,
-            ).returncode
+            )
+            code = _exit_code(process, stopped)
         if code:
             last = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-1]
             raise CommandError(f"`ascl {command[0]}` ended with code {code}: {last} ({log})")
+
+
+def _exit_code(process: "subprocess.Popen[bytes]", stopped: Event) -> int:
+    """Waits for a command; when the work is stopped, tells it to save and to end."""
+    while process.poll() is None:
+        if stopped.wait(_SECONDS_BETWEEN_LOOKS):
+            process.terminate()
+            break
+    return process.wait()
 
 
 @contextmanager
@@ -151,14 +162,22 @@ class Workers:
         """Reasons by task."""
 
     def run(self) -> None:
-        """Runs the tasks."""
-        with ThreadPoolExecutor(self._jobs) as pool:
-            threads = [pool.submit(self._work) for _ in range(self._jobs)]
-            try:
-                for thread in threads:
-                    thread.result()
-            finally:
-                self._stopped.set()
+        """Runs the tasks.
+
+        A stop signal (`StopSignals`) reaches the running commands, and is obeyed when they have ended.
+        """
+        signals = StopSignals()
+        signals.listen()
+        try:
+            with ThreadPoolExecutor(self._jobs) as pool:
+                threads = [pool.submit(self._work) for _ in range(self._jobs)]
+                try:
+                    for thread in threads:
+                        thread.result()
+                finally:
+                    self._stopped.set()
+        finally:
+            signals.restore()
 
     def _work(self) -> None:
         while not self._stopped.is_set():
@@ -181,10 +200,11 @@ class Workers:
             if claimed is None or task.is_done or task in self.failed:
                 return False
             try:
-                seconds = task.run(claimed, self._environment, self._machine)
+                seconds = task.run(claimed, self._environment, self._machine, self._stopped)
             except CommandError as error:
                 self.failed[task] = str(error)
-                print(f"{task.name}: failed: {error}", flush=True)
+                outcome = "stopped" if self._stopped.is_set() else f"failed: {error}"
+                print(f"{task.name}: {outcome}", flush=True)
             else:
                 done = sum(of.is_done for of in self._tasks)
                 print(f"{task.name}: {seconds:.0f} s ({done} of {len(self._tasks)} done)", flush=True)
