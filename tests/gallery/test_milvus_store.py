@@ -135,3 +135,19 @@ def test_a_collection_of_another_width_or_model_is_refused(tmp_path, on_server, 
     drop_collections(uri, beginning)
     with pytest.raises(UserError, match="collection"):
         MilvusStore(uri, beginning + "items", tmp_path / "items").search(random_embeds(1, seed=0), 1)
+
+
+@pytest.mark.parametrize("on_server", [False, True])
+@pytest.mark.parametrize("mode", ["read", "write"])
+def test_a_collection_is_loaded_when_a_store_is_opened(tmp_path, on_server, mode):
+    """Milvus Lite forgets what was loaded when its process ends, and anybody may release a collection of a server."""
+    uri = milvus_server() if on_server else str(tmp_path / "milvus.db")
+    name = f"released_{uuid4().hex}"
+    store = MilvusStore(uri, name, tmp_path / "shards", "write")
+    store.upsert([1, 2], random_items(2, seed=0))
+    store._client.release_collection(name)
+    store.close()
+    store = MilvusStore(uri, name, tmp_path / "shards", mode)
+    assert sorted(store.search(random_embeds(1, seed=0), 2).ids[0].tolist()) == [1, 2]
+    store.close()
+    drop_collections(uri, name)

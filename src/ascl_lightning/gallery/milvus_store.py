@@ -61,7 +61,7 @@ class MilvusStore(ItemShards):
             super().__init__(folder, mode)
             try:
                 with _milvus_errors(self._shown):
-                    self._require_own_collection()
+                    self._load_collection()
                     if mode == "write":
                         self._mend()
             except BaseException:
@@ -191,8 +191,8 @@ class MilvusStore(ItemShards):
         counted = self._client.query(self._collection, output_fields=["count(*)"], consistency_level="Strong")
         return int(counted[0]["count(*)"])
 
-    def _require_own_collection(self) -> None:
-        """Checks that an existing collection has the width and the model of the items in the folder."""
+    def _load_collection(self) -> None:
+        """Loads a collection of the width and the model of the items in the folder, if there is one, for searches."""
         encoding = self._encoding()
         if encoding is None or not self._client.has_collection(self._collection):
             return
@@ -200,6 +200,7 @@ class MilvusStore(ItemShards):
         widths = {field["name"]: field["params"].get("dim") for field in about["fields"]}
         if int(widths.get(_EMBEDDING) or 0) != encoding.width or about["description"] not in ("", encoding.model):
             raise self._foreign
+        self._client.load_collection(self._collection)
 
     def _create_collection(self, encoding: Encoding) -> None:
         from pymilvus import DataType
