@@ -1,5 +1,6 @@
 """What only concerns the store in Milvus: its errors, and items that it shares with nobody."""
 
+import os
 from uuid import uuid4
 
 import pytest
@@ -9,6 +10,7 @@ from tests.reference.stores import PlainStore
 
 from ascl_lightning.errors import UserError
 from ascl_lightning.gallery.milvus_store import MilvusStore, drop_collections
+from ascl_lightning.runtime.locks import take_lock
 from ascl_lightning.search.encoded import Encoded
 
 pytest.importorskip("milvus_lite")
@@ -151,3 +153,14 @@ def test_a_collection_is_loaded_when_a_store_is_opened(tmp_path, on_server, mode
     assert sorted(store.search(random_embeds(1, seed=0), 2).ids[0].tolist()) == [1, 2]
     store.close()
     drop_collections(uri, name)
+
+
+def test_a_file_that_another_process_has_open_is_named(tmp_path, capfd):
+    """As Milvus Lite locks it: a lock of this process, but of another descriptor, has the same effect."""
+    (tmp_path / "milvus.db").mkdir()
+    lock = take_lock(tmp_path / "milvus.db" / "LOCK")
+    with pytest.raises(UserError, match=r"milvus\.db: .*; .* no other process has this file open$") as error:
+        MilvusStore(str(tmp_path / "milvus.db"), "items", tmp_path / "shards")
+    os.close(lock)
+    assert_one_line(error)
+    assert capfd.readouterr().err == ""

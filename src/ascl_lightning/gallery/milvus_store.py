@@ -26,6 +26,9 @@ _MAX_K = 16384
 """Milvus' own limit."""
 _TOKEN = "MILVUS_TOKEN"
 """Environment variable with NAME:PASSWORD, or the token of a service."""
+_SERVER = "check address and server"
+_LITE = "check that milvus-lite is installed and that no other process has this file open"
+"""What a user can do about errors."""
 _PENDING = """
 -- items of which the collection may have another state than the folder
 CREATE TABLE IF NOT EXISTS pending (id INTEGER PRIMARY KEY)
@@ -240,9 +243,10 @@ def _connect(uri: str) -> Any:
         from pymilvus import MilvusClient
     except ImportError as error:
         raise UserError("galleries in Milvus need pymilvus: pip install 'ascl-lightning[milvus]'") from error
-    # it logs the traceback of every error that it raises
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-    with _milvus_errors(f"Milvus at {_shown(uri)}"):
+    # they log the traceback of every error that they raise
+    for name in ("pymilvus", "milvus_lite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with _milvus_errors(f"Milvus at {_shown(uri)}", _LITE if uri.endswith(".db") else _SERVER):
         return MilvusClient(uri, token=os.environ.get(_TOKEN, ""))
 
 
@@ -252,7 +256,7 @@ def _shown(uri: str) -> str:
 
 
 @contextmanager
-def _milvus_errors(place: str) -> Iterator[None]:
+def _milvus_errors(place: str, remedy: str = _SERVER) -> Iterator[None]:
     """Reports errors of the server, and of the way to it, in one line."""
     from pymilvus.exceptions import MilvusException
 
@@ -260,4 +264,4 @@ def _milvus_errors(place: str) -> Iterator[None]:
         yield
     except MilvusException as error:
         reason = " ".join(str(error.message).split())[:300]
-        raise UserError(f"{place}: {reason}; check address and server") from error
+        raise UserError(f"{place}: {reason}; {remedy}") from error
