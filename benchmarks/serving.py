@@ -53,7 +53,7 @@ def client(port: int, until: float) -> tuple[list[float], int]:
 def wait_until_ready(port: int) -> float:
     """Seconds until `/readyz` answers; until then, the connection waits."""
     start = time.perf_counter()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     connection.request("GET", "/readyz")
     assert connection.getresponse().status == 200
     return time.perf_counter() - start

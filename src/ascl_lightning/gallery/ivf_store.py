@@ -15,7 +15,7 @@ from ascl_lightning.gallery.snapshot import Snapshot
 from ascl_lightning.gallery.store import Neighbours, no_neighbours
 
 SMALLEST = 400_000
-"""Items from which an index is built: a scan of fewer takes less than 15 ms on two cores (benchmarks/README.md)."""
+"""Items from which an index is built: a scan of as many takes about 15 ms on two cores (benchmarks/README.md)."""
 _CHANGED = 10
 """An index is built again when one of so many items has changed."""
 _FOLDER = "ivf"
