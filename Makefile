@@ -53,7 +53,7 @@ experiment-quick: weights ## the main comparison of GRID with one seed
 	$(BIN)/ascl experiment --grid $(GRID) --data $(DATA) --out $(EXPERIMENT) --jobs $(JOBS) --quick
 
 bench: $(STAMP) ## measure speed and memory without photos (results: benchmarks/README.md)
-	for script in scoring training_step large_batch scaling recall search tuning safety coverage leaks dashboard data; do $(BIN)/python benchmarks/$$script.py; done
+	for script in scoring training_step large_batch scaling recall search scale tuning safety coverage leaks dashboard data; do $(BIN)/python benchmarks/$$script.py; done
 
 gpu: $(STAMP) ## check and measure kernels, scoring and training on a GPU in 9 minutes (writes gpu/gpu.md)
 	$(BIN)/python benchmarks/gpu.py
