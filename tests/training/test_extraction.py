@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.helpers.datasets import write_karpathy
 from tests.helpers.encoders import FROZEN, MeanColour, WordTable
+from tests.helpers.hub_models import write_bert
 from tests.helpers.region_layouts import LAYOUTS
 
 from ascl_lightning.data import stored_features as storage
@@ -26,6 +27,7 @@ from ascl_lightning.models import FusedSimilarity
 from ascl_lightning.models.model import ImageTextModel
 from ascl_lightning.models.towers.regions import RegionEncoder
 from ascl_lightning.models.towers.timm_backbone import TimmImageEncoder
+from ascl_lightning.models.towers.transformers_text import TransformersTextEncoder
 from ascl_lightning.training.extraction import SplitExtraction, fingerprint
 
 POSITIVES = [JoinCaptions(), AppendOtherCaption(), FirstHalf(), RandomSpan()]
@@ -242,6 +244,27 @@ def test_a_fingerprint_depends_on_inner_layers_unless_activations_below_them_are
     assert len({hash_of([]), hash_of(["layer2"]), hash_of(["layer2", "layer3"])}) == 3
     assert hash_of(["layer2", "layer3"]) == hash_of(["layer3", "layer2"])
     assert hash_of([], "layer3") == hash_of(["layer3"], "layer3") != hash_of([])
+
+
+def test_a_fingerprint_depends_on_the_grid_unless_activations_below_it_are_stored():
+    def hash_of(side: int | None, cut: str | None = None) -> str:
+        torch.manual_seed(0)
+        return fingerprint(TimmImageEncoder("test_resnet", image_size=64, token_grid=side, cut=cut))
+
+    assert len({hash_of(None), hash_of(1), hash_of(2)}) == 3
+    assert hash_of(None, "layer3") == hash_of(2, "layer3")
+
+
+def test_a_fingerprint_depends_on_what_makes_words_and_the_global_vector_unless_they_are_above_a_cut(tmp_path):
+    write_bert(tmp_path)
+
+    def hash_of(**arguments: object) -> str:
+        return fingerprint(TransformersTextEncoder(str(tmp_path), **arguments))
+
+    settings = [{}, {"pooling": "cls"}, {"special_tokens_are_words": False}]
+    settings.append(settings[1] | settings[2])
+    assert len({hash_of(**each) for each in settings}) == 4
+    assert len({hash_of(**each, cut=1) for each in settings}) == 1
 
 
 def test_existing_shards_are_not_encoded_again(tmp_path, model, monkeypatch):

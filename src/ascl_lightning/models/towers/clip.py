@@ -59,6 +59,7 @@ class ClipImageEncoder(TransformersTower, PixelEncoder):
         super().__init__(spec, tuning)
         self.folder = folder
         self._token_grid = token_grid
+        self.stored_settings = "" if token_grid is None else f"grid of {token_grid}"
         self.tower = _IMAGE_TOWERS[config.model_type](folder, config)
         self.pooled_dim = self.token_dim = self.tower.width
 

@@ -33,6 +33,7 @@ class TextEncoder(Encoder):
     def __init__(self, special_tokens_are_words: bool = True, tuning: Tuning = Tuning()) -> None:
         super().__init__(tuning)
         self.special_tokens_are_words = special_tokens_are_words
+        self.stored_settings = "" if special_tokens_are_words else "special tokens are no words"
 
     def forward(self, inputs: TokenizedTexts | Features) -> Features:
         """See `Encoder.forward`."""

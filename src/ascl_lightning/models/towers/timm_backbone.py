@@ -88,8 +88,10 @@ class TimmImageEncoder(PixelEncoder):
             check_token_grid(f"backbone '{name}'", token_grid, _square_side(name, probe.tokens.shape[1], "token_grid"))
         if cut is not None:
             self._cut_at(cut, name, probe)
-        elif self._inner:
-            self.stored_settings = f"joined with {', '.join(self._inner)}"
+        else:
+            joined = [f"joined with {', '.join(self._inner)}"] if self._inner else []
+            pooled = [] if token_grid is None else [f"grid of {token_grid}"]
+            self.stored_settings = ", ".join(joined + pooled)
         self._token_grid = token_grid
 
     @classmethod

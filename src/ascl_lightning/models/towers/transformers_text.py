@@ -62,6 +62,9 @@ class TransformersTextEncoder(TransformersTower, TextEncoder):
         self._pooling = pooling
         if cut is not None:
             self._cut_at(cut)
+            self.stored_settings = ""  # what lies below the cut depends on neither
+        elif pooling != "mean":
+            self.stored_settings = f"{self.stored_settings} pooled by {pooling}".strip()
 
     @classmethod
     def spec_of(cls, arguments: Mapping[str, Any]) -> TextSpec:
