@@ -32,7 +32,7 @@ from ascl_lightning.curation.check.repeats import repeats
 from ascl_lightning.curation.check.split_check import SplitCheck
 from ascl_lightning.data.batch import ImageSpec
 from ascl_lightning.data.sources.base import MissingSplitError
-from ascl_lightning.data.sources.files import caption_faults
+from ascl_lightning.data.sources.records import caption_faults
 from ascl_lightning.data.streaming import streamed_spec
 from ascl_lightning.data.text import Tokenizer, Vocabulary, build_tokenizer
 from ascl_lightning.errors import UserError, first_line

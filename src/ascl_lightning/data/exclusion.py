@@ -16,7 +16,8 @@ from pyarrow import parquet
 
 from ascl_lightning.data.sources.base import Split
 from ascl_lightning.data.sources.columns import CaptionColumn
-from ascl_lightning.data.sources.files import Record, json_lines
+from ascl_lightning.data.sources.files import json_lines
+from ascl_lightning.data.sources.records import Record
 from ascl_lightning.data.stored_features import SplitFeatures
 from ascl_lightning.errors import UserError
 

@@ -112,22 +112,37 @@ def index(
         contents = stack.enter_context(closing(Contents.open(new, out)))
         if not replaces and old != new:
             new.write(out)
-        contents.adopt_parts(new, out)
-        encoder = PictureEncoder(retriever, images, contents, batch_size, progress)
-        indexer = _Indexer(images, listing, contents, encoder)
-        jobs = from_rank_0((new, indexer.prepare()))[1]
-        encoder.encode(_share(jobs))
-        wait_for_ranks()
-        contents.adopt_parts(new, out)
-        summary = indexer.complete(jobs)
-        support = out / new.contents / SUPPORT
-        if summary.changes_gallery or not support.exists():
-            calibrate_support(support, retriever, contents.catalogue, contents.pictures, contents.captions)
-        prepare_searches((contents.pictures, contents.captions))
+        summary = _update(retriever, images, listing, contents, new, out, batch_size, progress)
         if replaces:
             new.write(out)
         remove_replaced(new, out, (new.store, old.store if old else None))
         return from_rank_0(summary)
+
+
+def _update(
+    retriever: Retriever,
+    images: Path,
+    listing: Listing,
+    contents: Contents,
+    manifest: Manifest,
+    out: Path,
+    batch_size: int,
+    progress: bool,
+) -> IndexSummary:
+    """Encodes what has changed, together with the other ranks, and prepares searches."""
+    contents.adopt_parts(manifest, out)
+    encoder = PictureEncoder(retriever, images, contents, batch_size, progress)
+    indexer = _Indexer(images, listing, contents, encoder)
+    jobs = from_rank_0((manifest, indexer.prepare()))[1]
+    encoder.encode(_share(jobs))
+    wait_for_ranks()
+    contents.adopt_parts(manifest, out)
+    summary = indexer.complete(jobs)
+    support = out / manifest.contents / SUPPORT
+    if summary.changes_gallery or not support.exists():
+        calibrate_support(support, retriever, contents.catalogue, contents.pictures, contents.captions)
+    prepare_searches((contents.pictures, contents.captions))
+    return summary
 
 
 def _encode_share(retriever: Retriever, images: Path, out: Path, batch_size: int) -> IndexSummary:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ascl_lightning.data.sources.files import Record, csv_rows, json_lines
+from ascl_lightning.data.sources.files import csv_rows, json_lines
+from ascl_lightning.data.sources.records import Record
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Names of the files; the first one that a folder has is read."""

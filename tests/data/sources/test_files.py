@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from ascl_lightning.data.sources.files import (
     FolderImages,
-    Record,
-    caption_faults,
     data_folder,
     image_folder,
     name_inside,
@@ -20,61 +18,13 @@ from ascl_lightning.data.sources.files import (
     read_lines,
     register_image_id,
 )
+from ascl_lightning.data.sources.records import Record
 from ascl_lightning.errors import UserError
 
 
 def raises_naming(*parts: str) -> AbstractContextManager[Any]:
     """The error is one line that says all of `parts`, in this order."""
     return pytest.raises(UserError, match="^.*" + ".*".join(map(re.escape, parts)) + ".*$")
-
-
-def test_fields_are_given_as_they_are() -> None:
-    record = Record({"text": " Grüße 🐕 ", "id": 7, "name": "x", "list": ["a", "b"], "none": None}, "f")
-    assert record.text("text") == " Grüße 🐕 "
-    assert record.identifier("id") == "7"
-    assert record.identifier("name") == "x"
-    assert record.captions("list") == ("a", "b")
-    assert record.has("id")
-    assert not record.has("none")
-    assert not record.has("nothing")
-
-
-@pytest.mark.parametrize(
-    ("method", "value", "problem"),
-    [
-        ("text", 3, "'key' must be text, not a number"),
-        ("text", 3.5, "'key' must be text, not a number"),
-        ("text", True, "'key' must be text, not true or false"),
-        ("text", None, "'key' must be text, not null"),
-        ("text", ["a"], "'key' must be text, not a list"),
-        ("text", "", "'key' is blank"),
-        ("text", " \t\n\u3000", "'key' is blank"),
-        ("text", "\ud83d", "'key' holds half of a character"),
-        ("captions", "a", "'key' must be a list, not text"),
-        ("captions", ["a", ""], "'key[1]' is blank"),
-        ("captions", ["a", {}], "'key[1]' must be text, not an object"),
-        ("identifier", True, "'key' must be text, not true or false"),
-        ("identifier", 1.0, "'key' must be text, not a number"),
-        ("identifier", " ", "'key' is blank"),
-    ],
-)
-def test_wrong_fields_are_named(method: str, value: object, problem: str) -> None:
-    with raises_naming(f"file, line 3: field {problem}"):
-        getattr(Record({"key": value}, "file, line 3"), method)("key")
-
-
-@pytest.mark.parametrize("method", ["text", "captions", "identifier"])
-def test_missing_fields_are_named(method: str) -> None:
-    with raises_naming("file, line 3: field 'key' is missing"):
-        getattr(Record({}, "file, line 3"), method)("key")
-
-
-def test_nested_records_know_where_they_are() -> None:
-    record = Record({"images": [{"a": "x"}, 5]}, "f.json")
-    records = record.records("images")
-    assert next(records).where == "f.json, images[0]"
-    with raises_naming("f.json, images[1]: expected an object with fields, found a number"):
-        next(records)
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", ".", "a\0b.jpg"])
@@ -105,20 +55,6 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
         for row in (2, 3):
             with raises_naming(names[row], "a symbolic link that leads out of", "is not followed"):
                 images[row]
-
-
-def test_faults_of_captions_can_be_collected() -> None:
-    record = Record({"one": " ", "many": ["a", 3, "", "b"]}, "f, line 2")
-    with caption_faults() as faults:
-        assert record.caption("one") == ()
-        assert record.captions("many") == ("a", "b")
-    assert [(fault.message.removeprefix("f, line 2: field "), fault.is_blank) for fault in faults] == [
-        ("'one' is blank", True),
-        ("'many[1]' must be text, not a number", False),
-        ("'many[2]' is blank", True),
-    ]
-    with raises_naming("'one' is blank"):
-        record.caption("one")
 
 
 def test_repeated_ids_name_both_places() -> None:

@@ -11,7 +11,7 @@ from ascl_lightning.curation.check.kinds import Severity
 from ascl_lightning.curation.check.picture_facts import FaultKind, PictureFacts, Pictures
 from ascl_lightning.data.batch import ImageSpec, PixelSpec
 from ascl_lightning.data.images import MAX_PIXELS
-from ascl_lightning.data.sources.files import CaptionFault
+from ascl_lightning.data.sources.records import CaptionFault
 
 TINY = 32
 """Images with a shorter side below this many pixels are reported."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.files import (
     FolderImages,
-    Record,
     csv_rows,
     data_folder,
     image_folder,
@@ -16,6 +15,7 @@ from ascl_lightning.data.sources.files import (
     read_lines,
     register_image_id,
 )
+from ascl_lightning.data.sources.records import Record
 
 
 @dataclass(eq=False)

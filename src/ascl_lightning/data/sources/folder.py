@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ascl_lightning.data.sources.base import Source, Split, missing_split
-from ascl_lightning.data.sources.files import FolderImages, Record, data_folder, read_lines
+from ascl_lightning.data.sources.files import FolderImages, data_folder, read_lines
+from ascl_lightning.data.sources.records import Record
 from ascl_lightning.errors import UserError
 
 PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})

@@ -17,7 +17,6 @@ from ascl_lightning.data.images import ends, open_image
 from ascl_lightning.data.sources.base import Choice, Choices, MissingSplitError, Source, Split
 from ascl_lightning.data.sources.files import (
     FolderImages,
-    Record,
     data_folder,
     files_named,
     image_folder,
@@ -26,6 +25,7 @@ from ascl_lightning.data.sources.files import (
     parse_json,
     read_lines,
 )
+from ascl_lightning.data.sources.records import Record
 from ascl_lightning.data.text import clean_caption
 from ascl_lightning.errors import UserError
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from ascl_lightning.data.images import ImageBytes, ends, ends_of_part
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
-from ascl_lightning.data.sources.files import MAX_BYTES, Record, name_inside
+from ascl_lightning.data.sources.files import MAX_BYTES, name_inside
+from ascl_lightning.data.sources.records import Record
 from ascl_lightning.errors import UserError
 from ascl_lightning.runtime.files import require_regular
 

@@ -12,15 +12,8 @@ import pyarrow as pa
 
 from ascl_lightning.data.sources.base import Source, Split, missing_split
 from ascl_lightning.data.sources.columns import CaptionColumn
-from ascl_lightning.data.sources.files import (
-    FolderImages,
-    Record,
-    csv_rows,
-    data_folder,
-    image_folder,
-    json_lines,
-    name_inside,
-)
+from ascl_lightning.data.sources.files import FolderImages, csv_rows, data_folder, image_folder, json_lines, name_inside
+from ascl_lightning.data.sources.records import Record
 from ascl_lightning.errors import UserError
 
 _FIELDS = ("image", "image_id", "split", "caption", "captions")

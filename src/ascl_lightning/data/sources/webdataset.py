@@ -16,7 +16,8 @@ from typing import Any
 
 from ascl_lightning.data.images import ImageBytes, ends_of_part
 from ascl_lightning.data.sources.base import MissingSplitError, Shard, Source, Split, Streamed
-from ascl_lightning.data.sources.files import MAX_BYTES, Record, data_folder, files_named, parse_json, register_image_id
+from ascl_lightning.data.sources.files import MAX_BYTES, data_folder, files_named, parse_json, register_image_id
+from ascl_lightning.data.sources.records import Record
 from ascl_lightning.errors import UserError
 
 # tarfile, not the libraries webdataset (tried: 1.0.2) or datasets (tried: 5.2.0): both read an archive that was
