@@ -5,6 +5,7 @@ import torch
 from tests.helpers.encoders import MeanColour, WordTable
 from tests.helpers.towers import pictures
 from torch._dynamo.utils import counters
+from torch.nn import functional as F
 
 from ascl_lightning.data.batch import Features, ImageViews, TokenizedTexts, WithCrops
 from ascl_lightning.errors import UserError
@@ -13,6 +14,7 @@ from ascl_lightning.models.pooling import GeneralizedPooling
 from ascl_lightning.models.similarity.aggregation import LearnedWeights
 from ascl_lightning.models.similarity.fused import FusedSimilarity
 from ascl_lightning.models.similarity.late_interaction import LateInteraction
+from ascl_lightning.models.similarity.local import CrossAttention
 from ascl_lightning.models.towers import text
 from ascl_lightning.models.towers.convolutional import ConvImageEncoder
 from ascl_lightning.models.towers.timm_backbone import TimmImageEncoder
@@ -79,6 +81,48 @@ def test_tokens_are_projected_to_a_width_of_their_own():
     encoded = built.encode_images(torch.zeros(3, 3, 16, 16, dtype=torch.uint8))
     assert encoded.pooled.shape == (3, 6)
     assert encoded.tokens.shape[::2] == (3, 2)
+
+
+def test_whole_texts_attend_over_regions():
+    """Against the formula: attention of one vector over regions, and its cosine with what it finds."""
+    local = CrossAttention("text_to_image")
+    similarity = FusedSimilarity(
+        6, 1, 1.0, text_to_image_scale=3.0, normalize_words=True, global_fusion="none", local=local, whole_texts=True
+    )
+    built = ImageTextModel(MeanColour(), WordTable(), similarity)
+    images = built.encode_images(torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8))
+    ids, mask = torch.tensor([[5, 6, 7], [8, 0, 0], [0, 0, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]]).bool()
+    texts = built.encode_texts(TokenizedTexts(ids, mask, torch.zeros_like(mask)))
+
+    of_tower = built.text_encoder(TokenizedTexts(ids, mask, torch.zeros_like(mask))).pooled
+    queries = F.normalize(built.text_projection.tokens(of_tower[:2]), dim=-1)
+    expected = torch.zeros(3, 3)  # a text without words scores 0
+    for image, regions in enumerate(images.tokens):
+        found = (3.0 * queries @ regions.T).softmax(-1) @ regions
+        expected[image, :2] = F.cosine_similarity(queries, found)
+    torch.testing.assert_close(built.score(images, texts), expected)
+    assert (similarity.uses_tokens, similarity.uses_words) == (True, False)
+
+
+def test_whole_texts_have_no_words_to_pool():
+    similarity = FusedSimilarity(6, 1, whole_texts=True)
+    with pytest.raises(UserError, match=r"set similarity\.whole_texts to false"):
+        ImageTextModel(MeanColour(), WordTable(), similarity, text_pooling=GeneralizedPooling())
+
+
+@pytest.mark.parametrize("whole_texts", [False, True])
+def test_the_towers_global_vector_of_a_text_is_read_as_a_token(whole_texts):
+    """By the local level alone: without a gradient to it, distributed training would fail."""
+    torch.manual_seed(0)
+    similarity = FusedSimilarity(4, 2, 1.0, global_fusion="none", whole_texts=whole_texts)
+    built = ImageTextModel(MeanColour(), WordTransformer(width=16, num_heads=2, depth=1), similarity)
+    built.freeze_unread(uses_global=False)
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    of_tower = built.text_features(TokenizedTexts(torch.randint(2, 99, (3, 5)), mask, ~mask))
+    of_tower.pooled.retain_grad()
+    images = built.encode_images(torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8))
+    built.score(images, built.project_texts(of_tower)).square().sum().backward()
+    assert bool(of_tower.pooled.grad.any()) == whole_texts
 
 
 def test_pooled_tokens_have_the_width_of_global_vectors():

@@ -37,8 +37,11 @@ class TrainedCLI(CommandCLI):
         path = find_checkpoint(self.config.ckpt_path, Path(self.config.trainer.default_root_dir))
         assert path is not None
         self.warn_of_changes(path)
-        if not self.model.model.similarity.uses_tokens:
-            raise UserError("no score of this model reads single words: set similarity.local_weight above 0 and train")
+        if not self.model.model.similarity.uses_words:
+            raise UserError(
+                "no score of this model reads single words: set similarity.local_weight above 0 "
+                "and similarity.whole_texts to false, and train"
+            )
         with readable_errors():
             content = AtomicCheckpointIO().load_checkpoint(path)
             self.model.load_state_dict(content["state_dict"])

@@ -96,8 +96,8 @@ class ShownQueries:
             tokenizer: Tokenizer of the text tower.
         """
         pairs = self._pairs()
-        if not (similarity.uses_tokens and pairs):
-            return {"grid": None, "pairs": [], "reason": "the score does not use local tokens"}
+        if not (similarity.uses_words and pairs):
+            return {"grid": None, "pairs": [], "reason": "the score does not use single words"}
         device = self._gallery.image_of_text.device
         images = self._gallery.images.select(torch.tensor([pair.image for pair in pairs], device=device))
         texts = self._gallery.texts.select(torch.tensor([pair.text for pair in pairs], device=device))

@@ -308,7 +308,7 @@ class Gallery:
 
     def _unsupported(self, text: str, encoded: Encoded, hits: Encoded) -> list[str]:
         cleaned = clean_caption(text)
-        if not self.retriever.model.similarity.uses_tokens:
+        if not self.retriever.model.similarity.uses_words:
             return [word for word in cleaned.split() if not self.retriever.tokenizer.knows(word)]
         shown = hits[:CHECKED_HITS].features
         words = query_words(

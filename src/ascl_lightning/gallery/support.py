@@ -63,7 +63,7 @@ def _estimate(
     retriever: Retriever, catalogue: Catalogue, pictures: VectorStore, captions: VectorStore
 ) -> UsualSupport | None:
     similarity, numbers = retriever.model.similarity, catalogue.caption_ids()
-    if not similarity.uses_tokens or not len(numbers):
+    if not similarity.uses_words or not len(numbers):
         return None
     chosen = np.sort(np.random.default_rng(0).permutation(numbers)[:_MAX_CAPTIONS]).tolist()
     of_captions = catalogue.captions_of(chosen)

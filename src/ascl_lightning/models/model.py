@@ -32,7 +32,8 @@ class ImageTextModel(nn.Module):
 
     Raises:
         ValueError: If `project` is False and a tower's widths are not those of `similarity`.
-        UserError: If there is pooling, and `similarity.local_dim` is not `embed_dim`.
+        UserError: If there is pooling, and `similarity.local_dim` is not `embed_dim`; or pooling of texts, and
+            `similarity.whole_texts`.
     """
 
     def __init__(
@@ -49,11 +50,14 @@ class ImageTextModel(nn.Module):
             raise UserError(
                 "pooling makes global vectors from tokens, so their widths are equal: remove similarity.local_dim"
             )
+        if similarity.whole_texts and text_pooling is not None:
+            raise UserError("text_pooling reads words: remove it, or set similarity.whole_texts to false")
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.similarity = similarity
-        self.image_projection = _projection(image_encoder, similarity, project)
-        self.text_projection = _projection(text_encoder, similarity, project)
+        self.image_projection = _projection(image_encoder, image_encoder.token_dim, similarity, project)
+        of_text = text_encoder.pooled_dim if similarity.whole_texts else text_encoder.token_dim
+        self.text_projection = _projection(text_encoder, of_text, similarity, project)
         self.image_pooling = image_pooling
         self.text_pooling = text_pooling
         # whether anything reads the towers' own global vectors; see `freeze_unread`
@@ -80,7 +84,10 @@ class ImageTextModel(nn.Module):
         return Features(pooled, encoded[0].tokens, encoded[0].mask)
 
     def encode_texts(self, texts: TokenizedTexts | Features) -> Features:
-        """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (docs/method.md#encoders)."""
+        """Projected text features: pooled (M, D), tokens (M, L, D), not normalised (docs/method.md#encoders).
+
+        L is 1 if the similarity reads `whole_texts`.
+        """
         return self.project_texts(self.text_features(texts))
 
     def text_features(self, texts: TokenizedTexts | Features) -> Features:
@@ -89,6 +96,9 @@ class ImageTextModel(nn.Module):
 
     def project_texts(self, features: Features) -> Features:
         """`encode_texts` for `text_features`."""
+        if self.similarity.whole_texts:
+            exists = features.mask.any(dim=1, keepdim=True)
+            features = Features(features.pooled, features.pooled[:, None], exists)
         return _pooled(self.text_projection(features), self.text_pooling)
 
     def score(self, images: Features, texts: Features) -> Float[Tensor, "N M"]:
@@ -116,7 +126,8 @@ class ImageTextModel(nn.Module):
             if pooling is not None:
                 pooling.requires_grad_(uses_pooled)
         self._reads_image_pooled = uses_global and self.image_pooling is None
-        self._reads_text_pooled = uses_global and similarity.uses_text_pooled and self.text_pooling is None
+        in_global = uses_global and similarity.uses_text_pooled and self.text_pooling is None
+        self._reads_text_pooled = in_global or similarity.whole_texts
         similarity.local.requires_grad_(similarity.local_weight > 0)
         if similarity.global_fusion != "none":
             similarity.image_fusion.requires_grad_(uses_global)
@@ -182,16 +193,19 @@ class _TokensWithPooled(torch.autograd.Function):
 
 
 def _projection(
-    encoder: ImageEncoder | TextEncoder, similarity: FusedSimilarity, project: bool | ProjectionSettings
+    encoder: ImageEncoder | TextEncoder,
+    token_dim: int,
+    similarity: FusedSimilarity,
+    project: bool | ProjectionSettings,
 ) -> nn.Module:
     embed_dim, local_dim = similarity.embed_dim, similarity.local_dim
     if project is not False:
         settings = ProjectionSettings() if project is True else project
-        widths = encoder.pooled_dim, encoder.token_dim, embed_dim
+        widths = encoder.pooled_dim, token_dim, embed_dim
         return Projection(*widths, settings, encoder.joined_widths, local_dim)
-    if encoder.pooled_dim != embed_dim or encoder.token_dim != local_dim:
+    if encoder.pooled_dim != embed_dim or token_dim != local_dim:
         raise ValueError(
-            f"{type(encoder).__name__} returns vectors of width {encoder.pooled_dim} and {encoder.token_dim}, but "
+            f"{type(encoder).__name__} returns vectors of width {encoder.pooled_dim} and {token_dim}, but "
             f"similarity.embed_dim is {embed_dim} and that of tokens {local_dim}: set embed_dim and local_dim to these "
             f"widths, or project to true"
         )

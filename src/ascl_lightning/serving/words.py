@@ -43,13 +43,13 @@ def looks(retriever: Retriever, text: str, images: Encoded) -> list[list[Look]]:
         images: N encoded pictures.
 
     Returns:
-        For each picture its words in order, without those that the tokenizer cut off; empty if the model has no local
-        tokens.
+        For each picture its words in order, without those that the tokenizer cut off; empty if no score of the model
+        reads single words.
     """
-    texts = retriever.encode_texts([text])[[0] * len(images)]
-    if not len(images) or texts.tokens is None or images.tokens is None:
-        return [[] for _ in range(len(images))]
     model, cleaned = retriever.model, clean_caption(text)
+    if not len(images) or not model.similarity.uses_words:
+        return [[] for _ in range(len(images))]
+    texts = retriever.encode_texts([text])[[0] * len(images)]
     images, texts = images.to(retriever.device), texts.to(retriever.device)
     grounding = ground(model.similarity, images.features, texts.features)
     positions = retriever.tokenizer.word_positions([cleaned] * len(images))

@@ -81,7 +81,7 @@ def attention_panel(model: ImageTextModel, gallery: Gallery, view: SplitView, da
     owners = gallery.image_of_text[texts]
     images, features = gallery.images.select(owners), gallery.texts.select(texts)
     side = grid_side(view.spec, images.mask.shape[1])
-    if side is None or not model.similarity.uses_tokens or not has_pictures(view):
+    if side is None or not model.similarity.uses_words or not has_pictures(view):
         return panel
     captions = [clean_caption(_caption(gallery, view, text)) for text in texts.tolist()]
     positions = data.tokenizer().word_positions(captions).to(texts.device)

@@ -71,6 +71,9 @@ class FusedSimilarity(nn.Module):
         memory_budget: Bytes for scoring, in addition to features and scores; None: half of the free memory.
         local: Local level; None: `CrossAttention`, as published.
         local_dim: Width of tokens; None: D. Fusion needs that of D.
+        whole_texts: Each text has one token, a map of the tower's global vector, in the place of its words. With
+            `CrossAttention("text_to_image")`, the text then attends over regions as a whole, as in X-Pool (Gorti et
+            al., CVPR 2022, arXiv 2203.15086), at a fraction of the time. No score reads single words then.
 
     Raises:
         UserError: If the width of tokens is not divisible by `num_heads`, or is not D with fusion; `local_weight` is
@@ -91,6 +94,7 @@ class FusedSimilarity(nn.Module):
         memory_budget: PositiveInt | None = None,
         local: LocalLevel | None = None,
         local_dim: PositiveInt | None = None,
+        whole_texts: bool = False,
     ) -> None:
         super().__init__()
         self.local_dim = embed_dim if local_dim is None else local_dim
@@ -110,6 +114,7 @@ class FusedSimilarity(nn.Module):
         self.embed_dim = embed_dim
         self.local_weight = local_weight
         self.normalize_words = normalize_words
+        self.whole_texts = whole_texts
         self.global_fusion = global_fusion
         self.memory_budget = memory_budget
         factor = num_heads if normalize_words else 1
@@ -139,6 +144,11 @@ class FusedSimilarity(nn.Module):
     def uses_tokens(self) -> bool:
         """Whether scores need local tokens; if not, only `Features.pooled` is read."""
         return self.local_weight > 0 or self.global_fusion != "none"
+
+    @property
+    def uses_words(self) -> bool:
+        """Whether scores read the words of a text, each by itself."""
+        return self.uses_tokens and not self.whole_texts
 
     @property
     def uses_text_pooled(self) -> bool:
