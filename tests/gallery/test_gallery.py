@@ -20,6 +20,7 @@ SIMILARITIES = {
     "independent": {"global_fusion": "independent"},
     "local": {"local_weight": 1.0, "global_fusion": "none"},
     "no tokens": {"local_weight": 0.0, "global_fusion": "none"},
+    "whole texts": {"whole_texts": True, "global_fusion": "none"},
 }
 
 

@@ -53,6 +53,7 @@ def test_support_and_attention_are_those_of_the_local_level():
             assert opacity.argmax() == int(attention.argmin())
 
 
-def test_models_without_a_local_level_show_none():
-    retriever = small(FusedSimilarity(embed_dim=8, num_heads=2, local_weight=0.0, global_fusion="none"))
+@pytest.mark.parametrize("without", [{"local_weight": 0.0}, {"whole_texts": True}])
+def test_models_without_scores_of_single_words_show_none(without):
+    retriever = small(FusedSimilarity(embed_dim=8, num_heads=2, global_fusion="none", **without))
     assert looks(retriever, TEXT, retriever.encode_images(pictures(2))) == [[], []]
