@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.helpers.finished_commands import finished_commands
 
 from ascl_lightning.__main__ import main
 from ascl_lightning.experiment import tasks
@@ -30,11 +31,7 @@ def commands(monkeypatch):
     """The commands that would run."""
     ran = []
 
-    def run(command, **_):
-        ran.append(command[3:])
-        return subprocess.CompletedProcess(command, 2 if "--fail" in command else 0)
-
-    monkeypatch.setattr(tasks.subprocess, "run", run)
+    monkeypatch.setattr(tasks.subprocess, "Popen", finished_commands(ran))
     monkeypatch.setattr("ascl_lightning.commands.experiment._machine", lambda flags: "a machine")
     monkeypatch.setattr("ascl_lightning.commands.experiment._write", lambda *args: None)
     return ran

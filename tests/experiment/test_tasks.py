@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from tests.helpers.finished_commands import finished_commands
 from tests.helpers.processes import run_forked
 
 from ascl_lightning.experiment import tasks
@@ -26,22 +27,7 @@ with claim(Path(sys.argv[1])) as claimed:
 def commands(monkeypatch):
     """The commands that ran, in order; those whose first flag is `--fail` fail."""
     ran = []
-
-    class Finished(subprocess.Popen):
-        def __init__(self, command, *, stdout, pass_fds, **_):
-            ran.append(tuple(command[3:]))
-            os.fstat(pass_fds[0])
-            self._failed = "--fail" in command
-            self._child_created = False
-            stdout.write(b"ascl: error: no such thing\n" if self._failed else b"fine\n")
-
-        def poll(self):
-            return self.wait()
-
-        def wait(self, timeout=None):
-            return 2 if self._failed else 0
-
-    monkeypatch.setattr(tasks.subprocess, "Popen", Finished)
+    monkeypatch.setattr(tasks.subprocess, "Popen", finished_commands(ran))
     monkeypatch.setattr(tasks, "_SECONDS_BETWEEN_LOOKS", 0.01)
     return ran
 
