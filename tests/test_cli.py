@@ -342,6 +342,7 @@ def test_configuration_in_a_checkpoint_is_not_read(trained, tmp_path):
     assert main(["test", "--config", TINY, *arguments]) == 0
 
 
+@pytest.mark.slow
 def test_training_completes_without_an_answer_from_wandb(trained, tmp_path):
     """The user asks for W&B online, and nobody listens."""
     logger = ["--trainer.logger+=WandbLogger", "--trainer.logger.offline", "false", "--trainer.logger.save_dir", "runs"]

@@ -119,7 +119,10 @@ def run(command: str, config: str, root: Path, overrides: list[str]) -> int:
     )
 
 
-@pytest.mark.parametrize("config", SMALL)
+# `coco` has the model of `flickr30k` and the reader of `coco_regions`
+@pytest.mark.parametrize(
+    "config", [pytest.param(name, marks=[pytest.mark.slow] if name == "coco" else []) for name in SMALL]
+)
 @pytest.mark.parametrize("command", ["fit", "test"])
 def test_one_batch_runs(command, config, tmp_path):
     overrides = SMALL[config](tmp_path)

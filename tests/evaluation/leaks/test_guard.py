@@ -242,6 +242,7 @@ def test_resuming_with_other_data_adds_to_the_record(trained, tmp_path, guards, 
         assert "2 of the 5 test images" in refused(tmp_path, data, capsys, "--ckpt_path", str(best(tmp_path)))
 
 
+@pytest.mark.slow
 def test_scenes_are_tested_without_a_finding(tmp_path, guards):
     sizes = [f"--data.source.init_args.num_{split}={size}" for split, size in (("train", 12), ("val", 6), ("test", 8))]
     flags = ["--data.source", "Scenes", *sizes, "--data.source.init_args.image_size", "32"]

@@ -290,6 +290,7 @@ def test_a_fast_dev_run_writes_nothing(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_validations_inside_an_epoch_are_plotted_against_the_step(tmp_path):
     write_karpathy(tmp_path / "data", {"train": 8, "val": 2}, captions=1)
     record(tmp_path, "fit", "--trainer.max_epochs", "1", "--trainer.val_check_interval", "1")

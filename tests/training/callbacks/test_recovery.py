@@ -156,9 +156,7 @@ class Averaged(EMAWeightAveraging):
 FAST = {
     "after a step, from stored features, with workers",
     "inside a validation",
-    "inside a validation inside an epoch",
     "of a number of steps, after an epoch",
-    "validated every fourth batch, inside the last validation",
 }
 
 
@@ -211,6 +209,7 @@ def test_a_signal_in_the_last_step_does_not_stop_the_run(data, uninterrupted, tm
     assert_equal(uninterrupted([]), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_interrupted_repeatedly(data, uninterrupted, tmp_path):
     for at in (2, 5, 4):  # steps since each start
         assert fit(tmp_path, data, "--resume", *interrupt("on_train_batch_start", at)) == 143
