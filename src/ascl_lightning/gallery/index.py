@@ -84,8 +84,7 @@ def index(
         store: Address of a Milvus server that searches the vectors, such as `http://localhost:19530`, or a file
             `NAME.db` for Milvus Lite. None: as the gallery says; a new one keeps them in its folder alone.
         batch_size: Number of pictures per batch. It is halved when memory runs out.
-        rebuild: Encode all pictures again, also with another model; until all are, the old gallery answers. The next
-            rebuild goes on with one that was interrupted.
+        rebuild: Encode all pictures again, also with another model; the old gallery answers until that is complete.
         progress: Whether to show a progress bar.
 
     Returns:
